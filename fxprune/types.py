@@ -1,0 +1,240 @@
+"""The vocabulary of fxprune: frozen nouns that the stages hand to one another."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from fxprune.errors import PlanError
+
+__all__ = ["Axis", "Block", "Budget", "Cost", "Group", "IntArray", "Pin", "Plan"]
+
+Axis = tuple[str, int]
+"""One dimension of one parameter or buffer: ``("layer1.0.conv1.weight", 0)``."""
+
+IntArray = npt.NDArray[np.int64]
+
+PLAN_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Pin:
+    """Why the units of a group cannot go.
+
+    Attributes:
+        reason: One sentence.
+        op: The operator that pins, as ``aten.sort.default``.
+        node: Its node in the graph.
+        source: The user's source line, as ``model.py:31``.
+        kind: ``"input"``, ``"output"``, ``"contract"`` (the op fixes this width, a kernel
+            extent say), ``"data"`` (tied with an axis that carries no units) or
+            ``"unknown"`` (no rule for the op).
+    """
+
+    reason: str
+    op: str = ""
+    node: str = ""
+    source: str = ""
+    kind: Literal["input", "output", "contract", "data", "unknown"] = "contract"
+
+    def __str__(self) -> str:
+        where = f" [{self.op} '{self.node}'" + (f" at {self.source}]" if self.source else "]")
+        return self.reason + (where if self.op else "")
+
+
+@dataclass(frozen=True, eq=False)
+class Block:
+    """Units laid out as a matrix (heads x width, groups x channels) that must stay rectangular.
+
+    A set of units may be kept if, after dropping the rows that die whole, every row keeps the
+    same number of cells.  With ``columns`` the rows also keep the *same* cells.
+
+    Attributes:
+        rows: int64[h], unit id of each row: alive exactly if any cell of the row is.
+        cells: int64[h, d], unit ids.  A unit may appear in several blocks.
+        columns: int64[d] unit ids or None: a cell is alive exactly if row and column are.
+        node: The node whose layout asks for it.
+    """
+
+    rows: IntArray
+    cells: IntArray
+    columns: IntArray | None
+    node: str
+
+
+@dataclass(frozen=True, eq=False)
+class Group:
+    """Units (channels, features, heads' columns) that occupy the same axes of the same tensors.
+
+    Unit ``u`` of the group lives at ``indices[axis][u]`` along every member axis; removing it
+    removes all of those slices together.
+
+    Attributes:
+        name: Unique and stable for a model: the module of the first producer.
+        units: int64[width], ids of the units in the coupling.
+        indices: For each member axis int64[width, k]: the k positions of each unit (k is 1
+            except behind a flatten, a repeat, or where one tensor holds several tied parts).
+        producers: Member axes along which units are made (output axis of a convolution).
+        consumers: Member axes along which units are summed over (input axis).
+        exact: Removing units equals zeroing them.
+        pinned: None, or why nothing of the group can go.
+        blocks: Layout constraints in which the units take part.
+    """
+
+    name: str
+    units: IntArray
+    indices: Mapping[Axis, IntArray]
+    producers: tuple[Axis, ...]
+    consumers: tuple[Axis, ...]
+    exact: bool
+    pinned: Pin | None
+    blocks: tuple[Block, ...] = ()
+
+    @property
+    def width(self) -> int:
+        """Number of units."""
+        return len(self.units)
+
+    @property
+    def members(self) -> tuple[Axis, ...]:
+        """Every ``(tensor name, dim)`` the units occupy, in the order of the graph."""
+        return tuple(self.indices)
+
+
+@dataclass(frozen=True)
+class Budget:
+    """How much to keep: exactly one fraction in (0, 1].
+
+    Example:
+        >>> Budget(macs=0.5).quantity
+        'macs'
+    """
+
+    macs: float | None = None
+    params: float | None = None
+    latency: float | None = None
+    channels: float | None = None
+
+    def __post_init__(self) -> None:
+        given = [k for k in ("macs", "params", "latency", "channels") if getattr(self, k) is not None]
+        if len(given) != 1:
+            raise PlanError(
+                f"a budget names exactly one quantity, got {given or 'none'}",
+                advice="write Budget(macs=0.5), or params=, latency=, channels=",
+            )
+        value = getattr(self, given[0])
+        if not isinstance(value, (int, float)) or not 0 < value <= 1:
+            raise PlanError(
+                f"Budget({given[0]}={value!r}) is not a fraction to keep in (0, 1]",
+                advice=f"Budget({given[0]}=0.5) keeps half",
+            )
+
+    @property
+    def quantity(self) -> str:
+        """Name of the budgeted quantity."""
+        return next(k for k in ("macs", "params", "latency", "channels") if getattr(self, k) is not None)
+
+    @property
+    def fraction(self) -> float:
+        """Fraction to keep."""
+        return float(getattr(self, self.quantity))
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a model costs.
+
+    Attributes:
+        params: Number of parameter elements (buffers are not counted).
+        macs: Multiply-accumulates of convolutions, linear layers and matrix products for one
+            sample of the example inputs; everything else counts zero.
+    """
+
+    params: int
+    macs: int
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Which indices of which axes stay: plain data, made by ``fxprune.plan``.
+
+    Attributes:
+        kept: For every axis that loses something, the kept indices in the order in which the
+            slim tensor holds them.
+        removed: Names of structures cut whole (branches, blocks); empty for channel plans.
+        predicted: Cost of the slim model.
+        dense: Cost of the model the plan was made for.
+        fingerprint: Of the model: names, shapes and the graph's operators.
+        notes: What the planner wants the user to know (budget missed and why, say).
+    """
+
+    kept: Mapping[Axis, tuple[int, ...]]
+    predicted: Cost
+    dense: Cost
+    fingerprint: str
+    removed: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    version: int = field(default=PLAN_VERSION)
+
+    def to_json(self) -> str:
+        """The plan as JSON text.
+
+        Example:
+            >>> plan = Plan({("a.weight", 0): (0, 2)}, Cost(2, 2), Cost(3, 3), "f")
+            >>> Plan.from_json(plan.to_json()) == plan
+            True
+        """
+        kept: dict[str, dict[str, list[int]]] = {}
+        for (name, dim), index in self.kept.items():
+            kept.setdefault(name, {})[str(dim)] = list(index)
+        data = {
+            "format": "fxprune-plan",
+            "version": self.version,
+            "fingerprint": self.fingerprint,
+            "predicted": {"params": self.predicted.params, "macs": self.predicted.macs},
+            "dense": {"params": self.dense.params, "macs": self.dense.macs},
+            "removed": list(self.removed),
+            "notes": list(self.notes),
+            "kept": kept,
+        }
+        return json.dumps(data)
+
+    @staticmethod
+    def from_json(text: str) -> Plan:
+        """Read a plan back.
+
+        Raises:
+            PlanError: The text is no plan, or one of another version.
+        """
+        try:
+            data = json.loads(text)
+            if data.get("format") != "fxprune-plan":
+                raise PlanError("this JSON is not an fxprune plan", advice="pass a file written by fxprune plan")
+            if data["version"] != PLAN_VERSION:
+                raise PlanError(
+                    f"plan version {data['version']}, this fxprune reads version {PLAN_VERSION}",
+                    advice="make the plan again with this version",
+                )
+            return Plan(
+                kept={
+                    (name, int(dim)): tuple(int(i) for i in index)
+                    for name, dims in data["kept"].items()
+                    for dim, index in dims.items()
+                },
+                predicted=Cost(**data["predicted"]),
+                dense=Cost(**data["dense"]),
+                fingerprint=str(data["fingerprint"]),
+                removed=tuple(data["removed"]),
+                notes=tuple(data["notes"]),
+            )
+        except PlanError:
+            raise
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise PlanError(
+                f"this is not a readable plan: {error}", advice="pass a file written by fxprune plan"
+            ) from error
