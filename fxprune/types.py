@@ -5,19 +5,24 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from fxprune.errors import PlanError
 
-__all__ = ["Axis", "Block", "Budget", "Cost", "Group", "IntArray", "Pin", "Plan"]
+if TYPE_CHECKING:  # the vocabulary imports no machinery when it runs
+    from fxprune.cost import CostModel
+
+__all__ = ["Axis", "Block", "BoolArray", "Budget", "Cost", "Coupling", "FloatArray", "Group", "IntArray", "Pin", "Plan"]
 
 Axis = tuple[str, int]
 """One dimension of one parameter or buffer: ``("layer1.0.conv1.weight", 0)``."""
 
 IntArray = npt.NDArray[np.int64]
+BoolArray = npt.NDArray[np.bool_]
+FloatArray = npt.NDArray[np.float64]
 
 PLAN_VERSION = 1
 
@@ -104,6 +109,33 @@ class Group:
     def members(self) -> tuple[Axis, ...]:
         """Every ``(tensor name, dim)`` the units occupy, in the order of the graph."""
         return tuple(self.indices)
+
+
+@dataclass(frozen=True, eq=False)
+class Coupling:
+    """Everything the engine knows about which indices live and die together.
+
+    A unit is what goes or stays as one.  Some units are virtual (rows and columns of blocks,
+    padding): they occupy no tensor and are in no group.
+
+    Attributes:
+        groups: Groups that touch at least one parameter or buffer, pinned ones included.
+        blocks: Live layout constraints over unit ids.
+        n_units: Unit ids are ``0 .. n_units - 1``.
+        pinned: bool[n_units], units that cannot go.
+        axes: For every labelled axis of every parameter and buffer, int64[size]: the unit at
+            each index.
+        cost: Parameters and MACs as functions of a keep mask.
+        fingerprint: Of the model: names, shapes and the graph's operators.
+    """
+
+    groups: tuple[Group, ...]
+    blocks: tuple[Block, ...]
+    n_units: int
+    pinned: BoolArray
+    axes: Mapping[Axis, IntArray]
+    cost: CostModel
+    fingerprint: str
 
 
 @dataclass(frozen=True)
