@@ -121,7 +121,7 @@ def ensure(root: Path, *, reinstall: bool = False) -> Path:
 
 def _make(root: Path, venv: Path, reinstall: bool) -> None:
     say(f"environment: {venv} (Python {sys.version.split()[0]})")
-    _check_space(venv)
+    _check_space(root, venv)
     cut_short = (venv / MARKER).exists()
     if cut_short:
         say("the last installation did not finish: mending it")
@@ -170,12 +170,12 @@ def _alone(file: Path) -> Iterator[None]:
         yield
 
 
-def _check_space(venv: Path) -> None:
+def _check_space(root: Path, venv: Path) -> None:
     with_cuda = sys.platform == "linux" and os.environ.get("UV_TORCH_BACKEND") != "cpu"
     fresh = _distribution(venv, "torch") is None
     needed = (SPACE_CUDA if with_cuda else SPACE_CPU) if fresh else SPACE_UPDATE
     cache = Path(os.environ.get("UV_CACHE_DIR") or os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    for place, role in ((venv, "the environment"), (cache, "the package cache")):
+    for place, role in ((root, "the environment"), (cache, "the package cache")):
         while not place.exists():
             place = place.parent
         free = shutil.disk_usage(place).free / 1e9
@@ -185,7 +185,7 @@ def _check_space(venv: Path) -> None:
                 f"{role} at {place} needs about {needed:.0f} GB, and {free:.1f} GB are free",
                 f"free some space, or put the repository (and UV_CACHE_DIR) on a larger disk{hint}",
             )
-    say(f"disk: about {needed:.0f} GB needed, {shutil.disk_usage(venv).free / 1e9:.0f} GB free")
+    say(f"disk: about {needed:.0f} GB needed, {shutil.disk_usage(root).free / 1e9:.0f} GB free")
 
 
 def _make_venv(root: Path, venv: Path) -> None:
