@@ -15,7 +15,19 @@ from fxprune.errors import PlanError
 if TYPE_CHECKING:  # the vocabulary imports no machinery when it runs
     from fxprune.cost import CostModel
 
-__all__ = ["Axis", "Block", "BoolArray", "Budget", "Cost", "Coupling", "FloatArray", "Group", "IntArray", "Pin", "Plan"]
+__all__ = [
+    "Axis",
+    "Block",
+    "BoolArray",
+    "Budget",
+    "Cost",
+    "Coupling",
+    "FloatArray",
+    "Group",
+    "IntArray",
+    "Pin",
+    "Plan",
+]
 
 Axis = tuple[str, int]
 """One dimension of one parameter or buffer: ``("layer1.0.conv1.weight", 0)``."""
@@ -246,7 +258,9 @@ class Plan:
         try:
             data = json.loads(text)
             if data.get("format") != "fxprune-plan":
-                raise PlanError("this JSON is not an fxprune plan", advice="pass a file written by fxprune plan")
+                raise PlanError(
+                    "this JSON is not an fxprune plan", advice="pass a file written by fxprune plan"
+                )
             if data["version"] != PLAN_VERSION:
                 raise PlanError(
                     f"plan version {data['version']}, this fxprune reads version {PLAN_VERSION}",
