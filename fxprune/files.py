@@ -19,7 +19,9 @@ __all__ = ["atomic_path", "check_writable", "write_text"]
 
 
 @contextlib.contextmanager
-def atomic_path(path: str | Path, *, error: type[FxpruneError] = FxpruneError, advice: str = "") -> Iterator[Path]:
+def atomic_path(
+    path: str | Path, *, error: type[FxpruneError] = FxpruneError, advice: str = ""
+) -> Iterator[Path]:
     """Give a temporary path to write to, and rename it to ``path`` if the body succeeds.
 
     Whatever the body raises, no partial file is left and an existing file at ``path`` stays
@@ -57,7 +59,9 @@ def atomic_path(path: str | Path, *, error: type[FxpruneError] = FxpruneError, a
         temporary.unlink(missing_ok=True)
 
 
-def write_text(path: str | Path, text: str, *, error: type[FxpruneError] = FxpruneError, advice: str = "") -> None:
+def write_text(
+    path: str | Path, text: str, *, error: type[FxpruneError] = FxpruneError, advice: str = ""
+) -> None:
     """Write text as UTF-8, completely or not at all.
 
     Raises:
@@ -105,7 +109,8 @@ def _problem(target: Path) -> str:
 def _refusal(target: Path, problem: str, error: type[FxpruneError], advice: str) -> FxpruneError:
     return error(
         f"{target} cannot be written: {problem}",
-        advice=advice or "choose a path in an existing folder that you may write to, on a disk with space left",
+        advice=advice
+        or "choose a path in an existing folder that you may write to, on a disk with space left",
     )
 
 
