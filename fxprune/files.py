@@ -1,7 +1,7 @@
 """Files that are either complete or absent.
 
-Everything the package writes goes through `atomic_path`: the bytes are written to a temporary
-sibling and renamed over the target when they are all on the disk, so that a crash, a full disk
+Everything the package writes goes through `atomic_path`: the bytes are written in a temporary
+sibling folder and renamed over the target when they are all on the disk, so that a crash, a full disk
 or a failed check leaves the target as it was.
 """
 
@@ -10,7 +10,8 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
-from collections.abc import Iterator
+import shutil
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from fxprune.errors import FxpruneError
@@ -20,7 +21,11 @@ __all__ = ["atomic_path", "check_writable", "write_text"]
 
 @contextlib.contextmanager
 def atomic_path(
-    path: str | Path, *, error: type[FxpruneError] = FxpruneError, advice: str = ""
+    path: str | Path,
+    *,
+    beside: Sequence[str] = (),
+    error: type[FxpruneError] = FxpruneError,
+    advice: str = "",
 ) -> Iterator[Path]:
     """Give a temporary path to write to, and rename it to ``path`` if the body succeeds.
 
@@ -29,11 +34,13 @@ def atomic_path(
 
     Args:
         path: The file to make or replace; its folder must exist.  A link is followed.
+        beside: Names of files that the body may write next to the temporary path and that move
+            with it, first, to the folder of ``path``.
         error: The class of the error for a target that cannot be written.
         advice: What the user can do then; a default is given.
 
     Yields:
-        A path in the same folder with the same suffix; the body must create it.
+        A path of the same name in a temporary folder on the same disk; the body must create it.
 
     Raises:
         FxpruneError: Or the given subclass: the target cannot be written.
@@ -47,16 +54,18 @@ def atomic_path(
         all or nothing
     """
     target = check_writable(path, error=error, advice=advice)
-    temporary = target.with_name(f".{target.stem}.{secrets.token_hex(4)}.tmp{target.suffix}")
+    folder = target.with_name(f".{target.name[:64]}.{secrets.token_hex(4)}.tmp")
     try:
-        yield temporary
-        _sync(temporary)
-        temporary.replace(target)
+        folder.mkdir()
+        yield folder / target.name
+        for name in (*(n for n in beside if (folder / n).exists()), target.name):
+            _sync(folder / name)
+            (folder / name).replace(target.parent / name)
         _sync_folder(target.parent)
     except OSError as cause:
         raise _refusal(target, cause.strerror or str(cause), error, advice) from cause
     finally:
-        temporary.unlink(missing_ok=True)
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def write_text(

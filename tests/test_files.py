@@ -27,12 +27,21 @@ def test_written_and_replaced(tmp_path: Path) -> None:
     write_text(target, "één")
     assert target.read_bytes() == "één".encode()
     with atomic_path(target) as temporary:
-        assert temporary.parent == tmp_path
-        assert temporary.suffix == ".json"
+        assert temporary.name == target.name  # so that files may refer to one another
         temporary.write_bytes(b"new")
         assert target.read_bytes() == "één".encode()  # untouched until the end
     assert target.read_bytes() == b"new"
     assert _listing(tmp_path) == ["plan.json"]
+
+
+def test_files_beside_move_too(tmp_path: Path) -> None:
+    with atomic_path(tmp_path / "a.onnx", beside=["a.onnx.data", "unused"]) as temporary:
+        temporary.write_text("graph")
+        temporary.with_name("a.onnx.data").write_text("weights")
+        temporary.with_name("scratch").write_text("dropped")
+        assert not (tmp_path / "a.onnx.data").exists()
+    assert _listing(tmp_path) == ["a.onnx", "a.onnx.data"]
+    assert (tmp_path / "a.onnx.data").read_text() == "weights"
 
 
 @pytest.mark.parametrize("failure", [ValueError("check failed"), KeyboardInterrupt()])
