@@ -70,7 +70,8 @@ class CostModel:
         forms: int64 csr [n_forms, n_units], positions of each unit in each form.
         offsets: int64[n_forms], positions without units.
         params: Terms that add up to the number of parameters.
-        macs: Terms that add up to the multiply-accumulates of one sample.
+        macs: Terms that add up to the multiply-accumulates of all samples.
+        samples: Number of samples that ``macs`` is for.
 
     Example:
         >>> build = CostBuilder()
@@ -86,6 +87,7 @@ class CostModel:
     offsets: IntArray
     params: Terms
     macs: Terms
+    samples: int = 1
 
     def counts(self, keep: BoolArray) -> IntArray:
         """Positions left in each form: int64[n_forms] for a mask bool[n_units]."""
@@ -97,7 +99,7 @@ class CostModel:
 
     def of_counts(self, counts: IntArray) -> Cost:
         """Cost for given form values, int64[n_forms]."""
-        return Cost(params=int(self.params.values(counts).sum()), macs=int(self.macs.values(counts).sum()))
+        return Cost(params=int(self.params.values(counts).sum()), macs=int(self.macs.values(counts).sum()) // self.samples)
 
     @cached_property
     def dense(self) -> Cost:
@@ -167,11 +169,12 @@ class CostBuilder:
         """Add ``const * product of forms / divisor`` multiply-accumulates of one sample."""
         self._macs.add(const, forms, divisor)
 
-    def build(self, unit_of_label: IntArray) -> CostModel:
+    def build(self, unit_of_label: IntArray, *, samples: int = 1) -> CostModel:
         """Close the model over units.
 
         Args:
             unit_of_label: int64[n_labels], the unit of each label after ties are closed.
+            samples: Batch size of the shapes that were walked; MACs are given for one sample.
         """
         sizes = np.array([len(labels) for labels in self._labels], np.int64)
         empty = np.zeros(0, np.int64)
@@ -183,7 +186,7 @@ class CostBuilder:
         forms = csr_array((np.ones(len(units), np.int64), units, indptr), shape=(len(sizes), n_units))[first]
         forms.sum_duplicates()
         renumber = np.append(renumber, -1)
-        return CostModel(forms, offsets[first], self._params.build(renumber), self._macs.build(renumber))
+        return CostModel(forms, offsets[first], self._params.build(renumber), self._macs.build(renumber), samples)
 
 
 def _distinct(units: IntArray, sizes: IntArray, offsets: IntArray) -> tuple[IntArray, IntArray]:

@@ -14,6 +14,7 @@ from fxprune.errors import PlanError
 
 if TYPE_CHECKING:  # the vocabulary imports no machinery when it runs
     from fxprune.cost import CostModel
+    from fxprune.trace import Trace
 
 __all__ = [
     "Axis",
@@ -27,6 +28,7 @@ __all__ = [
     "IntArray",
     "Pin",
     "Plan",
+    "Tie",
 ]
 
 Axis = tuple[str, int]
@@ -62,6 +64,25 @@ class Pin:
     def __str__(self) -> str:
         where = f" [{self.op} '{self.node}'" + (f" at {self.source}]" if self.source else "]")
         return self.reason + (where if self.op else "")
+
+
+@dataclass(frozen=True)
+class Tie:
+    """Two tensor axes that share units, and the operator that makes them.
+
+    Attributes:
+        a: One axis.
+        b: The other; a name in angle brackets is a node's own axis (padding, rows of heads).
+        op: The operator, as ``aten.add.Tensor``.
+        node: Its node in the graph.
+        source: The user's source line.
+    """
+
+    a: Axis
+    b: Axis
+    op: str
+    node: str
+    source: str
 
 
 @dataclass(frozen=True, eq=False)
@@ -101,6 +122,7 @@ class Group:
         exact: Removing units equals zeroing them.
         pinned: None, or why nothing of the group can go.
         blocks: Layout constraints in which the units take part.
+        trace: The trace the group was found in, so that methods that act on groups can plan.
     """
 
     name: str
@@ -111,6 +133,7 @@ class Group:
     exact: bool
     pinned: Pin | None
     blocks: tuple[Block, ...] = ()
+    trace: Trace | None = field(default=None, repr=False)
 
     @property
     def width(self) -> int:

@@ -1,0 +1,63 @@
+"""Everything fxprune knows about operators: one table of rules, gathered by name.
+
+A new operator is one ``OpRule`` row in the module of its family.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import fx
+
+from fxprune.ops import contract, factory, movement, normalise, pointwise, reduce, window
+from fxprune.ops.base import OpRule
+from fxprune.ops.normalise import BATCH_NORMS
+
+__all__ = ["RULES", "batch_norm_weights", "qualified_name", "rule_for"]
+
+RULES: tuple[OpRule, ...] = (
+    *pointwise.RULES,
+    *contract.RULES,
+    *movement.RULES,
+    *reduce.RULES,
+    *normalise.RULES,
+    *window.RULES,
+    *factory.RULES,
+)
+
+_BY_NAME = {name: rule for rule in RULES for name in rule.ops}
+_POINTWISE = OpRule((), pointwise.pointwise)
+
+
+def qualified_name(target: object) -> str:
+    """Operator name without overload, in-place variants under their functional name.
+
+    Example:
+        >>> import torch
+        >>> qualified_name(torch.ops.aten.relu_.default)
+        'aten::relu'
+    """
+    if not isinstance(target, torch._ops.OpOverload):
+        return getattr(target, "__name__", str(target))
+    name = target._schema.name
+    return name[:-1] if name.endswith("_") and not name.endswith("__") else name
+
+
+def rule_for(target: object) -> OpRule | None:
+    """The rule of an operator: its row in the table, or the elementwise rule if torch tags it so."""
+    if not isinstance(target, torch._ops.OpOverload):
+        return None
+    # Overloads of one name may differ: max.other is elementwise, max.dim reduces.
+    if torch.Tag.pointwise in target.tags:
+        return _POINTWISE
+    return _BY_NAME.get(qualified_name(target))
+
+
+def batch_norm_weights(graph: fx.Graph) -> set[str]:
+    """Names of the scale parameters of the batch norms in a graph."""
+    names = set()
+    for node in graph.nodes:
+        if node.op == "call_function" and qualified_name(node.target) in BATCH_NORMS:
+            scale = node.args[1] if len(node.args) > 1 else node.kwargs.get("weight")
+            if isinstance(scale, fx.Node) and scale.op == "get_attr":
+                names.add(str(scale.target))
+    return names

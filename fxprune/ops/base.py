@@ -1,0 +1,178 @@
+"""What a rule sees of the graph: values with labels, calls with named arguments, a context to act on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal, Protocol
+
+from fxprune.types import IntArray
+
+__all__ = ["Argument", "Call", "Context", "OpRule", "Output", "Rewrite", "Scaled", "Value"]
+
+Shape = tuple[int, ...]
+PinKind = Literal["input", "output", "contract", "data", "unknown"]
+
+
+@dataclass(frozen=True, eq=False)
+class Value:
+    """A tensor of the graph: its shape on the example inputs and its label arrays.
+
+    Attributes:
+        shape: Concrete sizes.
+        arrays: Label arrays; a position is gone as soon as one of its labels is.
+        origin: Where data without labels comes from ("the model input 'x'"), for messages.
+        data: Entries of an integer constant that is known before the model runs.
+    """
+
+    shape: Shape
+    arrays: tuple[IntArray, ...] = ()
+    origin: str = ""
+    data: IntArray | None = None
+
+    @property
+    def rank(self) -> int:
+        """Number of dimensions."""
+        return len(self.shape)
+
+
+Output = Value | list[Value] | None
+Argument = object
+
+
+@dataclass(frozen=True)
+class Scaled:
+    """A symbolic size argument that must be multiplied by ``numerator / denominator``."""
+
+    numerator: int
+    denominator: int
+
+
+@dataclass(frozen=True, eq=False)
+class Call:
+    """One operator call with its arguments by the names of the operator's schema.
+
+    Attributes:
+        op: Qualified operator name without overload, as ``aten::conv2d``.
+        args: Tensors as Value, lists of tensors as lists of Value, the rest as plain numbers.
+        out: Shape of the result, or the list of shapes where there are several.
+        symbolic: Names of arguments (with the list position) that are symbolic sizes.
+    """
+
+    op: str
+    args: Mapping[str, Argument]
+    out: Shape | list[Shape]
+    symbolic: frozenset[tuple[str, int]] = frozenset()
+
+    def tensor(self, name: str) -> Value:
+        """A tensor argument that must be there."""
+        value = self.args[name]
+        assert isinstance(value, Value), (self.op, name, value)
+        return value
+
+    def optional(self, name: str) -> Value | None:
+        """A tensor argument that may be None."""
+        value = self.args.get(name)
+        return value if isinstance(value, Value) else None
+
+    def tensors(self) -> list[Value]:
+        """Every tensor argument, lists flattened, in order."""
+        found: list[Value] = []
+        for value in self.args.values():
+            if isinstance(value, Value):
+                found.append(value)
+            elif isinstance(value, (list, tuple)):
+                found.extend(v for v in value if isinstance(v, Value))
+        return found
+
+    def integer(self, name: str, default: int = 0) -> int:
+        """An integer argument."""
+        value = self.args.get(name)
+        return default if value is None else int(value)  # type: ignore[call-overload, no-any-return]
+
+    def integers(self, name: str) -> list[int]:
+        """A list of integers; a single number becomes a list of one."""
+        value = self.args.get(name)
+        if value is None:
+            return []
+        return [int(v) for v in value] if isinstance(value, (list, tuple)) else [int(value)]  # type: ignore[call-overload]
+
+    @property
+    def shape(self) -> Shape:
+        """Shape of the only result."""
+        assert isinstance(self.out, tuple), self.op
+        return self.out
+
+
+class Context(Protocol):
+    """What a rule may do with labels; the coupling walk implements it."""
+
+    def tie(self, a: IntArray, b: IntArray) -> None:
+        """Labels at the same position live or die together (shapes broadcast)."""
+
+    def pin(self, arrays: Sequence[IntArray], reason: str, kind: PinKind = "contract") -> None:
+        """None of these labels may go."""
+
+    def inexact(self, arrays: Sequence[IntArray]) -> None:
+        """Removing these labels changes what is computed from the others."""
+
+    def consume(self, argument: str, arrays: Sequence[IntArray]) -> None:
+        """The call sums over these labels of the named argument: zeroing there is removing."""
+
+    def project(self, array: IntArray, dims: Sequence[int]) -> IntArray:
+        """Labels of the rows (or columns) of a layout over several dimensions."""
+
+    def merge(self, operands: Sequence[Value], shape: Shape) -> tuple[IntArray, ...]:
+        """Broadcast operands elementwise, tie what meets, and return the labels of the result."""
+
+    def fresh(self, shape: Shape) -> IntArray:
+        """New labels that belong to no parameter (padding, factories)."""
+
+    def role(self, produced: Sequence[IntArray], consumed: Sequence[IntArray]) -> None:
+        """Weight labels that make units, and those that read them."""
+
+    def macs(self, constant: float, arrays: Sequence[IntArray], divisor: IntArray | None = None) -> None:
+        """Multiply-accumulates of the call: constant times the number of positions in each array."""
+
+    def nest(self, array: IntArray, order: Sequence[int]) -> None:
+        """Say that this array over several dimensions nests in the given order, outermost first."""
+
+    def order(self, array: IntArray) -> tuple[int, ...]:
+        """The varying dimensions from the outermost to the innermost."""
+
+
+@dataclass(frozen=True, eq=False)
+class Rewrite:
+    """New arguments of a call for the slim shapes.
+
+    Attributes:
+        args: Changed arguments by name; list entries may be ``Scaled``.
+        op: Another operator to call instead (``aten::split_with_sizes``), or empty.
+    """
+
+    args: Mapping[str, Argument] = field(default_factory=dict)
+    op: str = ""
+
+
+Move = Callable[[Call, IntArray, Shape], IntArray | list[IntArray]]
+
+
+@dataclass(frozen=True)
+class OpRule:
+    """All that fxprune knows about a family of operators.
+
+    Attributes:
+        ops: Qualified names without overload; in-place variants (``relu_``) follow by themselves.
+        couple: Labels in, labels out; ties, pins and costs go to the context.
+        resize: Arguments that hold widths, for the slim shapes; None if there are none.
+        move: For ops that only move positions of their first tensor: what they do to one label
+            array.  The slim op is checked against it and, where it cannot express the same
+            positions any more, replaced by a gather.
+        gathers: The op's values depend on the position: made at full width, then gathered.
+    """
+
+    ops: tuple[str, ...]
+    couple: Callable[[Context, Call], Output]
+    resize: Callable[[Call, Call], Rewrite] | None = None
+    move: Move | None = None
+    gathers: bool = False

@@ -1,0 +1,58 @@
+"""Tensors made from nothing: their sizes are written in the graph and follow the widths."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from fxprune.ops.base import Call, Context, OpRule, Rewrite, Value
+
+__all__ = ["RULES"]
+
+# Longer axes are positions or vocabularies, never channels; labels for them would only cost time.
+LONGEST = 16384
+
+
+def _filled(ctx: Context, call: Call) -> Value:
+    """Equal values everywhere: any width will do."""
+    rank = len(call.shape)
+    arrays = []
+    name = "size"
+    for d, n in enumerate(call.shape):
+        if 1 < n <= LONGEST and (name, d) not in call.symbolic:
+            arrays.append(ctx.fresh(tuple(n if d == e else 1 for e in range(rank))))
+    return Value(call.shape, tuple(arrays), "a constant")
+
+
+def _resize_filled(dense: Call, slim: Call) -> Rewrite:
+    return Rewrite({"size": list(slim.shape)})
+
+
+def _counted(ctx: Context, call: Call) -> Value:
+    """Values that depend on the position: made at full width, then gathered."""
+    n = call.shape[0] if call.shape else 1
+    symbolic = any(k in ("end", "start", "step", "steps") for k, _ in call.symbolic)
+    if 1 < n <= LONGEST and not symbolic and len(call.shape) == 1:
+        data = None
+        if call.op == "aten::arange" and all(isinstance(call.args.get(k, 0), int) for k in ("start", "end", "step")):
+            start, step = call.integer("start"), call.integer("step", 1)
+            data = np.arange(start, call.integer("end"), step, dtype=np.int64)
+        return Value(call.shape, (ctx.fresh((n,)),), "a constant", data)
+    return Value(call.shape, (), "a constant")
+
+
+def _opaque(ctx: Context, call: Call) -> Value:
+    return Value(call.shape, (), "a constant")
+
+
+RULES = (
+    OpRule(
+        (
+            *("aten::zeros", "aten::ones", "aten::full", "aten::empty", "aten::rand", "aten::randn"),
+            *("aten::new_zeros", "aten::new_ones", "aten::new_full", "aten::new_empty"),
+        ),
+        _filled,
+        _resize_filled,
+    ),
+    OpRule(("aten::arange", "aten::linspace"), _counted, gathers=True),
+    OpRule(("aten::scalar_tensor", "aten::eye", "aten::hann_window", "aten::tensor"), _opaque),
+)

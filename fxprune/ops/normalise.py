@@ -1,0 +1,126 @@
+"""Normalisation layers: a per-channel affine and statistics over some dimensions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from fxprune import labels
+from fxprune.ops.base import Call, Context, OpRule, Output, Rewrite, Value
+
+__all__ = ["BATCH_NORMS", "RULES"]
+
+PARAMETERS = ("weight", "bias", "running_mean", "running_var")
+
+
+def _channelwise(ctx: Context, call: Call, x: Value, dim: int) -> Value:
+    """Tie every per-channel vector of the call with dimension ``dim`` of the input."""
+    vectors = [v for n in PARAMETERS if (v := call.optional(n)) is not None]
+    rank = x.rank
+    lifted = [
+        Value(
+            tuple(v.shape[0] if d == dim else 1 for d in range(rank)),
+            tuple(labels.along(a.ravel(), dim, rank) for a in v.arrays),
+        )
+        for v in vectors
+    ]
+    return Value(x.shape, ctx.merge([x, *lifted], x.shape), x.origin)
+
+
+def _results(call: Call, value: Value) -> Output:
+    """Some variants also return statistics; nobody downstream of inference reads them."""
+    if isinstance(call.out, list):
+        return [value, *(Value(shape) for shape in call.out[1:])]
+    return value
+
+
+def _per_channel(ctx: Context, call: Call) -> Output:
+    """Batch and instance norm: each channel has its own statistics."""
+    x = call.tensor("input")
+    return _results(call, _channelwise(ctx, call, x, 1))
+
+
+def _layer_norm(ctx: Context, call: Call) -> Output:
+    """Layer and rms norm: statistics run over the last dimensions."""
+    x = call.tensor("input")
+    count = len(call.integers("normalized_shape"))
+    first = x.rank - count
+    seen = [a for a in x.arrays if any(d >= first for d in labels.varying(a))]
+    if seen:
+        ctx.inexact(seen)
+    vectors = []
+    for name in ("weight", "bias"):
+        value = call.optional(name)
+        if value is not None:
+            pad = (1,) * first
+            vectors.append(Value((*pad, *value.shape), tuple(a.reshape(*pad, *a.shape) for a in value.arrays)))
+    return _results(call, Value(x.shape, ctx.merge([x, *vectors], x.shape), x.origin))
+
+
+def _resize_layer_norm(dense: Call, slim: Call) -> Rewrite:
+    count = len(dense.integers("normalized_shape"))
+    return Rewrite({"normalized_shape": list(slim.tensor("input").shape[-count:])})
+
+
+def _group_norm(group_name: str) -> Callable[[Context, Call], Output]:
+    def rule(ctx: Context, call: Call) -> Output:
+        x = call.tensor("input")
+        groups = call.integer(group_name)
+        split = (x.shape[0], groups, x.shape[1] // groups, *x.shape[2:])
+        for array in x.arrays:
+            cells = labels.reshape(array, x.shape, split)
+            if len(labels.varying(cells)) > 1:
+                ctx.project(cells, (1,))
+            if split[2] > 1:
+                ctx.inexact([array])
+        return _results(call, _channelwise(ctx, call, x, 1))
+
+    return rule
+
+
+def _resize_group_norm(group_name: str) -> Callable[[Call, Call], Rewrite]:
+    def resize(dense: Call, slim: Call) -> Rewrite:
+        """The norm keeps its groups; those that died whole are gone."""
+        x, y = dense.tensor("input"), slim.tensor("input")
+        groups = dense.integer(group_name)
+        array = next((a for a in x.arrays if a.shape[1] > 1), None)
+        if array is None or x.shape[1] == y.shape[1]:
+            return Rewrite()
+        row = {int(u): k // (x.shape[1] // groups) for k, u in enumerate(array.ravel())}
+        live = next(a for a in y.arrays if a.shape[1] > 1) if y.shape[1] > 1 else y.arrays[0]
+        count = len({row[int(u)] for u in live.ravel()})
+        changed: dict[str, object] = {group_name: count}
+        if "C" in dense.args:
+            changed["C"] = y.shape[1]
+        return Rewrite(changed)
+
+    return resize
+
+
+def _weight_norm(ctx: Context, call: Call) -> Output:
+    """``g * v / ||v||``, the norm over every dimension but ``dim``."""
+    v, g = call.tensor("v"), call.tensor("g")
+    dim = call.integer("dim") % v.rank
+    other = [a for a in v.arrays if any(d != dim for d in labels.varying(a))]
+    if other:
+        ctx.consume("v", other)
+    shape = call.out[0] if isinstance(call.out, list) else call.out
+    return _results(call, Value(shape, ctx.merge([v, g], shape)))
+
+
+BATCH_NORMS = (
+    "aten::batch_norm",
+    "aten::native_batch_norm",
+    "aten::_native_batch_norm_legit_no_training",
+    "aten::_native_batch_norm_legit",
+    "aten::cudnn_batch_norm",
+    "aten::_batch_norm_with_update",
+    "aten::_batch_norm_no_update",
+)
+
+RULES = (
+    OpRule((*BATCH_NORMS, "aten::instance_norm"), _per_channel),
+    OpRule(("aten::layer_norm", "aten::native_layer_norm", "aten::rms_norm"), _layer_norm, _resize_layer_norm),
+    OpRule(("aten::group_norm",), _group_norm("num_groups"), _resize_group_norm("num_groups")),
+    OpRule(("aten::native_group_norm",), _group_norm("group"), _resize_group_norm("group")),
+    OpRule(("aten::_weight_norm", "aten::_weight_norm_interface"), _weight_norm),
+)

@@ -1,0 +1,109 @@
+"""Elementwise operators: broadcast, then tie what meets; and those that hand their tensor on."""
+
+from __future__ import annotations
+
+from fxprune.ops.base import Call, Context, OpRule, Value
+
+__all__ = ["RULES", "pointwise"]
+
+
+def pointwise(ctx: Context, call: Call) -> Value:
+    """Labels of an elementwise result: those of the operands, tied where they meet."""
+    operands = call.tensors()
+    rank = len(call.shape)
+    lifted = []
+    for value in operands:
+        pad = (1,) * (rank - value.rank)
+        arrays = tuple(a.reshape(*pad, *a.shape) for a in value.arrays) if pad else value.arrays
+        lifted.append(Value((*pad, *value.shape), arrays, value.origin))
+    arrays = ctx.merge(lifted, call.shape)
+    origin = "" if arrays else next((v.origin for v in operands if v.origin), "")
+    return Value(call.shape, arrays, origin)
+
+
+def _same(ctx: Context, call: Call) -> Value:
+    """The first tensor, unchanged in layout."""
+    first = call.tensors()[0]
+    return Value(call.shape, first.arrays, first.origin, first.data)
+
+
+def _nothing(ctx: Context, call: Call) -> None:
+    """Checks that return nothing."""
+    return None
+
+
+def _glu(ctx: Context, call: Call) -> Value:
+    """Gated linear unit: the two halves of ``dim`` meet elementwise."""
+    from fxprune.labels import take
+
+    x = call.tensor("self")
+    dim = call.integer("dim", -1) % x.rank
+    half = x.shape[dim] // 2
+    shape = call.shape
+    halves = [
+        Value(shape, tuple(take(a, dim, s) for a in x.arrays), x.origin)
+        for s in (slice(0, half), slice(half, 2 * half))
+    ]
+    return Value(shape, ctx.merge(halves, shape), x.origin)
+
+
+# Elementwise in effect, though torch does not tag them so.
+POINTWISE = (
+    "aten::where",
+    "aten::masked_fill",
+    "aten::copy",
+    "aten::prelu",
+    "aten::_prelu_kernel",
+    "aten::rrelu",
+    "aten::lerp",
+    "aten::addcmul",
+    "aten::addcdiv",
+    "aten::type_as",
+    "aten::expand_as",
+    "aten::dropout",
+    "aten::logit",
+    "aten::_assert_async",
+    "aten::maximum",
+    "aten::minimum",
+)
+
+SAME = (
+    "aten::alpha_dropout",
+    "aten::native_dropout",
+    "aten::feature_dropout",
+    "aten::feature_alpha_dropout",
+    "aten::contiguous",
+    "aten::clone",
+    "aten::alias",
+    "aten::detach",
+    "aten::lift_fresh_copy",
+    "aten::lift_fresh",
+    "aten::to",
+    "aten::_to_copy",
+    "aten::fill",
+    "aten::zero",
+    "aten::zeros_like",
+    "aten::ones_like",
+    "aten::full_like",
+    "aten::empty_like",
+    "aten::rand_like",
+    "aten::randn_like",
+    "aten::bernoulli",
+    "aten::uniform",
+    "aten::normal",
+    "aten::nan_to_num",
+    "aten::float_power",
+    "aten::requires_grad",
+    "aten::_autocast_to_reduced_precision",
+    "aten::_autocast_to_full_precision",
+)
+
+RULES = (
+    OpRule(POINTWISE, pointwise),
+    OpRule(SAME, _same),
+    OpRule(("aten::glu",), _glu),
+    OpRule(
+        ("aten::_assert_tensor_metadata", "aten::_assert_scalar", "aten::sym_constrain_range_for_size"),
+        _nothing,  # type: ignore[arg-type]
+    ),
+)

@@ -1,0 +1,133 @@
+"""Reductions and normalisations along dimensions (sum, mean, softmax, norms of vectors)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from fxprune.labels import varying
+from fxprune.ops.base import Call, Context, OpRule, Output, Value
+
+__all__ = ["RULES", "reduced"]
+
+
+def _dims(call: Call, rank: int) -> tuple[int, ...]:
+    """The reduced dimensions: all of them where the call names none."""
+    dims = call.integers("dim")
+    return tuple(d % rank for d in dims) if dims else tuple(range(rank))
+
+
+def reduced(ctx: Context, value: Value, dims: Sequence[int], *, exact: bool, keep: bool, argument: str) -> Value:
+    """Labels after a reduction: rows that are reduced away vanish, the others stay.
+
+    Args:
+        ctx: Receives what was consumed or made inexact.
+        value: The reduced tensor.
+        dims: Reduced dimensions.
+        exact: Zeroing a position is the same as leaving it out.
+        keep: Reduced dimensions stay with size 1.
+        argument: Name of the argument, for the oracle.
+    """
+    gone = [a for a in value.arrays if set(varying(a)) & set(dims)]
+    if gone:
+        (ctx.consume(argument, gone) if exact else ctx.inexact(gone))
+    arrays = []
+    for array in value.arrays:
+        rest = [d for d in varying(array) if d not in dims]
+        if len(rest) == len(varying(array)):
+            arrays.append(array)
+        elif rest:
+            arrays.append(ctx.project(array, rest))
+    shape = [1 if d in dims else n for d, n in enumerate(value.shape)]
+    if not keep:
+        kept = [d for d in range(value.rank) if d not in dims]
+        arrays = [a.reshape([a.shape[d] for d in kept]) for a in arrays]
+        shape = [shape[d] for d in kept]
+    return Value(tuple(shape), tuple(arrays), "" if arrays else value.origin)
+
+
+def _reduce(exact: bool) -> Callable[[Context, Call], Output]:
+    def rule(ctx: Context, call: Call) -> Output:
+        name = "self" if "self" in call.args else "x"
+        value = call.tensor(name)
+        keep = bool(call.args.get("keepdim", False))
+        result = reduced(ctx, value, _dims(call, value.rank), exact=exact, keep=keep, argument=name)
+        if isinstance(call.out, list):
+            return [Value(shape, result.arrays, result.origin) for shape in call.out]
+        return Value(call.out, result.arrays, result.origin)
+
+    return rule
+
+
+def _along(ctx: Context, call: Call) -> Value:
+    """Softmax and the like: the shape stays, every position sees all others along ``dim``."""
+    value = call.tensor("self")
+    dim = call.integer("dim") % max(value.rank, 1)
+    seen = [a for a in value.arrays if value.rank and a.shape[dim] > 1]
+    if seen:
+        ctx.inexact(seen)
+    return Value(call.shape, value.arrays, value.origin)
+
+
+def _prefix(ctx: Context, call: Call) -> Value:
+    """Running sums: zeros in the dead places leave the others as they are."""
+    value = call.tensor("self")
+    dim = call.integer("dim") % max(value.rank, 1)
+    seen = [a for a in value.arrays if a.shape[dim] > 1]
+    if seen:
+        ctx.consume("self", seen)
+    return Value(call.shape, value.arrays, value.origin)
+
+
+def _by_position(ctx: Context, call: Call) -> Output:
+    """Results that are positions: their meaning hangs on the width."""
+    value = call.tensor("self")
+    dims = call.integers("dim")
+    dim = (dims[0] if dims else -1) % max(value.rank, 1)
+    along = [a for a in value.arrays if not dims or a.shape[dim] > 1]
+    if along:
+        ctx.pin(along, "the op returns or orders positions along this axis")
+    rest = [a for a in value.arrays if dims and a.shape[dim] == 1]
+    shapes = call.out if isinstance(call.out, list) else [call.out]
+    results = []
+    for shape in shapes:
+        arrays = rest if len(shape) == value.rank else [a.squeeze(dim) for a in rest]
+        results.append(Value(shape, tuple(arrays), value.origin))
+    return results if isinstance(call.out, list) else results[0]
+
+
+def _cosine(ctx: Context, call: Call) -> Value:
+    """Cosine similarity: products and norms summed over ``dim``, both exact under zeroing."""
+    rank = max(call.tensor("x1").rank, call.tensor("x2").rank)
+    dim = call.integer("dim", 1) % rank
+    sizes = [call.tensor(n).shape for n in ("x1", "x2")]
+    shape = tuple(max(s[d] for s in sizes) for d in range(rank))
+    merged = ctx.merge([call.tensor("x1"), call.tensor("x2")], shape)
+    for name in ("x1", "x2"):
+        gone = [a for a in call.tensor(name).arrays if a.shape[dim] > 1]
+        if gone:
+            ctx.consume(name, gone)
+    arrays = [a.squeeze(dim) for a in merged if a.shape[dim] == 1]
+    return Value(call.shape, tuple(arrays))
+
+
+RULES = (
+    OpRule(("aten::sum", "aten::linalg_vector_norm", "aten::norm", "aten::nansum"), _reduce(exact=True)),
+    OpRule(
+        (
+            *("aten::mean", "aten::amax", "aten::amin", "aten::max", "aten::min", "aten::prod"),
+            *("aten::var", "aten::std", "aten::var_mean", "aten::std_mean", "aten::logsumexp"),
+            *("aten::any", "aten::all", "aten::median", "aten::nanmean"),
+        ),
+        _reduce(exact=False),
+    ),
+    OpRule(
+        ("aten::softmax", "aten::_softmax", "aten::log_softmax", "aten::_log_softmax", "aten::softmin"),
+        _along,
+    ),
+    OpRule(("aten::cumsum",), _prefix),
+    OpRule(
+        ("aten::argmax", "aten::argmin", "aten::sort", "aten::argsort", "aten::topk", "aten::kthvalue", "aten::cumprod"),
+        _by_position,
+    ),
+    OpRule(("aten::cosine_similarity",), _cosine),
+)

@@ -1,0 +1,63 @@
+"""Operators that work on the last dimensions as a whole and on all others one by one (pooling, resampling)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from fxprune import labels
+from fxprune.ops.base import Call, Context, OpRule, Output, Value
+
+__all__ = ["RULES"]
+
+
+def _window(count: int) -> Callable[[Context, Call], Output]:
+    """Rule for an op whose window spans the last ``count`` dimensions of its first tensor."""
+
+    def rule(ctx: Context, call: Call) -> Output:
+        x = call.tensors()[0]
+        first = x.rank - count
+        bad = [a for a in x.arrays if any(d >= first for d in labels.varying(a))]
+        if bad:
+            ctx.pin(bad, "the op slides or resamples along this axis")
+        good = tuple(a for a in x.arrays if all(d < first for d in labels.varying(a)))
+        if isinstance(call.out, list):
+            return [Value(shape, good, x.origin) for shape in call.out]
+        return Value(call.out, good, x.origin)
+
+    return rule
+
+
+def _per_region(ctx: Context, call: Call) -> Value:
+    """Region pooling: channels pass, the first axis becomes the regions."""
+    x = call.tensors()[0]
+    bad = [a for a in x.arrays if any(d != 1 for d in labels.varying(a))]
+    if bad:
+        ctx.pin(bad, "regions are cut from this axis")
+    return Value(call.shape, tuple(a for a in x.arrays if labels.varying(a) == (1,)))
+
+
+POOLS = ("max_pool{n}d", "avg_pool{n}d", "adaptive_avg_pool{n}d", "_adaptive_avg_pool{n}d", "adaptive_max_pool{n}d")
+ONE = (
+    *(p.format(n=1) for p in POOLS),
+    *("upsample_nearest1d", "_upsample_nearest_exact1d", "upsample_linear1d"),
+    *("reflection_pad1d", "replication_pad1d"),
+)
+TWO = (
+    *(p.format(n=2) for p in POOLS),
+    *("max_pool2d_with_indices", "lp_pool2d", "fractional_max_pool2d"),
+    *("upsample_nearest2d", "_upsample_nearest_exact2d", "upsample_bilinear2d", "upsample_bicubic2d"),
+    *("_upsample_bilinear2d_aa", "_upsample_bicubic2d_aa", "reflection_pad2d", "replication_pad2d"),
+    *("grid_sampler", "grid_sampler_2d", "tril", "triu", "linalg_inv", "inverse"),
+)
+THREE = (
+    *(p.format(n=3) for p in POOLS),
+    *("max_pool3d_with_indices", "upsample_nearest3d", "_upsample_nearest_exact3d", "upsample_trilinear3d"),
+    *("reflection_pad3d", "replication_pad3d", "grid_sampler_3d"),
+)
+
+RULES = (
+    OpRule(tuple(f"aten::{n}" for n in ONE), _window(1)),
+    OpRule(tuple(f"aten::{n}" for n in TWO), _window(2)),
+    OpRule(tuple(f"aten::{n}" for n in THREE), _window(3)),
+    OpRule(("torchvision::roi_align", "torchvision::roi_pool"), _per_region),
+)

@@ -1,0 +1,36 @@
+"""From a graph node or an exception to the user's source line."""
+
+from __future__ import annotations
+
+import re
+import traceback
+from pathlib import Path
+
+import torch
+from torch import fx
+
+__all__ = ["source_of"]
+
+_FRAME = re.compile(r'File "([^"]+)", line (\d+), in (\S+)')
+_TORCH = str(Path(torch.__file__).parent / "_")[:-1]  # ends with a separator: torchvision is not torch
+
+
+def source_of(what: fx.Node | BaseException) -> str:
+    """The innermost line of the user's code (not torch's), as ``model.py:31 in forward``.
+
+    Example:
+        >>> source_of(ValueError("no traceback"))
+        ''
+    """
+    if isinstance(what, BaseException):
+        frames = [(f.filename, f.lineno or 0, f.name) for f in traceback.extract_tb(what.__traceback__)]
+        own = str(Path(__file__).parent)
+        frames = [f for f in frames if not f[0].startswith(own)]
+    else:
+        text = str(what.meta.get("stack_trace") or "")
+        frames = [(f, int(n), name) for f, n, name in _FRAME.findall(text)]
+    outside = [f for f in frames if not f[0].startswith(_TORCH) and not f[0].startswith("<")]
+    if not outside:
+        return ""
+    file, line, name = outside[-1]
+    return f"{Path(file).name}:{line} in {name}"

@@ -1,0 +1,362 @@
+"""Trace: the model as a graph of ATen operators whose parameters keep their dotted names.
+
+``torch.export`` (non-strict, training IR) does the work.  Models whose control flow depends on
+data, which it refuses, are recorded from one real run instead; that graph serves the analysis and
+the slim model is then a copy of the user's own module.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import hashlib
+import logging
+import warnings
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Literal
+
+import torch
+from torch import fx, nn
+from torch.utils import _pytree as pytree
+
+from fxprune.errors import FxpruneError, TraceError
+from fxprune.recorder import record
+from fxprune.sources import source_of
+
+__all__ = ["ExampleInputs", "Trace", "call_arguments", "evaluating", "trace"]
+
+ExampleInputs = torch.Tensor | tuple[object, ...] | list[object] | dict[str, object]
+
+
+@dataclass(frozen=True, eq=False)
+class Trace:
+    """A model and its graph.
+
+    Attributes:
+        model: The user's module, never changed; weights are read from it at the moment of use.
+        args: Positional example inputs.
+        kwargs: Example inputs by name.
+        graph: The traced graph; ``get_attr`` nodes carry the model's dotted names.
+        kind: ``"export"`` or ``"recorded"`` (analysis only).
+        dynamic_batch: The first dimension of the inputs may take any size in ``graph``.
+        batch: Size of that dimension in ``graph``'s own example (2 where it is dynamic and the
+            user gave 1), or 1 where the inputs have no common first dimension.
+        why_static: Why the batch is fixed, if it is.
+        extra: A second graph, in training mode, where the model has parts that only run there
+            (auxiliary heads), so that they follow the widths of the trunk.
+    """
+
+    model: nn.Module
+    args: tuple[object, ...]
+    kwargs: Mapping[str, object]
+    graph: fx.GraphModule
+    kind: Literal["export", "recorded"]
+    dynamic_batch: bool
+    batch: int
+    why_static: str = ""
+    extra: fx.GraphModule | None = None
+    cache: dict[str, object] = field(default_factory=dict, repr=False)
+
+    def tensor(self, name: str) -> torch.Tensor:
+        """The parameter, buffer or graph constant of that dotted name, as it is now.
+
+        Raises:
+            TraceError: The model has no such tensor (any more).
+        """
+        for owner in (self.model, self.graph, self.extra):
+            found = None if owner is None else _attribute(owner, name)
+            if found is not None:
+                return found
+        raise TraceError(f"the model has no tensor '{name}'", tensor=name, advice="trace the model again")
+
+    @cached_property
+    def names(self) -> tuple[str, ...]:
+        """Names of every parameter and buffer of the model, tied ones once."""
+        parameters = [n for n, _ in self.model.named_parameters()]
+        return (*parameters, *(n for n, _ in self.model.named_buffers()))
+
+    @cached_property
+    def aliases(self) -> dict[str, str]:
+        """For names of tied tensors the name under which the tensor is first known."""
+        first: dict[int, str] = {}
+        found: dict[str, str] = {}
+        for named in (self.model.named_parameters, self.model.named_buffers):
+            for name, tensor in named(remove_duplicate=False):
+                found[name] = first.setdefault(id(tensor), name)
+        return found
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Digest of names, shapes and operators: equal for models that a plan may be exchanged between."""
+        digest = hashlib.sha256()
+        for name in self.names:
+            digest.update(f"{name}{tuple(self.tensor(name).shape)}".encode())
+        for node in self.graph.graph.nodes:
+            if node.op == "call_function":
+                digest.update(str(node.target).encode())
+        return digest.hexdigest()[:32]
+
+
+def _attribute(module: nn.Module, name: str) -> torch.Tensor | None:
+    owner: object = module
+    for part in name.split("."):
+        owner = getattr(owner, part, None)
+        if owner is None:
+            return None
+    return owner if isinstance(owner, torch.Tensor) else None
+
+
+def call_arguments(example_inputs: ExampleInputs) -> tuple[tuple[object, ...], dict[str, object]]:
+    """Positional and keyword arguments from what the user gave.
+
+    A tensor or a list is one argument, a tuple holds the positional arguments, a dict the
+    keyword arguments.
+
+    Raises:
+        TraceError: There is no tensor in it.
+    """
+    args: tuple[object, ...] = ()
+    kwargs: dict[str, object] = {}
+    if isinstance(example_inputs, dict):
+        kwargs = dict(example_inputs)
+    elif isinstance(example_inputs, tuple):
+        args = example_inputs
+    else:
+        args = (example_inputs,)
+    if not any(isinstance(leaf, torch.Tensor) for leaf in pytree.tree_leaves((args, kwargs))):
+        raise TraceError(
+            f"the example inputs hold no tensor: {type(example_inputs).__name__}",
+            advice="pass a Tensor, a tuple of arguments, or a dict of keyword arguments",
+        )
+    return args, kwargs
+
+
+@contextlib.contextmanager
+def evaluating(model: nn.Module, *, training: bool = False) -> Iterator[None]:
+    """Put every submodule in evaluation (or training) mode and restore each one's own mode after."""
+    modes = [(m, m.training) for m in model.modules()]
+    try:
+        for module, _ in modes:
+            module.training = training
+        yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
+
+
+def _common_batch(args: object) -> int | None:
+    """Size of the first dimension if all tensors share it."""
+    leaves = [t for t in pytree.tree_leaves(args) if isinstance(t, torch.Tensor)]
+    sizes = {t.shape[0] if t.ndim else None for t in leaves}
+    size = sizes.pop() if len(sizes) == 1 else None
+    # Unbatched images in a list share the 3 of their colours, never a batch.
+    lone = all(isinstance(a, torch.Tensor) for a in _top_level(args))
+    return size if lone else None
+
+
+def _top_level(args: object) -> list[object]:
+    assert isinstance(args, tuple)
+    positional, keyword = args
+    return [*positional, *keyword.values()]
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """torch.export narrates; what matters of it comes back as an error."""
+    loggers = [logging.getLogger(n) for n in ("torch.export", "torch._export", "torch.fx", "torch._dynamo")]
+    levels = [logger.level for logger in loggers]
+    fastpath = torch.backends.mha.get_fastpath_enabled()
+    try:
+        for logger in loggers:
+            logger.setLevel(logging.ERROR)
+        # The fused encoder kernels hide the layers that are to be pruned.
+        torch.backends.mha.set_fastpath_enabled(False)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fastpath)
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+
+
+def _export(
+    model: nn.Module, args: tuple[object, ...], kwargs: dict[str, object], *, dynamic: bool
+) -> fx.GraphModule:
+    shapes = None
+    if dynamic:
+        shapes = pytree.tree_map_only(torch.Tensor, lambda t: {0: torch.export.Dim.AUTO}, (args, kwargs))
+        # Positions and names in one mapping, as torch.export matches them with the signature.
+        shapes = _by_parameter(model, shapes[0], shapes[1])
+    program = torch.export.export(model, args, kwargs, dynamic_shapes=shapes, strict=False)
+    graph = program.module(check_guards=False)
+    assert isinstance(graph, fx.GraphModule)
+    return _inlined(graph)
+
+
+def _by_parameter(model: nn.Module, args: tuple[object, ...], kwargs: dict[str, object]) -> object:
+    """dynamic_shapes for a call with positional and keyword arguments."""
+    return {**_named(model, args), **kwargs} if kwargs else args
+
+
+def _named(model: nn.Module, args: tuple[object, ...]) -> dict[str, object]:
+    import inspect
+
+    names = list(inspect.signature(model.forward).parameters)
+    return dict(zip(names, args, strict=False))
+
+
+def _inlined(module: fx.GraphModule) -> fx.GraphModule:
+    """Replace calls that only switch gradients or autocast by the operators inside them."""
+    for node in list(module.graph.nodes):
+        name = getattr(node.target, "__name__", "") if node.op == "call_function" else ""
+        if name not in ("wrap_with_set_grad_enabled", "wrap_with_autocast"):
+            continue
+        at, inner_node = next(
+            (k, a) for k, a in enumerate(node.args) if isinstance(a, fx.Node) and a.op == "get_attr"
+        )
+        inner = module.get_submodule(str(inner_node.target))
+        assert isinstance(inner, fx.GraphModule)
+        _inlined(inner)
+        values: dict[fx.Node, object] = {}
+        operands = iter(node.args[at + 1 :])
+        with module.graph.inserting_before(node):
+            for part in inner.graph.nodes:
+                if part.op == "placeholder":
+                    values[part] = next(operands)
+                elif part.op == "output":
+                    results = fx.map_arg(part.args[0], lambda n: values[n])  # type: ignore[arg-type,return-value]
+                else:
+                    values[part] = module.graph.node_copy(part, lambda n: values[n])  # type: ignore[arg-type,return-value]
+        _replace_results(module.graph, node, results)
+        module.graph.erase_node(node)
+    module.graph.eliminate_dead_code()
+    module.recompile()
+    return module
+
+
+def _replace_results(graph: fx.Graph, node: fx.Node, results: object) -> None:
+    """Point the readers of a call's results at the inlined nodes."""
+    assert isinstance(results, (tuple, list))
+    for user in list(node.users):
+        assert user.target.__name__ == "getitem"  # type: ignore[union-attr]
+        user.replace_all_uses_with(results[user.args[1]])  # type: ignore[index]
+        graph.erase_node(user)
+
+
+def _doubled(args: object) -> object:
+    """A batch of one would be traced as the constant 1: use two copies."""
+    return pytree.tree_map_only(torch.Tensor, lambda t: torch.cat([t, t]), args)
+
+
+def trace(model: nn.Module, example_inputs: ExampleInputs) -> Trace:
+    """Trace a model on example inputs.
+
+    The model is traced in evaluation mode; modes, parameters and buffers are left as they are.
+    The batch (first dimension of every input tensor) is kept symbolic where the model allows it.
+
+    Args:
+        model: Any module; its tensors may be on the meta device.
+        example_inputs: A tensor, a tuple of positional arguments (nested lists and dicts are
+            fine), or a dict of keyword arguments.
+
+    Returns:
+        The trace, on which every other stage works.
+
+    Raises:
+        TraceError: The inputs do not fit the model, or it can neither be exported nor recorded.
+
+    Example:
+        >>> import torch
+        >>> t = trace(torch.nn.Linear(3, 4), torch.zeros(1, 3))
+        >>> t.kind, t.dynamic_batch
+        ('export', True)
+    """
+    if not isinstance(model, nn.Module):
+        raise TraceError(f"expected a torch.nn.Module, got {type(model).__name__}")
+    args, kwargs = call_arguments(example_inputs)
+    size = _common_batch((args, kwargs))
+    with evaluating(model), _quiet():
+        graph, kind, batch, dynamic, why = _graph_of(model, args, kwargs, size)
+    result = Trace(model, args, kwargs, graph, kind, dynamic, batch, why)
+    return _with_training_parts(result)
+
+
+def _graph_of(
+    model: nn.Module, args: tuple[object, ...], kwargs: dict[str, object], size: int | None
+) -> tuple[fx.GraphModule, Literal["export", "recorded"], int, bool, str]:
+    """The best graph to be had: dynamic export, static export, recording."""
+    why = "the inputs have no common first dimension"
+    if size is not None and size > 0:
+        try:
+            many = _doubled((args, kwargs)) if size == 1 else (args, kwargs)
+            graph = _export(model, *many, dynamic=True)  # type: ignore[misc]
+            if _is_dynamic(graph):
+                return graph, "export", max(size, 2), True, ""
+            why = "the model fixes the batch size"
+        except Exception as error:  # torch.export raises a dozen kinds; the next attempt decides
+            why = f"the model fixes the batch size ({_headline(error)})"
+    try:
+        return _export(model, args, kwargs, dynamic=False), "export", size or 1, False, why
+    except Exception as error:
+        export_error = error
+    try:
+        return record(model, args, kwargs), "recorded", size or 1, False, "the model was recorded from one run"
+    except FxpruneError:
+        raise
+    except Exception as error:
+        raise TraceError(
+            f"the model does not run on the example inputs: {_headline(error)}",
+            source=source_of(error),
+            advice=f"check the inputs' shapes and dtypes; torch.export said: {_headline(export_error)}",
+        ) from error
+
+
+def _headline(error: BaseException) -> str:
+    text = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {text[0][:200]}" if text else type(error).__name__
+
+
+def _is_dynamic(graph: fx.GraphModule) -> bool:
+    for node in graph.graph.nodes:
+        value = node.meta.get("val")
+        if node.op == "placeholder" and isinstance(value, torch.Tensor):
+            return isinstance(value.shape[0], torch.SymInt)
+    return False
+
+
+def _used_names(graph: fx.GraphModule) -> set[str]:
+    return {str(n.target) for n in graph.graph.nodes if n.op == "get_attr"}
+
+
+def _with_training_parts(result: Trace) -> Trace:
+    """Add a training-mode graph if some parameters only take part there."""
+    used = {result.aliases.get(n, n) for n in _used_names(result.graph)}
+    idle = {n for n, _ in result.model.named_parameters()} - used
+    if not idle or result.kind == "recorded":
+        return result
+    many = _doubled((result.args, result.kwargs)) if result.batch > 1 else (result.args, result.kwargs)
+    meta = _meta_copy(result.model)
+    try:
+        with evaluating(meta, training=True), _quiet():
+            args, kwargs = pytree.tree_map_only(torch.Tensor, lambda t: t.to("meta"), many)
+            extra = _export(meta, args, kwargs, dynamic=False)
+    except Exception:  # no training graph: the idle parameters stay as they are, and say so
+        return result
+    if not idle & _used_names(extra):
+        return result
+    return Trace(
+        *(result.model, result.args, result.kwargs, result.graph, result.kind),
+        *(result.dynamic_batch, result.batch, result.why_static, extra),
+    )
+
+
+def _meta_copy(model: nn.Module) -> nn.Module:
+    """The model without its numbers; copying costs nothing and nothing can be changed."""
+    memo: dict[int, object] = {}
+    for tensor in [*model.parameters(), *model.buffers()]:
+        empty = torch.empty_like(tensor, device="meta")
+        memo[id(tensor)] = nn.Parameter(empty, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else empty
+    return copy.deepcopy(model, memo)

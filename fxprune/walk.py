@@ -1,0 +1,398 @@
+"""The coupling walk: every operator's rule once over the graph, labels in, labels and ties out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import permutations
+from math import prod
+
+import numpy as np
+import torch
+from torch import fx
+
+from fxprune import labels
+from fxprune.cost import CostBuilder
+from fxprune.labels import varying
+from fxprune.ops import qualified_name, rule_for
+from fxprune.ops.base import Call, Output, PinKind, Value
+from fxprune.sources import source_of
+from fxprune.trace import Trace
+from fxprune.types import Axis, IntArray, Pin
+
+__all__ = ["Layout", "Walk", "concrete"]
+
+Shape = tuple[int, ...]
+
+# Integer constants up to this size are read, so that indexing by them can be followed.
+READABLE = 1 << 16
+
+
+@dataclass(eq=False)
+class Layout:
+    """Labels over several dimensions, outermost first, and the labels of their rows and columns.
+
+    Attributes:
+        cells: int64[n1, ..., nk].
+        rows: For each level but the last, labels of its rows: int64[n1], int64[n1, n2], ...
+        columns: int64[nk], set when something ties a column across all rows.
+        node: Where it was first seen.
+    """
+
+    cells: IntArray
+    rows: list[IntArray]
+    columns: IntArray | None
+    node: str
+
+
+@dataclass(eq=False)
+class Walk:
+    """Implements ``ops.base.Context`` and remembers what the rules said."""
+
+    trace: Trace
+    size: int = 0
+    axes: dict[Axis, IntArray] = field(default_factory=dict)
+    virtual: list[tuple[int, str]] = field(default_factory=list)
+    ties: list[tuple[IntArray, IntArray, fx.Node]] = field(default_factory=list)
+    pins: list[tuple[IntArray, Pin | tuple[str, PinKind, fx.Node]]] = field(default_factory=list)
+    blurred: list[IntArray] = field(default_factory=list)
+    consumed: dict[fx.Node, list[tuple[str, tuple[IntArray, ...]]]] = field(default_factory=dict)
+    restricted: set[fx.Node] = field(default_factory=set)
+    produced_labels: list[IntArray] = field(default_factory=list)
+    consumed_labels: list[IntArray] = field(default_factory=list)
+    layouts: dict[tuple[Shape, bytes], Layout] = field(default_factory=dict)
+    values: dict[fx.Node, object] = field(default_factory=dict)
+    calls: dict[fx.Node, Call] = field(default_factory=dict)
+    unsupported: list[fx.Node] = field(default_factory=list)
+    costs: CostBuilder = field(default_factory=CostBuilder)
+    counting: bool = True
+    node: fx.Node | None = None
+
+    # --- labels --------------------------------------------------------------------------------
+
+    def _new(self, count: int) -> IntArray:
+        self.size += count
+        return np.arange(self.size - count, self.size, dtype=np.int64)
+
+    def fresh(self, shape: Shape) -> IntArray:
+        """New labels that belong to no parameter."""
+        assert self.node is not None
+        self.virtual.append((self.size, self.node.name))
+        return self._new(prod(shape)).reshape(shape)
+
+    def tensor_value(self, name: str) -> Value:
+        """A parameter, buffer or constant: one label per index of every dimension."""
+        name = self.trace.aliases.get(name, name)
+        tensor = self.trace.tensor(name)
+        shape = tuple(tensor.shape)
+        arrays = []
+        for dim, n in enumerate(shape):
+            if n > 1:
+                axis = (name, dim)
+                if axis not in self.axes:
+                    self.axes[axis] = self._new(n)
+                arrays.append(labels.along(self.axes[axis], dim, len(shape)))
+        data = None
+        readable = not tensor.is_floating_point() and not tensor.is_complex() and tensor.dtype != torch.bool
+        if readable and tensor.device.type != "meta" and tensor.numel() <= READABLE:
+            data = tensor.detach().cpu().numpy().astype(np.int64)
+        return Value(shape, tuple(arrays), "a constant", data)
+
+    # --- what rules say ------------------------------------------------------------------------
+
+    def tie(self, a: IntArray, b: IntArray) -> None:
+        """Labels at the same position live or die together."""
+        if a is b:
+            return
+        assert self.node is not None
+        if a.shape != b.shape:
+            a, b = np.broadcast_arrays(a, b)
+        self.ties.append((a.ravel(), b.ravel(), self.node))
+
+    def pin(self, arrays: Sequence[IntArray], reason: str, kind: PinKind = "contract") -> None:
+        """None of these labels may go."""
+        assert self.node is not None
+        self.pins.extend((a.ravel(), (reason, kind, self.node)) for a in arrays)
+
+    def inexact(self, arrays: Sequence[IntArray]) -> None:
+        """Removing these labels changes what is computed from the others."""
+        assert self.node is not None
+        self.blurred.extend(a.ravel() for a in arrays)
+        self.restricted.add(self.node)
+
+    def consume(self, argument: str, arrays: Sequence[IntArray]) -> None:
+        """The call sums over these labels of an argument."""
+        assert self.node is not None
+        self.consumed.setdefault(self.node, []).append((argument, tuple(arrays)))
+
+    def role(self, produced: Sequence[IntArray], consumed: Sequence[IntArray]) -> None:
+        """Weight labels that make units, and those that read them."""
+        self.produced_labels.extend(a.ravel() for a in produced)
+        self.consumed_labels.extend(a.ravel() for a in consumed)
+
+    def macs(self, constant: float, arrays: Sequence[IntArray], divisor: IntArray | None = None) -> None:
+        """Multiply-accumulates of the call."""
+        if self.counting:
+            below = None if divisor is None else self.costs.form(divisor)
+            self.costs.add_macs(int(constant), *(self.costs.form(a) for a in arrays), divisor=below)
+
+    # --- layouts -------------------------------------------------------------------------------
+
+    def _layout(self, array: IntArray, nest: Sequence[int] | None = None) -> tuple[Layout, Shape, list[IntArray]]:
+        """The layout of an array, its varying dimensions from outside in, and per dimension its rows' numbers.
+
+        Equal slices along a dimension (heads repeated for every sample) count once.
+        """
+        axes = varying(array) if nest is None else tuple(nest)
+        cells = array.reshape([n for n in array.shape if n > 1])
+        cells = cells.transpose(np.argsort(np.argsort(axes))) if nest is not None else cells
+        numbers = []
+        for d in range(cells.ndim):
+            cells, number = _distinct_slices(cells, d)
+            numbers.append(number)
+        for turn in permutations(range(cells.ndim)):
+            turned = np.ascontiguousarray(cells.transpose(turn))
+            found = self.layouts.get((turned.shape, turned.tobytes()))
+            if found is not None:
+                return found, tuple(axes[t] for t in turn), [numbers[t] for t in turn]
+        assert self.node is not None
+        cells = np.ascontiguousarray(cells)
+        rows = [self.fresh(cells.shape[:level]) for level in range(1, cells.ndim)]
+        layout = Layout(cells, rows, None, self.node.name)
+        self.layouts[(cells.shape, cells.tobytes())] = layout
+        return layout, axes, numbers
+
+    def nest(self, array: IntArray, order: Sequence[int]) -> None:
+        """Register an array over several dimensions with its nesting."""
+        self._layout(array, order)
+
+    def order(self, array: IntArray) -> Shape:
+        """The varying dimensions from the outermost to the innermost."""
+        axes = varying(array)
+        return axes if len(axes) < 2 else self._layout(array)[1]
+
+    def project(self, array: IntArray, dims: Sequence[int]) -> IntArray:
+        """Labels of rows or columns of a layout."""
+        wanted = set(dims)
+        axes = varying(array)
+        if wanted >= set(axes):
+            return array
+        layout, order, numbers = self._layout(array)
+        level = len(wanted)
+        if set(order[:level]) == wanted:
+            part = layout.rows[level - 1]
+            used = list(range(level))
+        elif wanted == {order[-1]}:
+            if layout.columns is None:
+                layout.columns = self.fresh(layout.cells.shape[-1:])
+            part, used = layout.columns, [len(order) - 1]
+        else:
+            self.pin([array], "rows of a layout that is too irregular to slice")
+            part = self.fresh(tuple(layout.cells.shape[order.index(d)] for d in sorted(wanted)))
+            self.pin([part], "rows of a layout that is too irregular to slice")
+            used = [order.index(d) for d in sorted(wanted)]
+        part = part[np.ix_(*(numbers[k] for k in used))]
+        target = [order[k] for k in used]
+        part = part.transpose(np.argsort(target))
+        return part.reshape([n if d in wanted else 1 for d, n in enumerate(array.shape)])
+
+    # --- broadcasting --------------------------------------------------------------------------
+
+    def merge(self, operands: Sequence[Value], shape: Shape) -> tuple[IntArray, ...]:
+        """Broadcast operands elementwise and tie what meets."""
+        result: list[IntArray] = []
+        for value in operands:
+            fixed = {d for d, n in enumerate(value.shape) if n > 1} - {d for a in value.arrays for d in varying(a)}
+            if fixed:
+                self._pin_against(value, fixed, operands)
+        for value in operands:
+            met: list[IntArray] = list(result)
+            for array in value.arrays:
+                if varying(array):
+                    met = self._meet(met, array, len(result))
+            result = met
+        return tuple(result)
+
+    def _pin_against(self, value: Value, fixed: set[int], operands: Sequence[Value]) -> None:
+        """Labels that meet an axis without units cannot go."""
+        bad = [a for v in operands if v is not value for a in v.arrays if fixed & set(varying(a))]
+        if bad and value.origin.startswith("the model input"):
+            self.pin(bad, f"meets {value.origin}, whose width is part of the contract", "input")
+        elif bad:
+            what = value.origin or "data whose axis carries no units (positions, pixels, samples)"
+            self.pin(bad, f"meets {what}", "data")
+
+    def _meet(self, result: list[IntArray], array: IntArray, count: int) -> list[IntArray]:
+        """Tie an operand's array with those of the operands before it (the first ``count``)."""
+        axes = set(varying(array))
+        covered = False
+        out: list[IntArray] = []
+        for k, other in enumerate(result):
+            others = set(varying(other))
+            shared = axes & others
+            if k >= count or not shared:
+                out.append(other)
+                continue
+            self.tie(self.project(other, sorted(shared)), self.project(array, sorted(shared)))
+            if axes <= others:
+                covered = True
+            if not others < axes:
+                out.append(other)
+        return out if covered else [*out, array]
+
+    # --- the walk ------------------------------------------------------------------------------
+
+    def run(self, graph: fx.GraphModule, *, counting: bool) -> None:
+        """Visit every node of a graph in order."""
+        self.counting = counting
+        for node in graph.graph.nodes:
+            self.node = node
+            if node.op == "get_attr":
+                owner = self.trace.aliases.get(str(node.target), str(node.target))
+                if isinstance(_tensor_or_none(self.trace, owner), torch.Tensor):
+                    self.values[node] = self.tensor_value(owner)
+            elif node.op == "placeholder":
+                self.values[node] = self._input(node)
+            elif node.op == "output":
+                self._pin_outputs(node)
+            elif node.op == "call_function":
+                self.values[node] = self._call(node)
+
+    def _input(self, node: fx.Node) -> object:
+        value = node.meta.get("val")
+        if isinstance(value, torch.Tensor):
+            return Value(concrete_shape(value), (), f"the model input '{node.name}'")
+        return concrete(value)
+
+    def _pin_outputs(self, node: fx.Node) -> None:
+        for value in _tensors(fx.map_arg(node.args, lambda n: _Held(self.values.get(n)))):  # type: ignore[arg-type,return-value]
+            if value.arrays:
+                self.pin(value.arrays, "the model's output, whose width is part of the contract", "output")
+
+    def _call(self, node: fx.Node) -> object:
+        if getattr(node.target, "__name__", "") == "getitem":
+            source = self.values.get(node.args[0])  # type: ignore[arg-type]
+            index = node.args[1]
+            return source[index] if isinstance(source, list) and isinstance(index, int) else None
+        result = node.meta.get("val")
+        if not isinstance(node.target, torch._ops.OpOverload) or isinstance(
+            result, (int, float, bool, torch.SymInt, torch.SymFloat, torch.SymBool)
+        ):
+            if _is_scalar(result):
+                return concrete(result)
+            return self._unknown(node, [])
+        call = self._bind(node)
+        self.calls[node] = call
+        rule = rule_for(node.target)
+        if rule is None:
+            return self._unknown(node, call.tensors())
+        return rule.couple(self, call)
+
+    def _unknown(self, node: fx.Node, operands: Sequence[Value]) -> Output:
+        """An op without a rule: everything that reaches it stays, and it says so."""
+        if not operands:
+            operands = [v for a in node.all_input_nodes for v in _tensors(_Held(self.values.get(a)))]
+        arrays = [a for v in operands for a in v.arrays]
+        if arrays:
+            self.unsupported.append(node)
+            self.pin(arrays, f"no rule for {qualified_name(node.target)}", "unknown")
+        shapes = _shapes(node.meta.get("val"))
+        if isinstance(shapes, list):
+            return [Value(s) for s in shapes]
+        return None if shapes is None else Value(shapes)
+
+    def _bind(self, node: fx.Node) -> Call:
+        """Arguments by the names of the operator's schema, nodes replaced by their values."""
+        symbolic: set[tuple[str, int]] = set()
+        args: dict[str, object] = {}
+        schema = node.target._schema  # type: ignore[union-attr]
+        for k, argument in enumerate(schema.arguments):
+            if k < len(node.args):
+                raw = node.args[k]
+            elif argument.name in node.kwargs:
+                raw = node.kwargs[argument.name]
+            else:
+                args[argument.name] = argument.default_value
+                continue
+            args[argument.name] = self._argument(raw, argument.name, symbolic)
+        return Call(qualified_name(node.target), args, _shapes(node.meta.get("val")) or (), frozenset(symbolic))
+
+    def _argument(self, raw: object, name: str, symbolic: set[tuple[str, int]]) -> object:
+        if isinstance(raw, fx.Node):
+            value = self.values.get(raw)
+            if isinstance(value, int) and not isinstance(value, bool):
+                symbolic.add((name, -1))
+            return value
+        if isinstance(raw, (list, tuple)):
+            items: list[object] = []
+            for k, item in enumerate(raw):
+                value = self.values.get(item) if isinstance(item, fx.Node) else item
+                if isinstance(item, fx.Node) and isinstance(value, int):
+                    symbolic.add((name, k))
+                items.append(value)
+            return items
+        return raw
+
+
+class _Held:
+    """Keeps a value opaque to fx's argument mapping."""
+
+    def __init__(self, value: object) -> None:
+        self.value = value
+
+
+def _tensors(tree: object) -> Iterator[Value]:
+    """Every Value inside nested containers."""
+    if isinstance(tree, _Held):
+        yield from _tensors(tree.value)
+    elif isinstance(tree, Value):
+        yield tree
+    elif isinstance(tree, dict):
+        for item in tree.values():
+            yield from _tensors(item)
+    elif isinstance(tree, (list, tuple)):
+        for item in tree:
+            yield from _tensors(item)
+
+
+def _tensor_or_none(trace: Trace, name: str) -> torch.Tensor | None:
+    try:
+        return trace.tensor(name)
+    except Exception:
+        return None
+
+
+def _distinct_slices(cells: IntArray, dim: int) -> tuple[IntArray, IntArray]:
+    """Drop repeated slices along a dimension; returns what is left and each old slice's new number."""
+    n = cells.shape[dim]
+    lines = np.moveaxis(cells, dim, 0).reshape(n, -1)
+    if len(np.unique(lines[:, 0])) == n:
+        return cells, np.arange(n, dtype=np.int64)
+    _, first, inverse = np.unique(lines, axis=0, return_index=True, return_inverse=True)
+    ranks = np.argsort(np.argsort(first))
+    return cells.take(np.sort(first), axis=dim), ranks[inverse.ravel()].astype(np.int64)
+
+
+def _is_scalar(value: object) -> bool:
+    return value is None or isinstance(value, (int, float, bool, torch.SymInt, torch.SymFloat, torch.SymBool))
+
+
+def concrete(value: object) -> object:
+    """A symbolic number as the number it has on the example inputs."""
+    if isinstance(value, (torch.SymInt, torch.SymFloat, torch.SymBool)):
+        hint = value.node.hint
+        return hint if hint is not None else int(value)
+    return value
+
+
+def concrete_shape(tensor: torch.Tensor) -> Shape:
+    """Shape of a (fake) tensor on the example inputs."""
+    return tuple(n if type(n) is int else int(concrete(n)) for n in tensor.shape)  # type: ignore[call-overload]
+
+
+def _shapes(value: object) -> Shape | list[Shape] | None:
+    if isinstance(value, torch.Tensor):
+        return concrete_shape(value)
+    if isinstance(value, (list, tuple)):
+        return [concrete_shape(v) if isinstance(v, torch.Tensor) else () for v in value]
+    return None
