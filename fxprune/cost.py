@@ -99,7 +99,10 @@ class CostModel:
 
     def of_counts(self, counts: IntArray) -> Cost:
         """Cost for given form values, int64[n_forms]."""
-        return Cost(params=int(self.params.values(counts).sum()), macs=int(self.macs.values(counts).sum()) // self.samples)
+        return Cost(
+            params=int(self.params.values(counts).sum()),
+            macs=int(self.macs.values(counts).sum()) // self.samples,
+        )
 
     @cached_property
     def dense(self) -> Cost:
@@ -166,7 +169,7 @@ class CostBuilder:
         self._params.add(const, forms, None)
 
     def add_macs(self, const: int, *forms: int, divisor: int | None = None) -> None:
-        """Add ``const * product of forms / divisor`` multiply-accumulates of one sample."""
+        """Add ``const * product of forms / divisor`` multiply-accumulates of one run."""
         self._macs.add(const, forms, divisor)
 
     def build(self, unit_of_label: IntArray, *, samples: int = 1) -> CostModel:
@@ -186,7 +189,9 @@ class CostBuilder:
         forms = csr_array((np.ones(len(units), np.int64), units, indptr), shape=(len(sizes), n_units))[first]
         forms.sum_duplicates()
         renumber = np.append(renumber, -1)
-        return CostModel(forms, offsets[first], self._params.build(renumber), self._macs.build(renumber), samples)
+        return CostModel(
+            forms, offsets[first], self._params.build(renumber), self._macs.build(renumber), samples
+        )
 
 
 def _distinct(units: IntArray, sizes: IntArray, offsets: IntArray) -> tuple[IntArray, IntArray]:
