@@ -35,6 +35,7 @@ import torch
 from torch import nn
 
 from fxprune.errors import FxpruneError
+from fxprune.sources import source_of
 
 __all__ = ["Loaded", "load_model"]
 
@@ -196,7 +197,7 @@ def _call(factory: Callable[[], object], spec: str) -> object:
     except Exception as error:  # the user's code may raise anything
         raise FxpruneError(
             f"{spec} failed: {_one_line(error)}",
-            source=_innermost(error),
+            source=source_of(error),
             advice="the factory is called without arguments and must return the model",
         ) from error
 
@@ -233,7 +234,7 @@ def _import_error(what: str, error: BaseException) -> BaseException:
         return error
     return FxpruneError(
         f"{what} could not be imported: {_one_line(error)}",
-        source=_innermost(error),
+        source=source_of(error),
         advice="run it with python first; a module is looked up from the current folder",
     )
 
@@ -243,14 +244,6 @@ def _on_path(folder: Path) -> None:
     # model may import its neighbours as late as in forward().
     if str(folder) not in sys.path:
         sys.path.append(str(folder))
-
-
-def _innermost(error: BaseException) -> str:
-    where, trace = "", error.__traceback__
-    while trace is not None:
-        where = f"{trace.tb_frame.f_code.co_filename}:{trace.tb_lineno}"
-        trace = trace.tb_next
-    return "" if where.startswith("<frozen") or __file__ in where else where
 
 
 # --- exported programs -----------------------------------------------------------------------

@@ -1,0 +1,84 @@
+"""The dependency graph as a file: DOT for Graphviz, GraphML for graph editors, JSON for scripts."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import networkx as nx
+
+from fxprune.errors import FxpruneError
+from fxprune.files import atomic_path
+from fxprune.types import Axis
+
+__all__ = ["write_graph"]
+
+
+def write_graph(graph: nx.MultiGraph[Axis], path: str | Path) -> Path:
+    """Write a dependency graph; the suffix decides: ``.dot``, ``.graphml`` or ``.json`` (node-link).
+
+    Args:
+        graph: From ``dependency_graph``.
+        path: The file to write; nothing is left of it on failure.
+
+    Returns:
+        The path.
+
+    Raises:
+        FxpruneError: Another suffix, or the file cannot be written.
+    """
+    path = Path(path)
+    writer = _WRITERS.get(path.suffix)
+    if writer is None:
+        raise FxpruneError(
+            f"no graph format is called '{path.suffix}'",
+            advice=f"end the file name with {', '.join(_WRITERS)}",
+        )
+    with atomic_path(path) as temporary:
+        writer(nx.relabel_nodes(graph, {axis: f"{axis[0]}[{axis[1]}]" for axis in graph}), temporary)
+    return path
+
+
+def _write_json(graph: nx.MultiGraph[str], path: Path) -> None:
+    path.write_text(json.dumps(nx.node_link_data(graph, edges="edges"), indent=1), encoding="utf-8")
+
+
+def _write_graphml(graph: nx.MultiGraph[str], path: Path) -> None:
+    nx.write_graphml(graph, path)
+
+
+def _write_dot(graph: nx.MultiGraph[str], path: Path) -> None:
+    """Graphviz, one box per group, grey where pinned.  By hand: networkx would need pydot here."""
+    clusters: dict[str, list[str]] = {}
+    for node, data in graph.nodes(data=True):
+        clusters.setdefault(data["group"], []).append(node)
+    lines = [
+        "graph fxprune {",
+        "  rankdir=LR; compound=true; node [shape=box, style=filled, fontname=Helvetica];",
+    ]
+    for number, (group, nodes) in enumerate(clusters.items()):
+        boxed = bool(group)
+        lines += [f"  subgraph cluster_{number} {{ label={_quote(group)};"] if boxed else []
+        for node in nodes:
+            data = graph.nodes[node]
+            color = "lightgrey" if data["pinned"] or not boxed else "lightblue"
+            label, hint = _quote(f"{node}\n{data['size']}"), _quote(data["pinned"])
+            lines.append(f"    {_quote(node)} [label={label}, fillcolor={color}, tooltip={hint}];")
+        lines += ["  }"] if boxed else []
+    for a, b, data in graph.edges(data=True):
+        label, hint = _quote(data["op"].removeprefix("aten.")), _quote(f"{data['node']} {data['source']}")
+        lines.append(f"  {_quote(a)} -- {_quote(b)} [label={label}, tooltip={hint}];")
+    path.write_text("\n".join([*lines, "}", ""]), encoding="utf-8")
+
+
+def _quote(text: str) -> str:
+    escaped = text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
+    return f'"{escaped}"'
+
+
+_WRITERS: Mapping[str, Callable[[nx.MultiGraph[str], Path], None]] = {
+    ".dot": _write_dot,
+    ".graphml": _write_graphml,
+    ".json": _write_json,
+}
