@@ -8,7 +8,7 @@ How it is kept right:
 * The stamp, a digest of what ``pyproject.toml`` says about the installation, is written last. So a second
   run does nothing, and a change of the dependencies installs what changed.
 * A marker stands in the environment while it is being filled. Whoever finds it there knows that the last
-  installation was cut short, and has every package laid anew.
+  installation was cut short, and begins again.
 * torch and torchvision come from one resolver run, for torchvision works with the one torch it was built
   for. The pair is checked by metadata at every call, and by a compiled operator after each installation.
 """
@@ -33,24 +33,30 @@ from dev_console import Failure, run, say
 
 __all__ = ["NotFit", "ensure", "interpreter"]
 
-EXTRAS = "dev"
+TARGET = ".[dev]"
 STAMP = "fxprune-stamp.json"
 MARKER = "fxprune-installing"
+OURS, THEIRS = "made by dev.py", "found"  # what the marker says of the environment
 
 # Free space in GB that an installation asks for, with room for the download of the largest package.
 SPACE_CUDA = 8.0  # on Linux PyPI's torch brings CUDA: 6.2 GB once installed
 SPACE_CPU = 3.0
 SPACE_UPDATE = 1.0  # torch is there already
 
+WIDTH = 160  # characters quoted of a tool's line
+MEND = "install both in one go: 'python tools/dev.py setup --reinstall'"
+
+DISK, NETWORK = "the disk is full", "the package index cannot be reached"
+
 ADVICE = (
     (
         r"no space left|disk quota|errno 28",
-        "the disk is full",
+        DISK,
         "free some space and call this again: it goes on from where it stopped",
     ),
     (
         r"connect|timed? ?out|resolv|dns|ssl|certificate|proxy|unreachable|error sending request|retr(y|ies)",
-        "the package index cannot be reached",
+        NETWORK,
         "check the network, the proxy (HTTPS_PROXY) and, behind a mirror, PIP_INDEX_URL and UV_DEFAULT_INDEX; "
         "then call this again",
     ),
@@ -87,7 +93,7 @@ class NotFit(Exception):
     def __str__(self) -> str:
         lines = [f"error: {self.what}", f"  what to do: {self.advice}"]
         if self.quoted:
-            lines += ["  the tool's last lines:", *(f"    | {line}" for line in self.quoted)]
+            lines += ["  the tool's last lines:", *(f"    | {line[:WIDTH]}" for line in self.quoted)]
         return "\n".join(lines)
 
 
@@ -101,7 +107,7 @@ def ensure(root: Path, *, reinstall: bool = False) -> Path:
 
     Args:
         root: The repository.
-        reinstall: Lay every package anew.
+        reinstall: Throw the environment away and make it again.
 
     Returns:
         The environment's interpreter.
@@ -122,17 +128,21 @@ def ensure(root: Path, *, reinstall: bool = False) -> Path:
 def _make(root: Path, venv: Path, reinstall: bool) -> None:
     say(f"environment: {venv} (Python {sys.version.split()[0]})")
     _check_space(root, venv)
-    cut_short = (venv / MARKER).exists()
+    marker = venv / MARKER
+    cut_short = marker.read_text(encoding="utf-8") if marker.exists() else ""
     if cut_short:
         say("the last installation did not finish: mending it")
-    _make_venv(root, venv)
-    (venv / MARKER).touch()
+    # What cannot even start (the Python it was made from is gone, say) is worth nothing: begin again.
+    # An environment that a person made is not cleared unasked: its packages are laid anew instead.
+    clear = reinstall or cut_short == OURS or not _runs(venv, "")
+    _make_venv(root, venv, clear)
+    marker.write_text(OURS if clear else THEIRS, encoding="utf-8")
     (venv / STAMP).unlink(missing_ok=True)
-    _install(root, venv, reinstall or cut_short)
+    _install(root, venv, anew=cut_short == THEIRS)
     _check_versions(venv)
     _check_operator(root, venv)
     (venv / STAMP).write_text(json.dumps(_stamp(root)) + "\n", encoding="utf-8")
-    (venv / MARKER).unlink()
+    marker.unlink()
     say("environment: ready")
 
 
@@ -141,7 +151,7 @@ def _stamp(root: Path) -> dict[str, str]:
     data = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))
     relevant = {key: data.get(key) for key in ("build-system", "project")}
     digest = hashlib.sha256(json.dumps(relevant, sort_keys=True).encode()).hexdigest()
-    return {"extras": EXTRAS, "pyproject": digest, "root": str(root)}
+    return {"target": TARGET, "pyproject": digest, "root": str(root)}
 
 
 def _ready(root: Path, venv: Path) -> bool:
@@ -188,24 +198,15 @@ def _check_space(root: Path, venv: Path) -> None:
     say(f"disk: about {needed:.0f} GB needed, {shutil.disk_usage(root).free / 1e9:.0f} GB free")
 
 
-def _make_venv(root: Path, venv: Path) -> None:
-    if _runs(venv, "import pip"):
+def _make_venv(root: Path, venv: Path, clear: bool) -> None:
+    if not clear and _runs(venv, "import pip"):
         return
-    # What cannot even start (the Python it was made from is gone, say) is worth nothing: begin again.
-    clear = ["--clear"] if venv.exists() and not _runs(venv, "") else []
     uv = shutil.which("uv")
     if importlib.util.find_spec("ensurepip") is not None:
-        command = [sys.executable, "-m", "venv", *clear, str(venv)]
+        command = [sys.executable, "-m", "venv", *(["--clear"] if clear else []), str(venv)]
     elif uv is not None:
-        command = [
-            uv,
-            "venv",
-            "--seed",
-            *(clear or ["--allow-existing"]),
-            "--python",
-            sys.executable,
-            str(venv),
-        ]
+        mode = "--clear" if clear else "--allow-existing"
+        command = [uv, "venv", "--seed", mode, "--python", sys.executable, str(venv)]
     else:
         version = f"{sys.version_info.major}.{sys.version_info.minor}"
         raise NotFit(
@@ -218,34 +219,48 @@ def _make_venv(root: Path, venv: Path) -> None:
 
 def _install(root: Path, venv: Path, anew: bool) -> None:
     """Install the project with uv, or with pip where uv cannot be had or cannot do it."""
-    python, target = str(interpreter(venv)), f".[{EXTRAS}]"
-    pip = [python, "-m", "pip", "--disable-pip-version-check", "--no-input"]
-    if not _runs(venv, "import uv"):
-        quick = [*pip, "--retries", "2", "--timeout", "30", "install", "--progress-bar", "off", "uv"]
-        with contextlib.suppress(Failure):  # pip below says what is wrong, if it is more than a missing uv
-            run(quick, "getting uv, the installer", folder=root)
+    python, label = str(interpreter(venv)), "installing fxprune and what it needs"
+    pip = [
+        python,
+        "-m",
+        "pip",
+        "--disable-pip-version-check",
+        "--no-input",
+        "--retries",
+        "2",
+        "--timeout",
+        "30",
+    ]
+    pip += ["install", "--progress-bar", "off"]
+    fetched = not _runs(venv, "import uv")
+    if fetched:
+        try:
+            run([*pip, "uv"], "getting uv, the installer", folder=root)
+        except Failure as failure:
+            if _meaning(failure)[0] in (DISK, NETWORK):
+                raise _not_fit(failure) from failure
     if _runs(venv, "import uv"):
         # Compiled once here, or every process would compile torch's sources again where writing is barred.
-        command = [python, "-m", "uv", "pip", "install", "--python", python, "--compile-bytecode"]
-        command += ["--reinstall"] if anew else []
+        uv = [python, "-m", "uv", "pip", "install", "--python", python, "--compile-bytecode"]
         try:
-            run([*command, "-e", target], "installing fxprune and what it needs", folder=root)
+            run([*uv, *(["--reinstall"] if anew else []), "-e", TARGET], label, folder=root)
             return
         except Failure as failure:
-            if _meaning(failure)[0] == ADVICE[0][1]:
+            what = _meaning(failure)[0]
+            # pip has just reached an index if it brought uv: it may know a mirror that uv does not.
+            if what == DISK or (what == NETWORK and not fetched):
                 raise _not_fit(failure) from failure
             say("uv could not: trying pip, which has settings of its own")
     else:
         say("uv is not to be had: using pip, which takes longer")
-    command = [*pip, "install", "--progress-bar", "off", *(["--force-reinstall"] if anew else [])]
-    _try([*command, "-e", target], "installing fxprune and what it needs", root)
+    _try([*pip, *(["--force-reinstall"] if anew else []), "-e", TARGET], label, root)
 
 
 def _check_versions(venv: Path) -> None:
     """Compare the installed torch with the one torchvision was built for, from their metadata alone."""
     torch, vision = _distribution(venv, "torch"), _distribution(venv, "torchvision")
     if torch is None or vision is None:
-        raise NotFit("torch or torchvision is missing from the environment", _MEND)
+        raise NotFit("torch or torchvision is missing from the environment", MEND)
     pinned = next(
         (m[1] for r in vision.requires or () if (m := re.match(r"torch\s*\(?==\s*([\w.!]+)", r))), None
     )
@@ -253,11 +268,8 @@ def _check_versions(venv: Path) -> None:
         raise NotFit(
             f"torch {torch.version} and torchvision {vision.version} do not match: "
             f"this torchvision is built for torch {pinned}",
-            _MEND,
+            MEND,
         )
-
-
-_MEND = "install both in one go: 'python tools/dev.py setup --reinstall'"
 
 
 def _check_operator(root: Path, venv: Path) -> None:
@@ -266,7 +278,7 @@ def _check_operator(root: Path, venv: Path) -> None:
         run([str(interpreter(venv)), "-c", PROBE], "checking torch and torchvision", folder=root)
     except Failure as failure:
         what = "torch and torchvision do not work together: torchvision.ops.nms fails"
-        raise NotFit(what, _MEND, failure.tail) from failure
+        raise NotFit(what, MEND, failure.tail) from failure
 
 
 def _distribution(venv: Path, name: str) -> importlib.metadata.Distribution | None:

@@ -107,7 +107,9 @@ def _parse(arguments: Sequence[str]) -> tuple[str, Options]:
     parser = argparse.ArgumentParser(prog="tools/dev.py", description="fxprune's development commands.")
     commands = parser.add_subparsers(dest="command", required=True)
     parsers = {name: commands.add_parser(name, help=f.__doc__) for name, f in COMMANDS.items()}
-    parsers["setup"].add_argument("--reinstall", action="store_true", help="lay every package anew")
+    parsers["setup"].add_argument(
+        "--reinstall", action="store_true", help="throw .venv away and make it again"
+    )
     checks = parsers["test"]
     checks.epilog = "Other arguments go to pytest, as 'test tests/test_plan.py -x'."
     checks.add_argument("--slow", action="store_true", help="run the sweeps marked slow too")
