@@ -107,7 +107,7 @@ class Session:
         """
         by_name = dict(zip(call.names(), call.tensors))
         names = [port.name for port in self.inputs]
-        if set(names) <= set(by_name):
+        if call.kwargs and set(names) <= set(by_name):
             chosen = [by_name[name] for name in names]
         elif len(call.tensors) == len(names):
             chosen = list(call.tensors)
