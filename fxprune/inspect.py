@@ -14,7 +14,8 @@ import networkx as nx
 import numpy as np
 
 from fxprune.couple import coupling, tie_list
-from fxprune.errors import FxpruneError, PlanError
+from fxprune.errors import FxpruneError
+from fxprune.resize import keep_mask
 from fxprune.trace import Trace
 from fxprune.types import Axis, Coupling, Group, Pin, Plan, Tie
 
@@ -349,22 +350,11 @@ def width_table(trace: Trace, plan: Plan) -> tuple[WidthRow, ...]:
         plan: Made for this model.
 
     Raises:
-        PlanError: The plan was made for another model.
+        PlanError: The plan was made for another model, or contradicts itself.
     """
-    known = coupling(trace)
-    if plan.fingerprint != known.fingerprint:
-        raise PlanError(
-            "the plan was made for another model",
-            advice="make it again with fxprune plan, for this model and with inputs of these shapes",
-        )
-    rows = []
-    for group in known.groups:
-        if group.pinned:
-            continue
-        after = group.width
-        for axis, positions in group.indices.items():
-            if axis in plan.kept:
-                after = int(np.isin(positions[:, 0], np.array(plan.kept[axis])).sum())
-                break
-        rows.append(WidthRow(group.name, group.width, after, len(group.members)))
-    return tuple(rows)
+    keep = keep_mask(trace, plan)
+    return tuple(
+        WidthRow(group.name, group.width, int(keep[group.units].sum()), len(group.members))
+        for group in coupling(trace).groups
+        if not group.pinned
+    )

@@ -201,14 +201,18 @@ class Walk:
     def merge(self, operands: Sequence[Value], shape: Shape) -> tuple[IntArray, ...]:
         """Broadcast operands elementwise and tie what meets."""
         result: list[IntArray] = []
+        opaque: set[int] = set()
         for value in operands:
             fixed = {d for d, n in enumerate(value.shape) if n > 1} - {d for a in value.arrays for d in varying(a)}
             if fixed:
                 self._pin_against(value, fixed, operands)
+                opaque |= fixed
         for value in operands:
             met: list[IntArray] = list(result)
             for array in value.arrays:
-                if varying(array):
+                axes = varying(array)
+                # What was just pinned is an axis without units from here on.
+                if axes and not opaque & set(axes):
                     met = self._meet(met, array, len(result))
             result = met
         return tuple(result)

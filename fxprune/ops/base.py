@@ -103,6 +103,10 @@ class Call:
         assert isinstance(self.out, tuple), self.op
         return self.out
 
+    def others(self) -> list[IntArray]:
+        """Label arrays of every tensor but the first: a rule that lets them go must pin them."""
+        return [a for v in self.tensors()[1:] for a in v.arrays]
+
 
 class Context(Protocol):
     """What a rule may do with labels; the coupling walk implements it."""

@@ -92,7 +92,8 @@ def contract(ctx: Context, terms: Sequence[Term], out: str, *, positions: int = 
     aligned = [_aligned(t, names) for t in terms]
     joint = ctx.merge(aligned, tuple(sizes[a] for a in names))
     free = {d for d, a in enumerate(names) if a in out}
-    masked = next((t for t in terms if t.argument and not t.weight), terms[0])
+    named = [t for t in terms if t.argument]
+    masked = next((t for t in named if not t.weight), named[0] if named else None)
     for term, value in zip(terms, aligned, strict=True):
         inner = [k for k, a in enumerate(value.arrays) if set(labels.varying(a)) - free]
         if term.weight:
@@ -151,9 +152,13 @@ def _convolution(ctx: Context, call: Call) -> Value:
     pixels = prod(x.shape[2:]) if transposed else prod(out_shape[2:])
     x = _pin_dims(ctx, x, 2, "a convolution slides over this axis")
     weight = _pin_dims(ctx, weight, 2, "the extent of a convolution kernel")
+    channels = 1 if batched else 0
+    summed = [a for a in call.tensor("input").arrays if labels.varying(a) == (channels,)]
+    if summed and call.tensor("input").shape[channels] > groups:
+        ctx.consume("input", summed)
     terms = [
-        Term(_split(x, 1, groups), "ngi", "input"),
-        Term(_split(weight, 0, groups), "gio" if transposed else "goi", "weight", weight=True),
+        Term(_split(x, 1, groups), "ngi"),
+        Term(_split(weight, 0, groups), "gio" if transposed else "goi", weight=True),
     ]
     result = contract(ctx, terms, "ngo", positions=pixels * kernel)
     if transposed and groups > 1:
@@ -305,6 +310,7 @@ def _embedding(ctx: Context, call: Call) -> Value:
     rows = [a for a in weight.arrays if a.shape[0] > 1]
     if rows:
         ctx.pin(rows, "rows of an embedding table are looked up by value")
+    ctx.pin(call.others(), "read as positions here")
     columns = [a for a in weight.arrays if a.shape[0] == 1]
     ctx.role(produced=columns, consumed=[])
     return Value(call.shape, tuple(labels.along(a.ravel(), rank - 1, rank) for a in columns))

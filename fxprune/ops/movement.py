@@ -211,13 +211,13 @@ def _unbind(call: Call, array: IntArray, shape: Shape) -> list[IntArray]:
 
 def _index_select(call: Call, array: IntArray, shape: Shape) -> IntArray:
     index = call.tensor("index")
-    assert index.data is not None
-    return take(array, _dim(call, len(shape)), index.data)
+    return array if index.data is None else take(array, _dim(call, len(shape)), index.data)
 
 
 def _couple_index_select(ctx: Context, call: Call) -> Output:
     x = call.tensor("self")
     dim = _dim(call, x.rank)
+    ctx.pin(call.others(), "read as positions here")
     if call.tensor("index").data is not None:
         return _moved(_index_select)(ctx, call)
     return _looked_up(ctx, x, [dim], call.shape, lambda a: a)
@@ -234,41 +234,37 @@ def _looked_up(
     return Value(shape, tuple(place(a) for a in good), x.origin)
 
 
-def _index(ctx: Context, call: Call) -> Output:
-    """``x[:, index]``: one known index vector moves labels, anything else looks up by value."""
-    x = call.tensor("self")
+def _indexed_dims(call: Call) -> tuple[list[int], Value | None]:
+    """Dimensions that ``x[...]`` indexes with tensors, and the index vector if its entries are known."""
     raw = call.args["indices"]
     indices = list(raw) if isinstance(raw, (list, tuple)) else []
     dims = [d for d, v in enumerate(indices) if isinstance(v, Value)]
     known = [v for v in indices if isinstance(v, Value) and v.data is not None and v.rank == 1]
-    if len(dims) == 1 and known and len(call.shape) == x.rank:
-        return _moved(lambda c, a, s: take(a, dims[0], known[0].data))(ctx, call)  # type: ignore[arg-type]
-    added = len(call.shape) - (x.rank - len(dims))
-    together = dims == list(range(dims[0], dims[-1] + 1)) if dims else True
-    at = dims[0] if together and dims else 0
-
-    def place(array: IntArray) -> IntArray:
-        rest = [n for d, n in enumerate(array.shape) if d not in dims]
-        return array.reshape([*rest[:at], *(1,) * added, *rest[at:]])
-
-    return _looked_up(ctx, x, dims, call.shape, place)
+    return dims, known[0] if len(dims) == 1 and known else None
 
 
 def _index_move(call: Call, array: IntArray, shape: Shape) -> IntArray:
-    """Index with one known vector, for the check of the slim graph."""
-    raw = call.args["indices"]
-    assert isinstance(raw, (list, tuple))
-    for dim, value in enumerate(raw):
-        if isinstance(value, Value) and array.shape[dim] > 1:
-            assert value.data is not None
-            return take(array, dim, value.data)
-    return _index_passed(call, array, shape)
-
-
-def _index_passed(call: Call, array: IntArray, shape: Shape) -> IntArray:
-    return array if array.ndim == len(call.shape) else labels.collapse(array).reshape(
-        [n for n in array.shape if n > 1] or [1]
+    """``x[:, index]``: a known vector moves labels; any other index leaves the other dimensions alone."""
+    dims, known = _indexed_dims(call)
+    if known is not None and known.data is not None:
+        return take(array, dims[0], known.data)
+    added = len(call.shape) - (len(shape) - len(dims))
+    together = dims == list(range(dims[0], dims[-1] + 1)) if dims else True
+    at = dims[0] if together and dims else 0
+    rest = [n for d, n in enumerate(array.shape) if d not in dims]
+    return array.take([0]).reshape((1,) * len(call.shape)) if any(array.shape[d] > 1 for d in dims) else array.reshape(
+        [*rest[:at], *(1,) * added, *rest[at:]]
     )
+
+
+def _index(ctx: Context, call: Call) -> Output:
+    """Known index vectors move labels, anything else looks up by value."""
+    x = call.tensor("self")
+    ctx.pin(call.others(), "read as positions here")
+    dims, known = _indexed_dims(call)
+    if known is not None:
+        return _moved(_index_move)(ctx, call)
+    return _looked_up(ctx, x, dims, call.shape, lambda a: _index_move(call, a, x.shape))
 
 
 # --- reordering --------------------------------------------------------------------------------

@@ -19,6 +19,7 @@ def _window(count: int) -> Callable[[Context, Call], Output]:
         bad = [a for a in x.arrays if any(d >= first for d in labels.varying(a))]
         if bad:
             ctx.pin(bad, "the op slides or resamples along this axis")
+        ctx.pin(call.others(), "read as coordinates here")
         good = tuple(a for a in x.arrays if all(d < first for d in labels.varying(a)))
         if isinstance(call.out, list):
             return [Value(shape, good, x.origin) for shape in call.out]
@@ -33,6 +34,7 @@ def _per_region(ctx: Context, call: Call) -> Value:
     bad = [a for a in x.arrays if any(d != 1 for d in labels.varying(a))]
     if bad:
         ctx.pin(bad, "regions are cut from this axis")
+    ctx.pin(call.others(), "read as coordinates here")
     return Value(call.shape, tuple(a for a in x.arrays if labels.varying(a) == (1,)))
 
 

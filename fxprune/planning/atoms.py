@@ -187,9 +187,7 @@ def _streams(coupling: Coupling, of_unit: IntArray, n_atoms: int) -> IntArray:
     random = np.random.default_rng(0)
     marks = random.integers(0, 2**62, len(coupling.groups) + 1, np.int64)
     forms = coupling.cost.forms
-    mark = np.zeros(coupling.n_units, np.int64)
-    width = min(forms.shape[1], coupling.n_units)
-    mark[:width] = (forms.T @ random.integers(0, 2**62, forms.shape[0], np.int64))[:width]
+    mark = np.asarray(forms.T @ random.integers(0, 2**62, forms.shape[0], np.int64))
     for number, group in enumerate(coupling.groups):
         mark[group.units] += marks[number]
     signature = np.zeros(n_atoms, np.int64)

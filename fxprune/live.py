@@ -1,0 +1,60 @@
+"""Make an untrained model live: no zero-initialised heads, no trivial affine, calibrated batch norm."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from fxprune.trace import ExampleInputs, call_arguments
+
+__all__ = ["liven"]
+
+
+def liven(model: nn.Module, example_inputs: ExampleInputs, *, seed: int = 0) -> nn.Module:
+    """Give every parameter a value that matters and calibrate batch-norm statistics by one run.
+
+    A freshly built network can hide mistakes: scales of one, biases of zero, heads of zero (a
+    constant output equals any other).  Changes the model in place.
+
+    Args:
+        model: The model; its parameters are overwritten.
+        example_inputs: As for ``fxprune.trace``.
+        seed: Of the random values.
+
+    Returns:
+        The same model, in evaluation mode.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    args, kwargs = call_arguments(example_inputs)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            noise = torch.randn(parameter.shape, generator=generator).to(parameter)
+            if parameter.ndim <= 1:
+                # Scales near one and small offsets keep deep networks in range.
+                scale = name.endswith("weight") or "gamma" in name or "scale" in name
+                parameter.copy_(1 + 0.2 * noise if scale else 0.1 * noise)
+            elif float(parameter.abs().max()) == 0:
+                parameter.copy_(noise * parameter[0].numel() ** -0.5)
+        _calibrate(model, args, kwargs)
+    return model.eval()
+
+
+def _calibrate(model: nn.Module, args: tuple[object, ...], kwargs: dict[str, object]) -> None:
+    """One forward pass that sets running statistics to those of the batch."""
+    norms = [m for m in model.modules() if isinstance(m, _BatchNorm)]
+    if not norms:
+        return
+    momenta = [m.momentum for m in norms]
+    model.eval()
+    for norm in norms:
+        norm.train()
+        norm.momentum = 1.0
+    try:
+        model(*args, **kwargs)
+    except ValueError:  # a batch of one value per channel has no variance: keep the statistics
+        pass
+    finally:
+        for norm, momentum in zip(norms, momenta, strict=True):
+            norm.momentum = momentum
+            norm.eval()

@@ -1,0 +1,151 @@
+"""The dense model with dead units zeroed where they are read: what a slim model must equal.
+
+At every contraction (convolution, linear layer, matrix product, sum) the positions of dead units
+are zeroed in what it reads, so the result is that of a model in which they were removed, whatever
+the dead channels carry.  Operators that would notice the zeros (layer norm, softmax over channels)
+are run on what is left and their result is spread out again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from torch import fx
+
+from fxprune.couple import flow
+from fxprune.labels import nested_shape, varying
+from fxprune.ops.base import Scaled, Value
+from fxprune.resize import Resolution
+from fxprune.trace import Trace
+
+__all__ = ["Oracle", "wide"]
+
+
+@contextlib.contextmanager
+def wide(dtype: torch.dtype) -> Iterator[None]:
+    """Let tensors that code makes without naming a type have this one."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
+
+
+class Oracle(fx.Interpreter):  # type: ignore[misc]
+    """Runs the traced graph with the dead units of a resolution zeroed.
+
+    Args:
+        trace: The trace.
+        found: What lives and dies.
+        dtype: Floating type to compute in.
+        restrict: Run operators that would notice zeros on what is left; without it they see
+            the zeros, which shows how inexact a removal is.
+    """
+
+    def __init__(self, trace: Trace, found: Resolution, dtype: torch.dtype, *, restrict: bool = True) -> None:
+        super().__init__(trace.graph)
+        self.trace = trace
+        self.found = found
+        self.dtype = dtype
+        self.restrict = restrict
+        self.flow = flow(trace)
+
+    def get_attr(self, target: object, args: object, kwargs: object) -> torch.Tensor:
+        """Tensors come from the model as it is now."""
+        tensor = self.trace.tensor(str(target)).detach()
+        return tensor.to(self.dtype) if tensor.is_floating_point() else tensor
+
+    def run_node(self, n: fx.Node) -> object:
+        """Zero what is consumed, or compute on what is left."""
+        if n.op != "call_function" or n not in self.flow.walk.calls:
+            return super().run_node(n)
+        args, kwargs = self.fetch_args_kwargs_from_env(n)
+        args, kwargs = fx.map_arg((args, kwargs), lambda a: a)  # type: ignore[assignment]
+        values = self._named(n, args, kwargs)
+        if n in self.flow.walk.restricted and self.restrict and self._touched(n):
+            return self._restricted(n, values)
+        for name, arrays in self.flow.walk.consumed.get(n, []):
+            values = self._zeroed(values, name, arrays)
+        return n.target(**values)  # type: ignore[operator]
+
+    def _named(self, node: fx.Node, args: object, kwargs: object) -> dict[str, object]:
+        """Arguments by schema name, computed in the oracle's type."""
+        names = [a.name for a in node.target._schema.arguments]  # type: ignore[union-attr]
+        values = {**dict(zip(names, args, strict=False)), **kwargs}  # type: ignore[call-overload]
+        return {k: self.dtype if v is torch.float32 else v for k, v in values.items()}
+
+    def _live(self, arrays: tuple[np.ndarray, ...]) -> torch.Tensor:
+        mask = np.ones((), bool)
+        for array in arrays:
+            mask = mask & self.found.keep[self.flow.units(array)]
+        return torch.from_numpy(np.ascontiguousarray(mask))
+
+    def _zeroed(self, values: dict[str, object], name: str, arrays: tuple[np.ndarray, ...]) -> dict[str, object]:
+        mask = self._live(arrays)
+        if bool(mask.all()):
+            return values
+        list_name, _, number = name.partition(".")
+        if number:
+            items = list(values[list_name])  # type: ignore[call-overload]
+            items[int(number)] = torch.where(mask, items[int(number)], 0)
+            return {**values, list_name: items}
+        tensor = values[name]
+        assert isinstance(tensor, torch.Tensor)
+        return {**values, name: torch.where(mask, tensor, torch.zeros((), dtype=tensor.dtype))}
+
+    def _touched(self, node: fx.Node) -> bool:
+        tensors = self.flow.walk.calls[node].tensors()
+        return any(not self._live((a,)).all() for v in tensors for a in v.arrays)
+
+    def _restricted(self, node: fx.Node, values: dict[str, object]) -> object:
+        """Run the op on what is left of its operands and spread the result out again."""
+        call = self.flow.walk.calls[node]
+        for name, value in call.args.items():
+            if isinstance(value, Value):
+                values[name] = self._compressed(values[name], value)  # type: ignore[arg-type]
+        rewrite = self.found.rewrites.get(node)
+        for name, new in rewrite.args.items() if rewrite else ():
+            old = values.get(name)
+            if isinstance(new, list) and isinstance(old, list):
+                new = [o if n is None else n for o, n in zip(old, new, strict=True)]
+            assert not isinstance(new, Scaled)
+            values[name] = new
+        result = node.target(**values)  # type: ignore[operator]
+        dense = self.flow.walk.values[node]
+        if isinstance(dense, list):
+            return [self._spread(r, v) for r, v in zip(result, dense, strict=True)]
+        return self._spread(result, dense)  # type: ignore[arg-type]
+
+    def _lines(self, value: Value) -> list[tuple[list[int], np.ndarray]]:
+        """For each label array its dimensions, outermost first, and the mask of what is left."""
+        lines = []
+        for array in value.arrays:
+            order = list(self.flow.walk.order(array))
+            if order:
+                moved = array.transpose([*order, *(d for d in range(array.ndim) if d not in order)])
+                cells = moved.reshape([array.shape[d] for d in order])
+                lines.append((order, self.found.keep[self.flow.units(cells)]))
+        return lines
+
+    def _compressed(self, tensor: torch.Tensor, value: Value) -> torch.Tensor:
+        for order, mask in self._lines(value):
+            rest = [d for d in range(tensor.ndim) if d not in order]
+            moved = tensor.permute([*order, *rest])
+            sizes = nested_shape(mask)
+            assert sizes is not None
+            left = moved[torch.from_numpy(mask)].reshape([*sizes, *moved.shape[len(order) :]])
+            tensor = left.permute(np.argsort([*order, *rest]).tolist())
+        return tensor
+
+    def _spread(self, tensor: torch.Tensor, value: Value) -> torch.Tensor:
+        for order, mask in self._lines(value):
+            rest = [d for d in range(tensor.ndim) if d not in order]
+            moved = tensor.permute([*order, *rest])
+            out = moved.new_zeros([*mask.shape, *moved.shape[len(order) :]])
+            out[torch.from_numpy(mask)] = moved.reshape([-1, *moved.shape[len(order) :]])
+            tensor = out.permute(np.argsort([*order, *rest]).tolist())
+        return tensor

@@ -1,0 +1,418 @@
+"""Plan: which units go, so that a budget is met and what is left is fast.
+
+A plan is plain data.  Its predicted cost is computed by the same exact functions that the search
+uses, and is checked against the shapes that result.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from typing import Literal, TypeVar
+
+import numpy as np
+import torch
+from torch import nn
+
+from fxprune import targets
+from fxprune.couple import coupling, flow
+from fxprune.criteria.base import Criterion
+from fxprune.errors import PlanError
+from fxprune.ops.contract import CONVOLUTIONS
+from fxprune.planning.alignment import make_chains
+from fxprune.planning.atoms import Atoms, Mode, make_atoms
+from fxprune.planning.blocks import breach, close
+from fxprune.planning.patterns import matching
+from fxprune.planning.problem import Problem, Scope, Width
+from fxprune.planning.search import cut_chains
+from fxprune.resize import resolve
+from fxprune.score import score
+from fxprune.sources import source_of
+from fxprune.trace import Trace
+from fxprune.types import Axis, BoolArray, Budget, Coupling, FloatArray, Group, IntArray, Plan
+
+__all__ = ["plan", "plan_removal", "plan_units"]
+
+Batch = TypeVar("Batch")
+
+NOTICEABLE = 0.01
+"""Gap to the budget, as a share of the dense quantity, that a plan's notes mention."""
+
+
+@dataclass(frozen=True)
+class _Frozen:
+    """Groups that must stay, and why.
+
+    Attributes:
+        why: For each group ``""`` (free), ``"pinned"``, ``"protected"`` or ``"unscored"``.
+        units: bool[n_units].
+    """
+
+    why: tuple[str, ...]
+    units: BoolArray
+
+
+def plan(
+    trace: Trace,
+    budget: Budget,
+    *,
+    criterion: str | Criterion = "l1",
+    scope: Scope = "global",
+    align: Literal["auto"] | int = "auto",
+    keep_at_least: int = 1,
+    protect: Sequence[str] = (),
+    only: Sequence[str] = (),
+    ratios: Mapping[str, float] | None = None,
+    target: str = "onnxruntime-cpu",
+    data: Iterable[Batch] | None = None,
+    loss: Callable[[nn.Module, Batch], torch.Tensor] | None = None,
+    blocks: Mode = "auto",
+    seed: int = 0,
+) -> Plan:
+    """Decide which units go so that a fraction of the model's cost is kept.
+
+    The budget is never exceeded if it can be met, and met as closely from below as the steps in
+    which widths move allow; what is left open is said in the plan's notes.
+
+    Args:
+        trace: A traced model; it is not changed.
+        budget: Fraction of MACs, parameters or channels to keep.  Channels are counted over
+            the units that may go and that no ratio decides about.
+        criterion: Importance of units: a name from ``fxprune.criteria`` or one with its own options.
+        scope: ``"global"`` removes the least important units of the model, ``"local"`` the same share
+            of every group.
+        align: Step on which widths of convolutions end: the target's own step, or a number of
+            positions (1: any width).  An axis narrower than two steps moves in halves, quarters, ...
+            of a step; one that is off the step to begin with may also stay as it is.
+        keep_at_least: Units that every group keeps.
+        protect: Groups that must stay whole: names of groups or tensors, with wildcards.
+        only: If given, all other groups stay whole.
+        ratios: Fraction to keep of some groups, by pattern; the other groups serve the budget.
+        target: Runtime whose steps count (``fxprune.targets``).
+        data: Batches for criteria that need them.
+        loss: ``loss(model, batch)``, a scalar, for the same criteria.
+        blocks: How matrices of units (heads x width, groups x channels) shrink: whole rows, equally many
+            units inside each row, or rows from four rows on (``"auto"``).
+        seed: Of everything random.
+
+    Returns:
+        A plan whose predicted cost is that of the slim model.
+
+    Raises:
+        PlanError: An option makes no sense, a pattern fits nothing, or nothing may go.
+
+    Example:
+        >>> import fxprune
+        >>> net = nn.Sequential(nn.Conv2d(3, 64, 3), nn.ReLU(), nn.Conv2d(64, 10, 3))
+        >>> made = plan(fxprune.trace(net, torch.zeros(1, 3, 8, 8)), Budget(params=0.5))
+        >>> len(made.kept["0.weight", 0]), made.dense.params, made.predicted.params
+        (32, 7562, 3786)
+    """
+    _check_options(budget, align, keep_at_least, scope, blocks)
+    found = coupling(trace)
+    scores = score(trace, criterion, data=data, loss=loss, seed=seed)
+    frozen = _freeze(found, _listed(protect), _listed(only), scores.units)
+    ratio = _ratios(found, ratios or {})
+    atoms = make_atoms(found, np.where(frozen.units, np.nan, scores.units), frozen.units, mode=blocks)
+    if not len(atoms.score) and budget.fraction < 1:
+        raise _nothing_to_prune(found, frozen, atoms)
+    problem = Problem.of(found, atoms)
+    streams = problem.streams(scope=scope, keep_at_least=keep_at_least, ratios=ratio)
+    step = targets.get(target).channel_step if align == "auto" else align
+    chains = make_chains(streams, problem.lanes(_widths(trace, found, step)))
+    meter, dense = problem.meter(budget.quantity, chains, ratio)
+    state = cut_chains(meter, int(budget.fraction * dense), dense)
+    keep = close(found.blocks, problem.keep(chains.atoms_kept(state)))
+    value = meter.value(state)
+    cost = found.cost.cost(keep)
+    assert budget.quantity == "channels" or value // (
+        found.cost.samples if budget.quantity == "macs" else 1
+    ) == getattr(cost, budget.quantity), "the search and the cost model disagree"
+    gap = _gap_notes(found, frozen, budget, value, dense, step, bool((state < chains.length).any()))
+    return plan_units(trace, keep, notes=(*scores.notes, *atoms.notes, *gap))
+
+
+def _check_options(
+    budget: Budget, align: Literal["auto"] | int, keep_at_least: int, scope: str, blocks: str
+) -> None:
+    if budget.quantity == "latency":
+        raise PlanError(
+            "Budget(latency=) is reserved for a later release",
+            advice="use Budget(macs=) with the default align='auto', which gives widths that run fast",
+        )
+    if align != "auto" and (not isinstance(align, int) or isinstance(align, bool) or align < 1):
+        raise PlanError(
+            f"align={align!r} is no step", advice="use 'auto' or a number of channels, 1 for any width"
+        )
+    if not isinstance(keep_at_least, int) or keep_at_least < 1:
+        raise PlanError(f"keep_at_least={keep_at_least!r} would empty a layer", advice="use 1 or more units")
+    for option, value, known in (
+        ("scope", scope, ("global", "local")),
+        ("blocks", blocks, ("auto", "whole", "inside")),
+    ):
+        if value not in known:
+            raise PlanError(f"{option}={value!r} is unknown", advice=f"use one of: {', '.join(known)}")
+
+
+def _listed(patterns: Sequence[str]) -> list[str]:
+    """A single pattern counts as a list of one: iterating over its letters is never meant."""
+    return [patterns] if isinstance(patterns, str) else list(patterns)
+
+
+def _freeze(found: Coupling, protect: list[str], only: list[str], scores: FloatArray) -> _Frozen:
+    groups = found.groups
+    protected = {number for pattern in protect for number in matching(groups, pattern, "protect")}
+    if only:
+        chosen = {number for pattern in only for number in matching(groups, pattern, "only")}
+        protected |= set(range(len(groups))) - chosen
+    units = found.pinned.copy()
+    why = []
+    for number, group in enumerate(groups):
+        reason = ""
+        if group.pinned is not None or found.pinned[group.units].any():
+            reason = "pinned"
+        elif number in protected:
+            reason = "protected"
+        elif np.isnan(scores[group.units]).any():
+            reason = "unscored"
+        if reason:
+            units[group.units] = True
+        why.append(reason)
+    return _Frozen(tuple(why), units)
+
+
+def _ratios(found: Coupling, ratios: Mapping[str, float]) -> FloatArray:
+    """Fraction that each group keeps, NaN where the budget decides; a later pattern may not contradict."""
+    result = np.full(len(found.groups), np.nan)
+    for pattern, fraction in ratios.items():
+        if not isinstance(fraction, (int, float)) or not 0 < fraction <= 1:
+            raise PlanError(
+                f"ratios[{pattern!r}]={fraction!r} is not a fraction to keep in (0, 1]",
+                advice="0.25 keeps a quarter of the group",
+            )
+        for number in matching(found.groups, pattern, "ratios"):
+            if not np.isnan(result[number]) and result[number] != fraction:
+                raise PlanError(
+                    f"ratios ask for {result[number]:g} and {fraction:g} of group '{found.groups[number].name}'",
+                    advice="make the patterns disjoint",
+                )
+            result[number] = fraction
+    return result
+
+
+def _widths(trace: Trace, found: Coupling, step: int) -> list[Width]:
+    """Axes along which convolutions make channels, and one group of each grouped convolution."""
+    if step == 1:
+        return []
+    groups: dict[str, int] = {}
+    for node, call in flow(trace).walk.calls.items():
+        weight = node.args[1] if len(node.args) > 1 else node.kwargs.get("weight")
+        if call.op in CONVOLUTIONS and getattr(weight, "op", "") == "get_attr":
+            name = str(getattr(weight, "target", ""))
+            groups[trace.aliases.get(name, name)] = call.integer("groups", 1)
+    widths: list[Width] = []
+    # Weights that are computed first (standardised, say) are found by their rank.
+    for axis in dict.fromkeys(axis for group in found.groups for axis in group.producers):
+        if trace.tensor(axis[0]).ndim < 3:
+            continue
+        units, count = found.axes[axis], groups.get(axis[0], 1)
+        widths.append(Width(units, step))
+        if axis[1] == 0 and 1 < count < len(units):
+            widths.append(Width(units[: len(units) // count], step))
+    return widths
+
+
+# --- what the notes say ------------------------------------------------------------------------------
+
+
+def _gap_notes(
+    found: Coupling, frozen: _Frozen, budget: Budget, value: int, dense: int, step: int, more: bool
+) -> tuple[str, ...]:
+    """How far the plan is from the budget, if that is noticeable, and why."""
+    if not dense:
+        return (f"this model has no {budget.quantity} to budget",)
+    reached = value / dense
+    if reached > budget.fraction:
+        return (
+            f"keeps {reached:.1%} of the {budget.quantity} where {budget.fraction:.1%} was asked: everything that may go "
+            f"is at its minimum{_shares(found, frozen, budget)}",
+        )
+    if budget.fraction - reached > NOTICEABLE:
+        why = (
+            f"widths move in steps of {step}; align=1 comes closer"
+            if step > 1
+            else "its units are that coarse"
+        )
+        why = why if more or step > 1 else "ratios decide about every group"
+        return (f"keeps {reached:.1%} of the {budget.quantity} where {budget.fraction:.1%} was asked: {why}",)
+    return ()
+
+
+def _shares(found: Coupling, frozen: _Frozen, budget: Budget, most: int = 4) -> str:
+    """The groups that must stay and what share of the cost would go with each."""
+    quantity = budget.quantity if budget.quantity != "channels" else "params"
+    dense = getattr(found.cost.dense, quantity)
+    shares = []
+    for group, why in zip(found.groups, frozen.why, strict=True):
+        if why:
+            keep = np.ones(found.n_units, bool)
+            keep[group.units] = False
+            shares.append((1 - getattr(found.cost.cost(keep), quantity) / max(dense, 1), group.name, why))
+    shares.sort(reverse=True)
+    listed = ", ".join(
+        f"'{name}' ({why}, {share:.1%} of the {quantity})" for share, name, why in shares[:most]
+    )
+    return f"; groups that must stay: {listed}" if listed else ""
+
+
+def _nothing_to_prune(found: Coupling, frozen: _Frozen, atoms: Atoms) -> PlanError:
+    counts = {why: frozen.why.count(why) for why in ("pinned", "protected", "unscored") if why in frozen.why}
+    stated = ", ".join(f"{count} {why}" for why, count in counts.items()) or "none at all"
+    reason = next((str(g.pinned) for g in found.groups if g.pinned is not None), "")
+    return PlanError(
+        f"nothing in this model may go: of {len(found.groups)} groups {stated}"
+        + (f"; the first pin: {reason}" if reason else "")
+        + "".join(f"; {note}" for note in atoms.notes),
+        advice="look at `fxprune inspect`, and drop protect= or only= if they are too wide",
+    )
+
+
+# --- explicit removals -------------------------------------------------------------------------------
+
+
+def plan_removal(trace: Trace, removed: Mapping[Axis, Sequence[int]]) -> Plan:
+    """Remove exactly the units that occupy the given positions, and all that is coupled with them.
+
+    Args:
+        trace: A traced model.
+        removed: Positions to remove along axes ``(tensor name, dim)``.
+
+    Raises:
+        PlanError: There is no such axis or position, a unit is pinned, a layout would not stay
+            rectangular, or a layer would be emptied.
+
+    Example:
+        >>> import fxprune
+        >>> net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Conv2d(4, 2, 3))
+        >>> made = plan_removal(fxprune.trace(net, torch.zeros(1, 3, 8, 8)), {("0.weight", 0): [1]})
+        >>> made.kept["1.weight", 1]
+        (0, 2, 3)
+    """
+    found = coupling(trace)
+    keep = np.ones(found.n_units, bool)
+    for (name, dim), positions in removed.items():
+        keep[_units_at(trace, found, name, dim, positions)] = False
+    return plan_units(trace, keep)
+
+
+def _units_at(trace: Trace, found: Coupling, name: str, dim: int, positions: Sequence[int]) -> IntArray:
+    units = found.axes.get((trace.aliases.get(name, name), dim))
+    if units is None:
+        known = sorted({axis[0] for axis in found.axes})
+        if name in known:
+            dims = ", ".join(str(axis[1]) for axis in found.axes if axis[0] == name)
+            advice = f"dimensions of this tensor with more than one position: {dims}"
+        else:
+            near = get_close_matches(name, known, n=3)
+            advice = (
+                f"did you mean {', '.join(map(repr, near))}?" if near else "`fxprune inspect` lists tensors"
+            )
+        raise PlanError(f"there is no axis ('{name}', {dim}) to remove from", tensor=name, advice=advice)
+    index = np.asarray(positions, np.int64).reshape(-1)
+    if index.size and (index.min() < 0 or index.max() >= len(units)):
+        raise PlanError(
+            f"position {int(index[(index < 0) | (index >= len(units))][0])} is outside dimension {dim} of '{name}'",
+            tensor=name,
+            advice=f"positions go from 0 to {len(units) - 1}",
+        )
+    return units[index]
+
+
+def plan_units(trace: Trace, keep: BoolArray, *, notes: Sequence[str] = ()) -> Plan:
+    """The plan that keeps exactly these units; what cannot live without the others goes as well.
+
+    Args:
+        trace: A traced model.
+        keep: bool[n_units] over the units of the coupling.
+        notes: What the user should know.
+
+    Raises:
+        PlanError: A unit is pinned, a layout would not stay rectangular, or a layer would be emptied.
+    """
+    found = coupling(trace)
+    if keep.shape != (found.n_units,) or keep.dtype != np.bool_:
+        raise PlanError(
+            f"a keep mask of {keep.dtype}{list(keep.shape)} does not fit {found.n_units} units",
+            advice="make it over the units of this trace: numpy.ones(n_units, bool)",
+        )
+    keep = close(found.blocks, keep)
+    _check_pins(found, keep)
+    _check_blocks(trace, found, keep)
+    _check_empty(found, keep)
+    result = resolve(trace, keep)
+    predicted = found.cost.cost(keep)
+    assert predicted.params == _params_of(trace, result.kept), "the cost model and the slim shapes disagree"
+    return Plan(
+        kept=result.kept,
+        predicted=predicted,
+        dense=found.cost.dense,
+        fingerprint=found.fingerprint,
+        notes=tuple(notes),
+    )
+
+
+def _check_pins(found: Coupling, keep: BoolArray) -> None:
+    hit = found.pinned & ~keep
+    if not hit.any():
+        return
+    group = next((g for g in found.groups if hit[g.units].any()), None)
+    pin = group.pinned if group is not None else None
+    name = f"group '{group.name}'" if group is not None else "a row of a layout"
+    raise PlanError(
+        f"{int(hit.sum())} units of {name} cannot go: {pin.reason if pin else 'it is pinned'}",
+        node=pin.node if pin else "",
+        op=pin.op if pin else "",
+        source=pin.source if pin else "",
+        tensor=_first_member(group),
+        advice="leave these units in, or see `fxprune inspect --why` for what they are tied to",
+    )
+
+
+def _first_member(group: Group | None) -> str:
+    return group.members[0][0] if group is not None and group.members else ""
+
+
+def _check_blocks(trace: Trace, found: Coupling, keep: BoolArray) -> None:
+    for block in found.blocks:
+        problem = breach(block, keep)
+        if problem:
+            node = next((n for n in trace.graph.graph.nodes if n.name == block.node), None)
+            raise PlanError(
+                f"the layout at '{block.node}' would not stay rectangular: {problem}",
+                node=block.node,
+                op=str(node.target) if node is not None else "",
+                source=source_of(node) if node is not None else "",
+                advice="remove whole rows (heads, groups), or equally many units of each row",
+            )
+
+
+def _check_empty(found: Coupling, keep: BoolArray) -> None:
+    for (name, dim), units in found.axes.items():
+        if not keep[units].any():
+            group = next((g for g in found.groups if (name, dim) in g.indices), None)
+            raise PlanError(
+                f"nothing would be left of '{name}' along dimension {dim}"
+                + (f" (group '{group.name}')" if group is not None else ""),
+                tensor=name,
+                advice="keep at least one unit of it",
+            )
+
+
+def _params_of(trace: Trace, kept: Mapping[Axis, tuple[int, ...]]) -> int:
+    """Parameters of the shapes that are left."""
+    total = 0
+    for name, parameter in trace.model.named_parameters():
+        sizes = [len(kept.get((name, d), range(n))) for d, n in enumerate(parameter.shape)]
+        total += int(np.prod(sizes, dtype=np.int64))
+    return total

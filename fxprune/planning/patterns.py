@@ -1,0 +1,52 @@
+"""``protect``, ``only`` and ``ratios``: names of groups and tensors, with wildcards."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from difflib import get_close_matches
+from fnmatch import fnmatchcase
+
+from fxprune.errors import PlanError
+from fxprune.types import Group
+
+__all__ = ["matching"]
+
+NEAR_MISSES = 4
+
+
+def matching(groups: Sequence[Group], pattern: str, option: str) -> list[int]:
+    """Numbers of the groups whose name, or the name of a tensor in them, fits a pattern.
+
+    Args:
+        groups: The groups of a model.
+        pattern: A name, or one with the wildcards ``*``, ``?`` and ``[...]``.
+        option: Name of the option the pattern was given for, for the message.
+
+    Raises:
+        PlanError: Nothing fits.
+
+    Example:
+        >>> matching([], "layer1*", "protect")
+        Traceback (most recent call last):
+            ...
+        fxprune.errors.PlanError: protect='layer1*' fits no group and no tensor
+          what to do: use a group name or a tensor name (wildcards * ? [] allowed); `fxprune inspect` lists them
+    """
+    found = [number for number, group in enumerate(groups) if _fits(group, pattern)]
+    if not found:
+        names = dict.fromkeys(name for group in groups for name in _names(group))
+        near = get_close_matches(pattern, list(names), n=NEAR_MISSES, cutoff=0.5)
+        near = near or [name for name in names if pattern.strip("*?") in name][:NEAR_MISSES]
+        advice = "use a group name or a tensor name (wildcards * ? [] allowed); `fxprune inspect` lists them"
+        if near:
+            advice = f"did you mean {', '.join(map(repr, near))}? Otherwise {advice}"
+        raise PlanError(f"{option}={pattern!r} fits no group and no tensor", advice=advice)
+    return found
+
+
+def _names(group: Group) -> list[str]:
+    return [group.name, *dict.fromkeys(name for name, _ in group.indices)]
+
+
+def _fits(group: Group, pattern: str) -> bool:
+    return any(fnmatchcase(name, pattern) for name in _names(group))

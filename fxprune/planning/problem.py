@@ -1,0 +1,139 @@
+"""From atoms to a search: streams, widths and the meter of a budget, and back to a keep mask."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from scipy.sparse import csr_array
+
+from fxprune.cost import Terms
+from fxprune.planning.alignment import Chains, Lane, Streams
+from fxprune.planning.atoms import Atoms
+from fxprune.planning.search import Meter
+from fxprune.types import BoolArray, Coupling, FloatArray, IntArray
+
+__all__ = ["Problem", "Scope", "Width"]
+
+Scope = Literal["global", "local"]
+
+
+@dataclass(frozen=True, eq=False)
+class Width:
+    """An axis, or one group of a grouped convolution, whose width should end on a step.
+
+    Attributes:
+        units: int64[size], unit at each position.
+        step: Step in positions.
+    """
+
+    units: IntArray
+    step: int
+
+
+@dataclass(frozen=True, eq=False)
+class Problem:
+    """What may go, sorted into streams.
+
+    Attributes:
+        coupling: Units and groups.
+        atoms: What goes together.
+        members: Atoms of each stream, lowest score first.
+        content: int64[n_groups, n_streams], units of each group in one atom of each stream.
+    """
+
+    coupling: Coupling
+    atoms: Atoms
+    members: tuple[IntArray, ...]
+    content: IntArray
+
+    @classmethod
+    def of(cls, coupling: Coupling, atoms: Atoms) -> Problem:
+        """Sort the atoms of every stream by score."""
+        order = np.lexsort((atoms.score, atoms.stream))
+        sizes = np.bincount(atoms.stream, minlength=atoms.n_streams)
+        members = tuple(np.split(order, np.cumsum(sizes)[:-1])) if len(sizes) else ()
+        content = np.zeros((len(coupling.groups), len(sizes)), np.int64)
+        for number, group in enumerate(coupling.groups):
+            at = atoms.of_unit[group.units]
+            content[number] = np.bincount(atoms.stream[at[at >= 0]], minlength=len(sizes)) // sizes
+        return cls(coupling, atoms, members, content)
+
+    def streams(self, *, scope: Scope, keep_at_least: int, ratios: FloatArray) -> Streams:
+        """Streams as the alignment sees them.
+
+        Args:
+            scope: ``"global"`` compares scores as they are, ``"local"`` ranks within each stream, so that
+                all lose the same share.
+            keep_at_least: Units that every group keeps.
+            ratios: float64[n_groups], share that a group keeps, NaN where the budget decides.
+        """
+        scores: list[FloatArray] = []
+        for atoms in self.members:
+            rank = (np.arange(len(atoms)) + 0.5) / len(atoms)
+            scores.append(rank if scope == "local" else self.atoms.score[atoms])
+        sizes = np.array([len(atoms) for atoms in self.members], np.int64)
+        # Each stream alone keeps the minimum, so a group that is spread over several keeps more.
+        wanted = np.minimum(keep_at_least, self.content * sizes)
+        floor = np.max(-(-wanted // np.maximum(self.content, 1)), axis=0, initial=1)
+        leaving = np.full(len(sizes), -1, np.int64)
+        for number in np.flatnonzero(~np.isnan(ratios)):
+            its = self.content[number] > 0
+            leaving[its] = np.rint(sizes[its] * (1 - ratios[number])).astype(np.int64)
+        return Streams(scores, np.minimum(floor, sizes), leaving)
+
+    def lanes(self, widths: Sequence[Width]) -> list[Lane]:
+        """Widths over streams, each distinct one once.
+
+        A group of a grouped convolution is no lane where whole groups go: it keeps its width.
+        """
+        found: dict[tuple[bytes, int, int, int], Lane] = {}
+        first = np.array([atoms[0] for atoms in self.members], np.int64)
+        n_atoms = len(self.atoms.score)
+        for width in widths:
+            at = self.atoms.of_unit[width.units]
+            per_atom = np.bincount(at[at >= 0], minlength=n_atoms)
+            weight = per_atom[first]
+            if not weight.any() or (per_atom != weight[self.atoms.stream]).any():
+                continue
+            lane = Lane(int((at < 0).sum()), weight, len(width.units), width.step)
+            found.setdefault((weight.tobytes(), lane.fixed, lane.size, lane.step), lane)
+        return list(found.values())
+
+    def meter(self, quantity: str, chains: Chains, ratios: FloatArray) -> tuple[Meter, int]:
+        """The budgeted quantity over chains, and its dense value.
+
+        ``"channels"`` counts removable units of groups without a ratio of their own.
+        """
+        sizes = np.array([len(atoms) for atoms in self.members], np.int64)
+        if quantity == "channels":
+            free = np.isnan(ratios)
+            weight = self.content[free].sum(axis=0, keepdims=True).astype(np.float64)
+            weight[:, (self.content[~free] > 0).any(axis=0)] = 0
+            terms = Terms(np.ones(1, np.int64), np.zeros((1, 1), np.int64), np.full(1, -1))
+            base = np.zeros(1, np.int64)
+        else:
+            model = self.coupling.cost
+            terms = model.params if quantity == "params" else model.macs
+            removable = self.atoms.of_unit >= 0
+            base = model.counts(~removable)
+            weight = self._per_atom(model.forms, removable) / np.maximum(sizes, 1)
+        meter = Meter(terms, base, weight, chains)
+        return meter, meter.value(np.zeros(len(chains.length), np.int64))
+
+    def _per_atom(self, forms: csr_array, removable: BoolArray) -> FloatArray:
+        """Positions of each stream in each form, all atoms together: float64[n_forms, n_streams]."""
+        units = np.flatnonzero(removable)
+        stream = self.atoms.stream[self.atoms.of_unit[units]]
+        shape = (forms.shape[1], len(self.members))
+        of_stream = csr_array((np.ones(len(units), np.int64), (units, stream)), shape=shape)
+        return np.asarray((forms @ of_stream).todense(), np.float64)
+
+    def keep(self, kept: IntArray) -> BoolArray:
+        """Units that stay when each stream keeps its ``kept`` (int64[n_streams]) highest atoms."""
+        gone = [atoms[: len(atoms) - count] for atoms, count in zip(self.members, kept.tolist(), strict=True)]
+        dead = np.zeros(len(self.atoms.score) + 1, bool)
+        dead[np.concatenate([*gone, np.zeros(0, np.int64)])] = True
+        return ~dead[self.atoms.of_unit]

@@ -1,0 +1,208 @@
+"""A budget decides how far each chain of bundles is cut.
+
+Bundles are ranked by score over all chains.  The shortest prefix of that ranking which meets the budget is
+removed; then bundles are put back, best first, while the budget still holds; and where a noticeable
+gap is left, one bundle is exchanged for another if that comes closer.  The result never exceeds the
+budget if any cut does not, and a smaller budget never gives a more expensive result.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from fxprune.cost import Terms
+from fxprune.planning.alignment import Chains
+from fxprune.types import BoolArray, FloatArray, IntArray
+
+__all__ = ["Meter", "cut_chains"]
+
+CLOSE_ENOUGH = 1e-3
+"""Gap to the budget, as a share of the dense quantity, below which nothing more is exchanged."""
+
+EXCHANGES = 4
+"""Most exchanges of bundles."""
+
+CANDIDATES = 16
+"""Bundles tried as the one that goes in an exchange."""
+
+
+@dataclass(frozen=True, eq=False)
+class Meter:
+    """The budgeted quantity as a function of the atoms kept of each stream.
+
+    Attributes:
+        terms: What is added up.
+        base: int64[n_forms], form values when no removable atom is there.
+        weight: float64[n_forms, n_streams], positions of one atom in each form (whole numbers).
+        chains: How streams hang together.
+    """
+
+    terms: Terms
+    base: IntArray
+    weight: FloatArray
+    chains: Chains
+
+    def forms(self, state: IntArray) -> IntArray:
+        """Form values int64[n_forms] at a state int64[n_chains]."""
+        # Float products of small whole numbers are exact, and BLAS is faster than integer loops.
+        return self.base + (self.weight @ self.chains.atoms_kept(state).astype(np.float64)).astype(np.int64)
+
+    def value(self, state: IntArray) -> int:
+        """The quantity at a state int64[n_chains]."""
+        return int(self.terms.values(self.forms(state)).sum())
+
+    @cached_property
+    def _nonzero(self) -> tuple[IntArray, IntArray]:
+        """Every (form, stream) where the stream has positions in the form."""
+        form, stream = np.nonzero(self.weight)
+        return form, stream
+
+    @cached_property
+    def _pairs(self) -> tuple[IntArray, IntArray]:
+        """Every (chain, term) where the chain has a say in the term."""
+        touches = np.zeros((len(self.chains.length), len(self.base) + 1), bool)
+        form, stream = self._nonzero
+        touches[self.chains.chain_of_stream[stream], form] = True
+        factors = np.concatenate([self.terms.factors, self.terms.divisor[:, None]], axis=1)
+        chain, term = np.nonzero(touches[:, factors].any(axis=2))
+        return chain, term
+
+    def steps(self, state: IntArray, direction: int) -> IntArray:
+        """Change of the quantity when one chain moves by one bundle, for each chain alone.
+
+        Args:
+            state: int64[n_chains].
+            direction: 1 removes the next bundle, -1 puts the last one back.
+
+        Returns:
+            int64[n_chains], 0 where the chain is at its end.
+        """
+        chains = self.chains
+        moved = np.clip(state + direction, 0, chains.length)
+        change = (chains.atoms_kept(moved) - chains.atoms_kept(state)).astype(np.float64)
+        forms = self.forms(state)
+        form, stream = self._nonzero
+        cell = chains.chain_of_stream[stream] * (len(forms) + 1) + form
+        cells = len(state) * (len(forms) + 1)
+        shift = np.bincount(cell, self.weight[form, stream] * change[stream], cells).astype(np.int64)
+        shift = shift.reshape(len(state), -1)
+        chain, term = self._pairs
+        padded = np.append(forms, 1)
+        factors, divisor = self.terms.factors[term], self.terms.divisor[term]
+        after = self.terms.const[term] * (padded[factors] + shift[chain[:, None], factors]).prod(axis=1)
+        after //= np.where(divisor >= 0, np.maximum(padded[divisor] + shift[chain, divisor], 1), 1)
+        result = np.zeros(len(state), np.int64)
+        np.add.at(result, chain, after - self.terms.values(forms)[term])
+        return result
+
+
+def cut_chains(meter: Meter, target: int, dense: int) -> IntArray:
+    """Choose how many bundles of each chain go.
+
+    Args:
+        meter: The budgeted quantity.
+        target: Most that may be left of it.
+        dense: What it is when nothing goes.
+
+    Returns:
+        int64[n_chains]; everything that may go if even that exceeds the target.
+    """
+    return _Cut(meter, target, int(dense * CLOSE_ENOUGH)).run()
+
+
+class _Cut:
+    """One search; ``order`` ranks all bundles, forced ones first and last."""
+
+    def __init__(self, meter: Meter, target: int, tolerance: int) -> None:
+        self.meter = meter
+        self.chains = meter.chains
+        self.target = target
+        self.tolerance = tolerance
+        self.order = np.argsort(self.chains.score, kind="stable")
+        n_chains = len(self.chains.length)
+        self.lowest = np.bincount(self.chains.chain[self.chains.score == -np.inf], minlength=n_chains)
+        self.highest = np.bincount(self.chains.chain[self.chains.score < np.inf], minlength=n_chains)
+
+    def run(self) -> IntArray:
+        state = self._shortest_prefix()
+        if self._gap(state) < 0:
+            return state
+        state = self._fill(state)
+        for _ in range(EXCHANGES):
+            better = self._exchange(state) if self._gap(state) > self.tolerance else None
+            if better is None:
+                break
+            state = self._fill(better)
+        return state
+
+    def _gap(self, state: IntArray) -> int:
+        return self.target - self.meter.value(state)
+
+    def _prefix(self, count: int) -> IntArray:
+        return np.bincount(self.chains.chain[self.order[:count]], minlength=len(self.lowest))
+
+    def _shortest_prefix(self) -> IntArray:
+        """The fewest bundles, in order of score, that meet the target (or all that may go)."""
+        low, high = int(self.lowest.sum()), int(self.highest.sum())
+        while low < high:
+            middle = (low + high) // 2
+            if self._gap(self._prefix(middle)) >= 0:
+                high = middle
+            else:
+                low = middle + 1
+        return self._prefix(low)
+
+    def _fill(self, state: IntArray) -> IntArray:
+        """Put bundles back, highest score first, while the budget holds.
+
+        A chain whose last bundle does not fit is closed: room only shrinks, so it never will.
+        """
+        closed = state <= self.lowest
+        while not closed.all():
+            gap = self._gap(state)
+            closed |= self.meter.steps(state, -1) > gap
+            removed = self.order[self._is_removed(state, closed)[self.order]][::-1]
+            if gap <= self.tolerance or not removed.size:
+                break
+            low, high = 0, len(removed)
+            while low < high:
+                middle = (low + high + 1) // 2
+                if self._gap(self._back(state, removed[:middle])) >= 0:
+                    low = middle
+                else:
+                    high = middle - 1
+            state = self._back(state, removed[:low])
+            closed |= state <= self.lowest
+            if low < len(removed):
+                closed[self.chains.chain[removed[low]]] = True
+        return state
+
+    def _is_removed(self, state: IntArray, closed: BoolArray) -> BoolArray:
+        """bool[n_bundles]: gone at ``state``, by choice, in a chain that is not closed."""
+        place = np.arange(len(self.chains.chain)) - self.chains.start[self.chains.chain]
+        by_choice = place >= self.lowest[self.chains.chain]
+        return by_choice & (place < state[self.chains.chain]) & ~closed[self.chains.chain]
+
+    def _back(self, state: IntArray, bundles: IntArray) -> IntArray:
+        return np.asarray(state - np.bincount(self.chains.chain[bundles], minlength=len(state)))
+
+    def _exchange(self, state: IntArray) -> IntArray | None:
+        """Remove one more bundle and put another back, if that comes closer; the best such pair."""
+        able = np.flatnonzero(state < self.highest)
+        next_score = self.chains.score[self.chains.start[able] + state[able]]
+        best_value, best = self.meter.value(state), None
+        for chain in able[np.argsort(next_score, kind="stable")[:CANDIDATES]]:
+            after = state.copy()
+            after[chain] += 1
+            change = self.meter.steps(after, -1)
+            value = self.meter.value(after) + change
+            value[(after <= self.lowest) | (np.arange(len(state)) == chain) | (value > self.target)] = -1
+            back = int(np.argmax(value))
+            if value[back] > best_value:
+                best_value = int(value[back])
+                best = after.copy()
+                best[back] -= 1
+        return best

@@ -1,0 +1,469 @@
+"""What every method shares: the protocol, the decisions and their effect, state and report.
+
+A method sees its units as *atoms* (a unit, or a bundle that layouts tie together) through a
+``GroupView``.  It supplies a penalty, what happens after the optimizer's step, and which atoms it
+keeps; the rest lives here.
+"""
+
+from __future__ import annotations
+
+import abc
+import time
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from fxprune.couple import coupling
+from fxprune.errors import PlanError
+from fxprune.regularizers.layout import Layout, Members, row_layout
+from fxprune.regularizers.view import GroupView, rank_within
+from fxprune.types import FloatArray, Group, IntArray, Plan
+
+__all__ = [
+    "GroupRegularizer",
+    "LearningRate",
+    "PerGroup",
+    "Regularizer",
+    "Report",
+    "Scale",
+    "State",
+    "learning_rate",
+    "per_family",
+]
+
+State = dict[str, Tensor]
+"""State of a method: tensors by name, fit for ``torch.save`` and for safetensors."""
+
+PerGroup = float | Mapping[str, float]
+"""One number for all groups, or ``{pattern: number}`` over names of groups and of their tensors."""
+
+LearningRate = torch.optim.Optimizer | Callable[[], float] | float
+"""Where a method that needs the step size reads it: the optimizer, a function, or a constant."""
+
+Scale = Literal["none", "size", "norm"]
+"""How one strength serves groups of different size: not at all, by the square root of the number of elements
+in a unit, or by the mean norm of the layer's units when the method was made."""
+
+
+@dataclass(frozen=True)
+class Report:
+    """Quantities to watch during training.
+
+    Attributes:
+        method: Name of the method.
+        steps: Number of ``step()`` calls.
+        zero_share: Share of the units it may remove that would go now, in [0, 1].
+        penalty: Last value of the penalty.
+        overhead_ms: Mean time a step spends in ``penalty()`` and ``step()``, milliseconds.
+        overhead: The same as a share of the time between steps, in [0, 1]; 0 before two steps.
+        details: Quantities of the method (residuals, ranks, ...).
+    """
+
+    method: str
+    steps: int
+    zero_share: float
+    penalty: float
+    overhead_ms: float
+    overhead: float
+    details: Mapping[str, float] = field(default_factory=dict)
+
+
+class _Clock:
+    """Time spent in the method, and time that passes between its steps."""
+
+    def __init__(self) -> None:
+        self.spent = 0.0
+        self.steps = 0
+        self.first = 0.0
+        self.spent_before = 0.0
+        self.last = 0.0
+
+    @contextmanager
+    def running(self, *, is_step: bool) -> Iterator[None]:
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            now = time.perf_counter()
+            self.spent += now - start
+            if is_step:
+                self.steps += 1
+                self.last = now
+                if self.steps == 1:
+                    self.first, self.spent_before = now, self.spent
+
+    @property
+    def milliseconds(self) -> float:
+        return 1e3 * self.spent / self.steps if self.steps else 0.0
+
+    @property
+    def share(self) -> float:
+        passed = self.last - self.first
+        return (self.spent - self.spent_before) / passed if passed > 0 else 0.0
+
+
+class Regularizer(abc.ABC):
+    """The protocol: three lines in a training loop, then a plan.
+
+    ::
+
+        loss = task_loss + reg.penalty()
+        loss.backward(); optimizer.step(); reg.step()
+        ...
+        plan = reg.plan()
+
+    Subclasses that act on coupling groups derive from ``GroupRegularizer``; those that act on other
+    structures (masks on branches and blocks) from this class.
+    """
+
+    name = "regularizer"
+
+    @abc.abstractmethod
+    def penalty(self) -> Tensor:
+        """The term to add to the loss: float[], differentiable; zero for methods that act in ``step``."""
+
+    @abc.abstractmethod
+    def step(self) -> None:
+        """What happens after the optimizer's step; call it once per step, before the scheduler's."""
+
+    @abc.abstractmethod
+    def finish(self) -> None:
+        """Take the decisions for good: what goes is set to zero now and after every later step."""
+
+    @abc.abstractmethod
+    def plan(self) -> Plan:
+        """What the method decided, as a plan for ``slim``."""
+
+    @abc.abstractmethod
+    def removed_units(self) -> IntArray:
+        """Ids (in the coupling) of the units that would go now, ascending."""
+
+    @abc.abstractmethod
+    def report(self) -> Report:
+        """Quantities to watch; reading them waits for the device."""
+
+    @abc.abstractmethod
+    def state_dict(self) -> State:
+        """Everything that a bit-equal continuation needs, apart from the model and the optimizer."""
+
+    @abc.abstractmethod
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Continue from a state.
+
+        Raises:
+            PlanError: The state is of another method or of other groups.
+        """
+
+
+def plan_without(groups: Sequence[Group], removed: IntArray) -> Plan:
+    """The plan that cuts units.
+
+    Args:
+        groups: Groups made by ``couple``.
+        removed: Unit ids.
+
+    Raises:
+        PlanError: The groups carry no trace.
+    """
+    from fxprune.plan import plan_units
+
+    trace = groups[0].trace if groups else None
+    if trace is None:
+        raise PlanError(
+            "these groups carry no trace to plan with", advice="use the groups of fxprune.couple(trace)"
+        )
+    keep = np.ones(coupling(trace).n_units, bool)
+    keep[removed] = False
+    return plan_units(trace, keep)
+
+
+def per_family(value: PerGroup, layout: Layout, *, what: str) -> FloatArray:
+    """One number per family; families that no pattern names get 0, later patterns win.
+
+    Args:
+        value: A number, or numbers by pattern.
+        layout: Families and the names patterns are matched with.
+        what: The option's name, for messages.
+
+    Returns:
+        float64[n_families].
+
+    Raises:
+        PlanError: A negative number, or a pattern that names nothing.
+    """
+    values = np.zeros(len(layout.families))
+    for pattern, number in value.items() if isinstance(value, Mapping) else [("*", value)]:
+        if not number >= 0:
+            raise PlanError(f"{what}={number!r} for '{pattern}' is negative", advice=f"pass {what} >= 0")
+        hit = [any(fnmatchcase(label, pattern) for label in labels) for labels in layout.labels]
+        if not any(hit) and layout.labels and pattern != "*":
+            raise PlanError(
+                f"{what}: no group and no tensor of one is named '{pattern}'",
+                advice=f"groups are named like '{layout.families[0]}'",
+            )
+        values[hit] = number
+    return values
+
+
+def learning_rate(source: LearningRate, view: GroupView) -> Tensor | float:
+    """The step size of the moment.
+
+    Args:
+        source: Where to read it.
+        view: Parameters whose rates are looked up if the optimizer has several.
+
+    Returns:
+        A number, or float[n_terms] where parameter groups differ (the largest of a term's own).
+    """
+    if not isinstance(source, torch.optim.Optimizer):
+        return float(source()) if callable(source) else float(source)
+    rates = {float(group["lr"]) for group in source.param_groups}
+    if len(rates) == 1:
+        return rates.pop()
+    of = {id(p): float(group["lr"]) for group in source.param_groups for p in group["params"]}
+    terms = torch.zeros(view.layout.n_terms + 1, dtype=view.dtype, device=view.device)
+    for slot, tensor in zip(view.layout.slots, view.tensors(), strict=True):
+        index = view.position_term[slot.start : slot.stop]
+        terms[index] = terms[index].clamp(min=of.get(id(tensor), 0.0))
+    return terms[:-1]
+
+
+class GroupRegularizer(Regularizer):
+    """Base of methods that act on coupling groups.
+
+    Args:
+        model: The model in training; wrappers are looked through.
+        groups: Its coupling groups; pinned ones are left alone, so you may pass all.
+        members: Which tensors count as part of a unit.
+        votes: One norm per producer instead of one over all of them.
+        keep_at_least: Atoms that stay in every group whatever the method says.
+        only: Names of tensors, if not all count that ``members`` asks for.
+
+    Attributes:
+        strength: Multiplies every penalty coefficient; set it to warm up or to control sparsity.
+        steps: Number of ``step()`` calls so far.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        groups: Sequence[Group],
+        *,
+        members: Members = "producers",
+        votes: bool = False,
+        keep_at_least: int = 1,
+        only: Container[str] | None = None,
+    ) -> None:
+        if keep_at_least < 1:
+            raise PlanError(f"keep_at_least={keep_at_least} would empty a layer", advice="keep at least 1")
+        self.groups = tuple(groups)
+        self._model = model
+        self._keep_at_least = keep_at_least
+        owner, layout = row_layout(model, groups, members=members, votes=votes, keep_at_least=keep_at_least, only=only)
+        self._rows = layout
+        self._attach(owner, layout)
+
+    def _attach(self, owner: nn.Module, layout: Layout) -> None:
+        """Build the view and everything that has its size."""
+        if not layout.slots:
+            raise PlanError(
+                "none of the groups can be pruned: all are pinned, frozen or too narrow",
+                advice="look at each group's .pinned, and at requires_grad of its parameters",
+            )
+        self._owner = owner
+        self.view = GroupView(owner, layout)
+        self.strength = 1.0
+        self.steps = 0
+        self._finished: Tensor | None = None
+        self._reference = self.view.layer_mean(self.view.sums(2).sqrt())
+        self._last_penalty: Tensor | None = None
+        self._mask_view: GroupView | None = None
+        self._clock = _Clock()
+
+    # What a method supplies ------------------------------------------------------------------
+
+    def _penalty(self) -> Tensor:
+        """The differentiable penalty of the moment."""
+        return torch.zeros((), device=self.view.device, dtype=self.view.dtype)
+
+    def _step(self) -> None:
+        """What happens after the optimizer's step."""
+
+    @abc.abstractmethod
+    def _alive(self) -> Tensor:
+        """bool[n_atoms], what the method would keep now."""
+
+    @abc.abstractmethod
+    def _importance(self) -> Tensor:
+        """float[n_atoms], higher is kept first; comparable over families."""
+
+    def _own_state(self) -> State:
+        """Tensors of the method, by name."""
+        return {}
+
+    def _load_own_state(self, state: Mapping[str, Tensor]) -> None:
+        """Restore what ``_own_state`` gave."""
+
+    def _details(self) -> Mapping[str, float]:
+        """Quantities of the method for its report."""
+        return {}
+
+    # Protocol --------------------------------------------------------------------------------
+
+    def penalty(self) -> Tensor:
+        """The term to add to the loss: float[]."""
+        with self._clock.running(is_step=False):
+            if self._finished is not None:
+                return torch.zeros((), device=self.view.device, dtype=self.view.dtype)
+            value = self._penalty()
+            if value.requires_grad:
+                self._last_penalty = value.detach()
+            return value
+
+    def step(self) -> None:
+        """What happens after the optimizer's step."""
+        with self._clock.running(is_step=True):
+            self.steps += 1
+            if self._finished is not None:
+                self._zero(~self._finished)
+            else:
+                with torch.no_grad():
+                    self._step()
+
+    @torch.no_grad()
+    def alive(self) -> Tensor:
+        """bool[n_atoms], what stays: the method's decision, but ``keep_at_least`` atoms in every group."""
+        if self._finished is not None:
+            return self._finished
+        alive = self._alive()
+        short = self.view.family_count(alive) < self._keep_at_least
+        if bool(short.any()):
+            place = rank_within(self.view.atom_family, -self._importance())
+            alive = alive | (short[self.view.atom_family] & (place < self._keep_at_least))
+        return alive
+
+    def finish(self) -> None:
+        """Take the decisions for good: what goes is set to zero now and after every later step.
+
+        From here on ``penalty()`` is zero: this is masked fine-tuning.  Every parameter slice of
+        the units that go is zeroed: producers, affine parameters and the consumers' inputs.
+        """
+        self._finished = self.alive()
+        self._zero(~self._finished)
+
+    def mask_(self) -> None:
+        """Zero in the model what would go now, in place, without ending the sparse phase."""
+        self._zero(~self.alive())
+
+    def removed_units(self) -> IntArray:
+        """Ids of the units that would go now, ascending."""
+        alive = self.alive().cpu().numpy()
+        atom = self._rows.unit_atom
+        return np.flatnonzero((atom >= 0) & ~alive[np.maximum(atom, 0)])
+
+    def scores(self) -> dict[str, FloatArray]:
+        """Importance of every unit of the groups it may prune, by group name; higher stays.
+
+        What a planner with a budget needs where the method's own decision is not the size wanted.
+        """
+        with torch.no_grad():
+            value = self._importance().double().cpu().numpy()
+        atom = self._rows.unit_atom
+        return {g.name: value[atom[g.units]] for g in self.groups if g.width and (atom[g.units] >= 0).all()}
+
+    def plan(self) -> Plan:
+        """What the method decided, as a plan for ``slim``.
+
+        Raises:
+            PlanError: The groups carry no trace.
+        """
+        return plan_without(self.groups, self.removed_units())
+
+    def report(self) -> Report:
+        """Quantities to watch."""
+        return Report(
+            method=self.name,
+            steps=self.steps,
+            zero_share=1.0 - float(self.alive().double().mean()),
+            penalty=float("nan") if self._last_penalty is None else float(self._last_penalty),
+            overhead_ms=self._clock.milliseconds,
+            overhead=self._clock.share,
+            details=self._details(),
+        )
+
+    def state_dict(self) -> State:
+        """Everything that a bit-equal continuation needs."""
+        shape = [len(self.view.layout.slots), self.view.layout.n_terms, self.view.layout.n_atoms]
+        state = {
+            "method": torch.tensor(list(self.name.encode()), dtype=torch.uint8),
+            "shape": torch.tensor(shape),
+            "steps": torch.tensor(self.steps),
+            "strength": torch.tensor(self.strength, dtype=torch.float64),
+            "reference": self._reference.clone(),
+        }
+        if self._finished is not None:
+            state["finished"] = self._finished.clone()
+        return state | {f"own.{key}": value.clone() for key, value in self._own_state().items()}
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Continue from a state.
+
+        Raises:
+            PlanError: The state is of another method or of other groups.
+        """
+        mine = self.state_dict()
+        for key in ("method", "shape"):
+            if key not in state or not torch.equal(state[key].cpu(), mine[key]):
+                raise PlanError(
+                    f"this state does not belong to {self.name} on these groups ({key} differs)",
+                    advice="make the method with the same model, groups and options as before",
+                )
+        device = self.view.device
+        self.steps = int(state["steps"])
+        self.strength = float(state["strength"])
+        self._reference = state["reference"].to(device, copy=True)
+        self._finished = state["finished"].to(device, copy=True) if "finished" in state else None
+        own = {k.removeprefix("own."): v for k, v in state.items() if k.startswith("own.")}
+        self._load_own_state({k: v.to(device, copy=True) for k, v in own.items()})
+
+    # Helpers for methods ---------------------------------------------------------------------
+
+    def _zero(self, dead: Tensor) -> None:
+        """Set every parameter slice of dead atoms to zero, in place."""
+        if self._mask_view is None:
+            owner, layout = row_layout(
+                self._model, self.groups, members="all", keep_at_least=self._keep_at_least, frozen=True
+            )
+            self._mask_view = GroupView(owner, layout)
+        self._mask_view.scale_(self._by_unit(~dead, self._mask_view.layout))
+
+    def _by_unit(self, atoms: Tensor, layout: Layout) -> Tensor:
+        """A value per atom of this method's layout as one per term of another, over the units."""
+        both = (self._rows.unit_atom >= 0) & (layout.unit_atom >= 0)
+        there = torch.from_numpy(layout.unit_atom[both]).to(atoms.device)
+        here = torch.from_numpy(self._rows.unit_atom[both]).to(atoms.device)
+        values = torch.ones(layout.n_atoms, dtype=self.view.dtype, device=atoms.device)
+        values[there] = atoms.to(self.view.dtype)[here]
+        return values[torch.from_numpy(layout.term_atom).to(atoms.device)]
+
+    def _coefficients(self, value: PerGroup, scale: Scale, *, what: str, power: int = 1) -> Tensor:
+        """A strength per term: float[n_terms].
+
+        Args:
+            value: By family.
+            scale: How to make it fit terms of different size.
+            what: The option's name, for messages.
+            power: 1 for penalties on norms, 2 for penalties on squared norms or counts.
+        """
+        by_family = torch.from_numpy(per_family(value, self.view.layout, what=what))
+        terms = by_family.to(self.view.device, self.view.dtype)[self.view.atom_family][self.view.term_atom]
+        factor = {"none": torch.ones_like, "size": lambda _: self.view.term_size.sqrt(), "norm": lambda _: self._reference}
+        if scale not in factor:
+            raise PlanError(f"scale={scale!r} is unknown", advice=f"choose one of {', '.join(factor)}")
+        return terms * factor[scale](terms) ** power

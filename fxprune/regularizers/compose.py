@@ -1,0 +1,99 @@
+"""Several methods at once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import reduce
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fxprune.errors import PlanError
+from fxprune.regularizers.base import Regularizer, Report, State, plan_without
+from fxprune.types import Group, IntArray, Plan
+
+__all__ = ["Compose"]
+
+
+class Compose(Regularizer):
+    """Sum of penalties, union of removals.
+
+    Args:
+        parts: Methods on one model; their groups come from one trace.
+
+    Raises:
+        PlanError: There is none.
+
+    Example:
+        >>> import fxprune
+        >>> from fxprune.regularizers import SSR, NetworkSlimming
+        >>> net = torch.nn.Sequential(
+        ...     torch.nn.Conv2d(3, 8, 3), torch.nn.BatchNorm2d(8), torch.nn.ReLU(), torch.nn.Conv2d(8, 2, 3)
+        ... )
+        >>> groups = fxprune.couple(fxprune.trace(net, torch.zeros(1, 3, 9, 9)))
+        >>> reg = Compose(SSR(net, groups, lam=0.01), NetworkSlimming(net, groups, ratio=0.25))
+        >>> reg.penalty().ndim
+        0
+    """
+
+    name = "compose"
+
+    def __init__(self, *parts: Regularizer) -> None:
+        if not parts:
+            raise PlanError("nothing to compose", advice="pass at least one regularizer")
+        self.parts = parts
+
+    def penalty(self) -> Tensor:
+        """Sum of the parts' penalties."""
+        return torch.stack([part.penalty() for part in self.parts]).sum()
+
+    def step(self) -> None:
+        """Every part's step, in order."""
+        for part in self.parts:
+            part.step()
+
+    def finish(self) -> None:
+        """Take every part's decisions for good."""
+        for part in self.parts:
+            part.finish()
+
+    def removed_units(self) -> IntArray:
+        """Units that any part would remove."""
+        return reduce(np.union1d, (part.removed_units() for part in self.parts))
+
+    @property
+    def groups(self) -> tuple[Group, ...]:
+        """The groups of the first part that has any."""
+        return next((part.groups for part in self.parts if part.groups), ())
+
+    def plan(self) -> Plan:
+        """One plan for everything the parts decided."""
+        return plan_without(self.groups, self.removed_units())
+
+    def report(self) -> Report:
+        """Sums, and the parts' own details under their names."""
+        reports = [part.report() for part in self.parts]
+        return Report(
+            method="+".join(r.method for r in reports),
+            steps=max(r.steps for r in reports),
+            zero_share=max(r.zero_share for r in reports),
+            penalty=float(np.nansum([r.penalty for r in reports])),
+            overhead_ms=sum(r.overhead_ms for r in reports),
+            overhead=sum(r.overhead for r in reports),
+            details={f"{r.method}.{key}": value for r in reports for key, value in r.details.items()},
+        )
+
+    def state_dict(self) -> State:
+        """The parts' states under their positions."""
+        return {f"{i}.{k}": v for i, part in enumerate(self.parts) for k, v in part.state_dict().items()}
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Continue from a state.
+
+        Raises:
+            PlanError: The state is of other parts.
+        """
+        for i, part in enumerate(self.parts):
+            own = {k.removeprefix(f"{i}."): v for k, v in state.items() if k.startswith(f"{i}.")}
+            part.load_state_dict(own)

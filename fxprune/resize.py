@@ -1,0 +1,348 @@
+"""Resize: what every node's shape and arguments become when some units go.
+
+The labels of a node say which of its positions stay; their order is always that of the dense
+model.  Rules rewrite the sizes that the graph holds; ops that only move positions are run on the
+labels that are left, and where the slim op cannot express the same positions any more (every
+second channel of an odd selection, say) a gather takes its place.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import numpy as np
+from torch import fx
+
+from fxprune import labels
+from fxprune.couple import Flow, coupling, flow
+from fxprune.errors import PlanError
+from fxprune.labels import varying
+from fxprune.ops import rule_for
+from fxprune.ops.base import Call, OpRule, Rewrite, Scaled, Value
+from fxprune.ops.movement import live_positions
+from fxprune.sources import source_of
+from fxprune.trace import Trace
+from fxprune.types import Axis, BoolArray, Cost, IntArray, Plan
+
+__all__ = ["Gather", "Resolution", "keep_mask", "resolve"]
+
+Shape = tuple[int, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Gather:
+    """Positions to take along one dimension.
+
+    Attributes:
+        dim: Dimension.
+        index: int64[n], positions in the tensor that is read.
+        of_result: Read the (dense) result of the node instead of its first tensor argument.
+    """
+
+    dim: int
+    index: IntArray
+    of_result: bool
+
+
+@dataclass(frozen=True, eq=False)
+class Resolution:
+    """A keep mask carried through the graph.
+
+    Attributes:
+        keep: bool[n_units].
+        kept: For every axis that loses something, the kept indices in order.
+        rewrites: New arguments by node; sizes that stay as they are do not appear.
+        gathers: Nodes that a gather replaces.
+        values: Slim value (shape, unit ids) of every node that changed, lists for several results.
+        cost: Cost of the slim model.
+    """
+
+    keep: BoolArray
+    kept: Mapping[Axis, tuple[int, ...]]
+    rewrites: Mapping[fx.Node, Rewrite]
+    gathers: Mapping[fx.Node, Gather]
+    values: Mapping[fx.Node, Value | list[Value]]
+    cost: Cost
+
+
+def resolve(trace: Trace, keep: BoolArray) -> Resolution:
+    """Carry a keep mask through the graph.
+
+    Args:
+        trace: A traced model.
+        keep: bool[n_units], units that stay.
+
+    Raises:
+        PlanError: A node would be emptied, or what is left of it is not rectangular.
+    """
+    return _Resolver(trace, keep).run()
+
+
+def keep_mask(trace: Trace, plan: Plan) -> BoolArray:
+    """The units that a plan keeps.
+
+    Returns:
+        bool[n_units].
+
+    Raises:
+        PlanError: The plan was made for another model, names what does not exist, removes what
+            is pinned, or removes only part of a unit.
+    """
+    found = coupling(trace)
+    if plan.fingerprint != found.fingerprint:
+        raise PlanError(
+            "the plan was made for another model",
+            advice="plan again on this model (names, shapes and operators must be the same)",
+        )
+    keep = np.ones(found.n_units, bool)
+    for axis, index in plan.kept.items():
+        units = found.axes.get(axis)
+        if units is None:
+            raise PlanError(f"the model has no prunable axis {axis[1]} of '{axis[0]}'", tensor=axis[0])
+        dropped = np.ones(len(units), bool)
+        if not index or min(index) < 0 or max(index) >= len(units) or sorted(set(index)) != list(index):
+            raise PlanError(
+                f"the kept indices of '{axis[0]}' along dimension {axis[1]} are not ascending positions below {len(units)}",
+                tensor=axis[0],
+            )
+        dropped[list(index)] = False
+        keep[units[dropped]] = False
+    if (found.pinned & ~keep).any():
+        unit = int(np.flatnonzero(found.pinned & ~keep)[0])
+        group = next(g for g in found.groups if unit in g.units)
+        raise PlanError(f"the plan removes units of '{group.name}', which is pinned: {group.pinned}")
+    for axis, units in found.axes.items():
+        left = np.flatnonzero(keep[units])
+        if len(left) != len(plan.kept.get(axis, units)):
+            raise PlanError(
+                f"the plan contradicts itself at '{axis[0]}', dimension {axis[1]}: coupled axes keep other units",
+                tensor=axis[0],
+                advice="make plans with fxprune.plan",
+            )
+    return keep
+
+
+class _Resolver:
+    """One pass over the graph with the labels that are left."""
+
+    def __init__(self, trace: Trace, keep: BoolArray) -> None:
+        self.trace = trace
+        self.keep = keep
+        self.flow: Flow = flow(trace)
+        self.live = keep[self.flow.unit_of_label]
+        self.dense: dict[int, Value] = {}
+        self.slim: dict[int, Value] = {}
+        self.changed: dict[fx.Node, Value | list[Value]] = {}
+        self.rewrites: dict[fx.Node, Rewrite] = {}
+        self.gathers: dict[fx.Node, Gather] = {}
+
+    def run(self) -> Resolution:
+        kept: dict[Axis, tuple[int, ...]] = {}
+        for axis, array in self.flow.walk.axes.items():
+            mask = self.live[array]
+            if not mask.all():
+                if not mask.any():
+                    raise PlanError(
+                        f"nothing would be left of '{axis[0]}' along dimension {axis[1]}",
+                        tensor=axis[0],
+                        advice="keep at least one unit of it",
+                    )
+                kept[axis] = tuple(np.flatnonzero(mask).tolist())
+        for node, held in self.flow.walk.values.items():
+            self._visit(node, held)
+        cost = coupling(self.trace).cost.cost(self.keep)
+        return Resolution(self.keep, kept, self.rewrites, self.gathers, self.changed, cost)
+
+    def _visit(self, node: fx.Node, held: object) -> None:
+        values = held if isinstance(held, list) else [held]
+        slims = [self._slimmed(v, node) if isinstance(v, Value) else None for v in values]
+        if any(s is not v for s, v in zip(slims, values, strict=True) if s is not None):
+            self.changed[node] = slims if isinstance(held, list) else slims[0]  # type: ignore[assignment]
+        call = self.flow.walk.calls.get(node)
+        rule = rule_for(node.target) if call is not None else None
+        if call is None or rule is None:
+            return
+        inputs = [self._slimmed(v, node) for v in call.tensors()]
+        touched = any(s is not v for s, v in zip(inputs, call.tensors(), strict=True))
+        if node in self.changed or touched:
+            self._rewrite(node, rule, call, [s for s in slims if s is not None])
+
+    def _slimmed(self, value: Value, node: fx.Node) -> Value:
+        """What is left of a value; the value itself if nothing of it goes."""
+        known = self.slim.get(id(value))
+        if known is None:
+            arrays = [a for a in value.arrays if varying(a)]
+            if all(self.live[a].all() for a in arrays):
+                known = value
+            else:
+                known = self._filtered(value, arrays, node)
+            self.slim[id(value)] = known
+        return known
+
+    def _filtered(self, value: Value, arrays: list[IntArray], node: fx.Node) -> Value:
+        shape = list(value.shape)
+        left = []
+        for array in arrays:
+            slim = labels.filtered(self.flow.units(array), self.keep, self.flow.walk.order(array))
+            if slim is None:
+                raise self._error(node, "would not stay rectangular: rows lose different numbers of units")
+            for d in varying(array):
+                if shape[d] not in (value.shape[d], slim.shape[d]):
+                    raise self._error(node, f"would have two different sizes along dimension {d}")
+                shape[d] = slim.shape[d]
+            left.append(slim)
+        if 0 in shape:
+            raise self._error(node, "would be emptied")
+        return Value(tuple(shape), tuple(left), value.origin, None)
+
+    def _error(self, node: fx.Node, what: str) -> PlanError:
+        return PlanError(
+            f"the result of '{node.name}' {what}",
+            node=node.name,
+            op=str(node.target),
+            source=source_of(node),
+            advice="remove whole rows (heads, groups), or equally many units of each",
+        )
+
+    def _in_units(self, value: Value) -> Value:
+        """A dense value with unit ids instead of labels."""
+        found = self.dense.get(id(value))
+        if found is None:
+            found = replace(value, arrays=tuple(self.flow.units(a) for a in value.arrays if varying(a)))
+            self.dense[id(value)] = found
+        return found
+
+    def _mapped(self, node: fx.Node, argument: object, slim: bool) -> object:
+        if isinstance(argument, Value):
+            if not slim:
+                return self._in_units(argument)
+            left = self._slimmed(argument, node)
+            return self._in_units(argument) if left is argument else left
+        if isinstance(argument, (list, tuple)):
+            return [self._mapped(node, a, slim) for a in argument]
+        return argument
+
+    def _call(self, node: fx.Node, call: Call, slim: bool) -> Call:
+        """The call over unit ids, with its result as the extra argument ``result``."""
+        result = self.flow.walk.values[node]
+        args = {k: self._mapped(node, v, slim) for k, v in call.args.items()}
+        mapped = self._mapped(node, result, slim)
+        out: Shape | list[Shape] = call.out
+        if isinstance(mapped, Value):
+            out = mapped.shape
+        elif isinstance(mapped, list):
+            out = [v.shape if isinstance(v, Value) else () for v in mapped]
+        return Call(call.op, {**args, "result": mapped}, out, call.symbolic)
+
+    def _rewrite(self, node: fx.Node, rule: OpRule, call: Call, results: list[Value]) -> None:
+        dense, slim = self._call(node, call, slim=False), self._call(node, call, slim=True)
+        if rule.gathers:
+            self.gathers[node] = Gather(0, _kept_positions(dense, slim, 0), of_result=True)
+            return
+        rewrite = self._effective(call, rule.resize(dense, slim)) if rule.resize else Rewrite()
+        if rule.move is not None and not _moves_right(rule, dense, slim, rewrite):
+            self.gathers[node] = self._gather(node, rule, dense, slim)
+        elif rewrite.args:
+            self.rewrites[node] = rewrite
+
+    def _effective(self, call: Call, rewrite: Rewrite) -> Rewrite:
+        """Only what really changes; symbolic sizes are scaled rather than replaced."""
+        changed: dict[str, object] = {}
+        for name, new in rewrite.args.items():
+            old = call.args.get(name)
+            if isinstance(new, list) and isinstance(old, (list, tuple)) and len(new) == len(old):
+                items = [
+                    _scaled(o, n, (name, k) in call.symbolic) for k, (o, n) in enumerate(zip(old, new, strict=True))
+                ]
+                if any(i is not None for i in items) or rewrite.op:
+                    changed[name] = items
+            elif old != new:
+                changed[name] = new
+        if rewrite.op and not self._needs_other_op(call, rewrite):
+            return Rewrite()
+        return Rewrite(changed, rewrite.op)
+
+    @staticmethod
+    def _needs_other_op(call: Call, rewrite: Rewrite) -> bool:
+        """Another op is called only where the sizes really changed."""
+        sizes = rewrite.args.get("split_sizes")
+        dim = rewrite.args.get("dim")
+        assert isinstance(call.out, list) and isinstance(dim, int)
+        return sizes != [shape[dim] for shape in call.out]
+
+    def _gather(self, node: fx.Node, rule: OpRule, dense: Call, slim: Call) -> Gather:
+        """Express a movement along one dimension by positions of the slim input."""
+        before, after = dense.tensors()[0], slim.tensors()[0]
+        result, left = dense.args["result"], slim.args["result"]
+        same_rank = isinstance(result, Value) and isinstance(left, Value) and result.rank == before.rank
+        dims = [d for d in range(before.rank) if any(a.shape[d] > 1 for a in before.arrays)]
+        if not same_rank or len(dims) != 1 or rule.move is None:
+            raise self._error(node, "cannot be expressed by the same operator on fewer channels")
+        assert isinstance(result, Value) and isinstance(left, Value)
+        (dim,) = dims
+        line = np.arange(before.shape[dim], dtype=np.int64)
+        source = rule.move(dense, labels.along(line, dim, before.rank), before.shape)
+        assert isinstance(source, np.ndarray)
+        wanted = source.ravel()[live_positions(result, left, dim)]
+        positions = np.full(before.shape[dim], -1, np.int64)
+        living = live_positions(before, after, dim)
+        positions[living] = np.arange(len(living))
+        if (positions[wanted] < 0).any():
+            raise self._error(node, "would read a position that is gone")
+        return Gather(dim, positions[wanted], of_result=False)
+
+
+def _scaled(old: object, new: object, symbolic: bool) -> object:
+    """An entry of a size list: None if it stays, a scale if it is symbolic, else the number."""
+    if old == new:
+        return None
+    return Scaled(int(new), int(old)) if symbolic else new  # type: ignore[call-overload]
+
+
+def _kept_positions(dense: Call, slim: Call, dim: int) -> IntArray:
+    before, after = dense.args["result"], slim.args["result"]
+    assert isinstance(before, Value) and isinstance(after, Value)
+    return live_positions(before, after, dim)
+
+
+def _moves_right(rule: OpRule, dense: Call, slim: Call, rewrite: Rewrite) -> bool:
+    """The slim op on the labels that are left gives the labels that should be left."""
+    assert rule.move is not None
+    before, after = dense.tensors()[0], slim.tensors()[0]
+    args = {k: v for k, v in slim.args.items()}
+    for name, new in rewrite.args.items():
+        old = args.get(name)
+        if isinstance(new, list) and isinstance(old, list) and len(old) == len(new):
+            args[name] = [_plain(o, n) for o, n in zip(old, new, strict=True)]
+        else:
+            args[name] = new
+    call = Call(slim.op, args, slim.out, slim.symbolic)
+    wanted, given = slim.args["result"], dense.args["result"]
+    expected = wanted if isinstance(wanted, list) else [wanted]
+    originals = given if isinstance(given, list) else [given]
+    for array_before, array_after in zip(before.arrays, after.arrays, strict=True):
+        try:
+            moved = rule.move(call, array_after, after.shape)
+            dense_moved = rule.move(dense, array_before, before.shape)
+        except (IndexError, ValueError):
+            return False
+        moved = moved if isinstance(moved, list) else [moved]
+        dense_moved = dense_moved if isinstance(dense_moved, list) else [dense_moved]
+        for m, d, original, target in zip(moved, dense_moved, originals, expected, strict=True):
+            match = next((k for k, a in enumerate(original.arrays) if np.array_equal(a, d)), None)
+            if match is not None and not np.array_equal(labels.collapse(m), labels.collapse(target.arrays[match])):
+                return False
+            if match is not None and not _same_sizes(m, target):
+                return False
+    return True
+
+
+def _same_sizes(array: IntArray, target: Value) -> bool:
+    return all(n in (1, target.shape[d]) for d, n in enumerate(array.shape))
+
+
+def _plain(old: object, new: object) -> object:
+    if new is None:
+        return old
+    return new.numerator if isinstance(new, Scaled) else new

@@ -1,0 +1,410 @@
+"""Slim: apply a plan, as a copy of the user's module where that is enough, else as a graph that trains."""
+
+from __future__ import annotations
+
+import copy
+import json
+import operator
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import fx, nn
+from torch.utils import _pytree as pytree
+
+from fxprune.errors import FxpruneError, PlanError, SliceError
+from fxprune.files import atomic_path
+from fxprune.modules import refresh
+from fxprune.ops import DROPOUTS, qualified_name
+from fxprune.ops.base import Rewrite, Scaled
+from fxprune.ops.normalise import BATCH_NORMS
+from fxprune.resize import Gather, Resolution, keep_mask, resolve
+from fxprune.shims import BatchNorm, Dropout
+from fxprune.sources import source_of
+from fxprune.trace import ExampleInputs, Trace, evaluating
+from fxprune.trace import trace as _trace
+from fxprune.types import Plan
+
+__all__ = ["load", "save", "slim"]
+
+Kind = Literal["auto", "module", "graph"]
+
+# Largest relative difference between the module copy and the graph that rounding can explain.
+SAME = 1e-4
+
+# Arguments that torch.nn modules cache and ``modules.refresh`` updates.
+CACHED = frozenset({"groups", "normalized_shape", "num_groups", "group"})
+
+
+def slim(trace: Trace, plan: Plan, *, kind: Kind = "auto") -> nn.Module:
+    """Apply a plan to the weights of the moment; the traced model is left untouched.
+
+    Args:
+        trace: A traced model.
+        plan: A plan made for it.
+        kind: ``"module"`` insists on a copy of the user's class, ``"graph"`` on a GraphModule;
+            ``"auto"`` takes the copy whenever it reproduces the graph's result.
+
+    Returns:
+        The slim model.  ``.fxprune_kind`` is ``"module"`` or ``"graph"``; for a graph,
+        ``.fxprune_sources`` names the source lines whose hard-coded sizes forced it.
+
+    Raises:
+        PlanError: The plan was made for another model, or contradicts itself.
+        SliceError: The model cannot be had in the asked kind.
+
+    Example:
+        >>> import torch, fxprune
+        >>> net = torch.nn.Sequential(torch.nn.Linear(6, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2))
+        >>> t = fxprune.trace(net, torch.zeros(1, 6))
+        >>> small = fxprune.slim(t, fxprune.plan(t, fxprune.Budget(channels=0.5)))
+        >>> small[0].out_features, small[2].in_features, net[0].out_features
+        (4, 4, 8)
+    """
+    found = resolve(trace, keep_mask(trace, plan))
+    if kind != "graph":
+        try:
+            module = _module_copy(trace, found)
+            problem = "" if kind == "module" else _difference(trace, found, module)
+        except FxpruneError:
+            raise
+        except Exception as error:  # the user's own code may raise anything on fewer channels
+            problem = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+        if not problem:
+            module.fxprune_kind = "module"  # type: ignore[assignment]
+            return module
+        if kind == "module" or trace.kind == "recorded":
+            raise SliceError(
+                f"the model's own code does not run on fewer channels: {problem}",
+                source=", ".join(_hard_coded(found)),
+                advice="replace the hard-coded sizes by those of the tensors, or protect what they concern",
+            )
+    graph = _graph_copy(trace, found)
+    graph.fxprune_kind = "graph"  # type: ignore[assignment]
+    graph.fxprune_sources = _hard_coded(found)  # type: ignore[assignment]
+    return graph
+
+
+def _hard_coded(found: Resolution) -> tuple[str, ...]:
+    """Source lines of the nodes whose sizes no torch.nn module caches."""
+    nodes = [n for n, r in found.rewrites.items() if not set(r.args) <= CACHED]
+    return tuple(dict.fromkeys(s for n in [*nodes, *found.gathers] if (s := source_of(n))))
+
+
+# --- tensors -----------------------------------------------------------------------------------
+
+
+def _sliced(tensor: torch.Tensor, name: str, found: Resolution) -> torch.Tensor:
+    """A copy of the tensor with the kept indices of every axis."""
+    result = tensor.detach()
+    for dim in range(tensor.ndim):
+        index = found.kept.get((name, dim))
+        if index is not None:
+            result = result.index_select(dim, torch.tensor(index, device=tensor.device))
+    if result.data_ptr() == tensor.data_ptr() or not result.is_contiguous():
+        result = result.clone(memory_format=torch.preserve_format)
+    if isinstance(tensor, nn.Parameter):
+        return nn.Parameter(result, requires_grad=tensor.requires_grad)
+    return result
+
+
+def _slim_tensors(trace: Trace, found: Resolution) -> dict[int, torch.Tensor]:
+    """Slim counterpart of every parameter and buffer of the model, by the dense tensor's id."""
+    return {id(t): _sliced(t, name, found) for name in trace.names for t in [trace.tensor(name)]}
+
+
+# --- a copy of the user's module ---------------------------------------------------------------
+
+
+def _module_copy(trace: Trace, found: Resolution) -> nn.Module:
+    """Copy the model with slim tensors in the place of its own, and refresh cached integers."""
+    # deepcopy takes what is in the memo as already copied: the dense weights are never duplicated.
+    memo: dict[int, object] = dict(_slim_tensors(trace, found))
+    module = copy.deepcopy(trace.model, memo)
+    refresh(module, _conv_groups(trace, found))
+    return module
+
+
+def _conv_groups(trace: Trace, found: Resolution) -> dict[str, int]:
+    """New group counts by name of the parameter (a weight, or a norm's scale) they belong to."""
+    counts: dict[str, int] = {}
+    for node, rewrite in found.rewrites.items():
+        for name in ("groups", "num_groups", "group"):
+            if name in rewrite.args:
+                for source in node.all_input_nodes[1:]:
+                    for weight in _parameters_behind(source):
+                        counts[trace.aliases.get(weight, weight)] = int(rewrite.args[name])  # type: ignore[call-overload]
+    return counts
+
+
+def _parameters_behind(node: fx.Node) -> list[str]:
+    """Names of the parameters that a weight operand is computed from."""
+    names, stack = [], [node]
+    while stack:
+        current = stack.pop()
+        if current.op == "get_attr":
+            names.append(str(current.target))
+        elif current.op == "call_function":
+            stack.extend(current.all_input_nodes)
+        if len(names) + len(stack) > 16:
+            return []
+    return names
+
+
+def _difference(trace: Trace, found: Resolution, module: nn.Module) -> str:
+    """Why the module copy cannot stand for the graph, or empty.
+
+    Where only numbers that torch.nn modules cache have changed, the copy runs the same operators
+    by construction and a dry run shows that its code accepts the shapes; else the two are compared
+    on the example inputs.
+    """
+    args, kwargs = trace.args, dict(trace.kwargs)
+    by_construction = not found.gathers and all(set(r.args) <= CACHED for r in found.rewrites.values())
+    on_meta = any(t.device.type == "meta" for t in module.parameters())
+    with torch.no_grad(), torch.random.fork_rng(devices=[]), evaluating(module):
+        if trace.kind == "recorded":
+            module(*args, **kwargs)
+            return ""
+        if by_construction or on_meta:
+            _dry_run(module, args, kwargs)
+            return "" if by_construction else "the model has no data to compare on"
+        graph = _graph_copy(trace, found)
+        with evaluating(graph):
+            one, two = pytree.tree_leaves(module(*args, **kwargs)), pytree.tree_leaves(graph(*args, **kwargs))
+    return _unequal(one, two)
+
+
+def _dry_run(module: nn.Module, args: tuple[object, ...], kwargs: Mapping[str, object]) -> None:
+    """Run the module without numbers."""
+    state = {n: t.to("meta") for n, t in [*module.named_parameters(), *module.named_buffers()]}
+    args, kwargs = pytree.tree_map_only(torch.Tensor, lambda t: t.to("meta"), (args, dict(kwargs)))
+    torch.func.functional_call(module, state, args, dict(kwargs))
+
+
+def _unequal(one: list[object], two: list[object]) -> str:
+    for a, b in zip(one, two, strict=True):
+        if not isinstance(a, torch.Tensor) or not isinstance(b, torch.Tensor):
+            continue
+        if a.shape != b.shape:
+            return f"output shape {tuple(a.shape)} instead of {tuple(b.shape)}"
+        scale = float(b.abs().max()) if b.numel() else 0.0
+        error = float((a - b).abs().max()) if b.numel() else 0.0
+        if not error <= SAME * max(scale, 1e-30):
+            return f"outputs differ by {error:.3g} where they reach {scale:.3g}"
+    return ""
+
+
+# --- a graph -----------------------------------------------------------------------------------
+
+
+def _graph_copy(trace: Trace, found: Resolution) -> fx.GraphModule:
+    """The traced graph with slim tensors and sizes; batch norm and dropout follow train and eval."""
+    if trace.kind == "recorded":
+        raise SliceError("a recorded graph is for analysis only", advice="use the module copy")
+    graph = fx.Graph()
+    copies: dict[fx.Node, fx.Node] = {}
+    result = graph.graph_copy(trace.graph.graph, copies)
+    graph.output(result)
+    graph._codegen = copy.copy(trace.graph.graph._codegen)
+    root = nn.Module()
+    _attach_tensors(root, trace, found)
+    for node, rewrite in found.rewrites.items():
+        if node in copies:
+            _apply(graph, copies[node], rewrite)
+    for node, gather in found.gathers.items():
+        if node in copies:
+            _apply_gather(graph, root, copies[node], gather)
+    _attach_modes(graph, root)
+    module = fx.GraphModule(root, graph, type(trace.model).__name__)
+    module.graph.eliminate_dead_code()
+    module.recompile()
+    module.train(trace.model.training)
+    return module
+
+
+def _set(root: nn.Module, name: str, tensor: torch.Tensor, *, persistent: bool = True) -> None:
+    *path, last = name.split(".")
+    for part in path:
+        if part not in root._modules:
+            root.add_module(part, nn.Module())
+        root = root._modules[part]  # type: ignore[assignment]
+    if isinstance(tensor, nn.Parameter):
+        root.register_parameter(last, tensor)
+    else:
+        root.register_buffer(last, tensor, persistent=persistent)
+
+
+def _attach_tensors(root: nn.Module, trace: Trace, found: Resolution) -> None:
+    """Every tensor of the model under its own name, and the graph's constants."""
+    slims = _slim_tensors(trace, found)
+    persistent = set(trace.model.state_dict(keep_vars=True))
+    for name, alias in trace.aliases.items():
+        _set(root, name, slims[id(trace.tensor(alias))], persistent=name in persistent)
+    for node in trace.graph.graph.nodes:
+        name = str(node.target)
+        if node.op == "get_attr" and name not in trace.aliases:
+            tensor = trace.tensor(name)
+            _set(root, name, _sliced(tensor, name, found), persistent=False)
+
+
+def _apply(graph: fx.Graph, node: fx.Node, rewrite: Rewrite) -> None:
+    """Write new arguments into a call."""
+    target = node.target
+    assert isinstance(target, torch._ops.OpOverload)
+    names = [a.name for a in target._schema.arguments]
+    values: dict[str, object] = {**dict(zip(names, node.args, strict=False)), **node.kwargs}
+    for name, new in rewrite.args.items():
+        values[name] = _merged(graph, node, values.get(name), new)
+    if rewrite.op:
+        target = getattr(torch.ops.aten, rewrite.op.removeprefix("aten::")).default
+        names = [a.name for a in target._schema.arguments]
+        node.target = target
+    node.args = ()
+    node.kwargs = {n: values[n] for n in names if n in values}  # type: ignore[misc]
+
+
+def _merged(graph: fx.Graph, node: fx.Node, old: object, new: object) -> object:
+    if isinstance(new, list) and isinstance(old, (list, tuple)) and len(old) == len(new):
+        return [_entry(graph, node, o, n) for o, n in zip(old, new, strict=True)]
+    return new
+
+
+def _entry(graph: fx.Graph, node: fx.Node, old: object, new: object) -> object:
+    """One size: kept, replaced, or a symbolic size scaled by a ratio of widths."""
+    if new is None:
+        return old
+    if not isinstance(new, Scaled):
+        return new
+    with graph.inserting_before(node):
+        product = graph.call_function(operator.mul, (old, new.numerator))  # type: ignore[arg-type]
+        return graph.call_function(operator.floordiv, (product, new.denominator))
+
+
+def _apply_gather(graph: fx.Graph, root: nn.Module, node: fx.Node, gather: Gather) -> None:
+    """Take positions along one dimension, after the node or in its place."""
+    name = f"fxprune_index.{node.name}"
+    _set(root, name, torch.from_numpy(np.ascontiguousarray(gather.index)), persistent=False)
+    with graph.inserting_after(node):
+        index = graph.get_attr(name)
+    source = node if gather.of_result else node.all_input_nodes[0]
+    with graph.inserting_after(index):
+        taken = graph.call_function(torch.ops.aten.index_select.default, (source, gather.dim, index))
+    node.replace_all_uses_with(taken, delete_user_cb=lambda user: user is not taken)
+
+
+def _attach_modes(graph: fx.Graph, root: nn.Module) -> None:
+    """Let batch norm and dropout see train() and eval(): modules in the place of frozen calls."""
+    for node in list(graph.nodes):
+        if node.op != "call_function":
+            continue
+        name = qualified_name(node.target)
+        shim: nn.Module | None = None
+        if name == BATCH_NORMS[0]:
+            values = _by_name(node)
+            if values["running_mean"] is not None:
+                shim = BatchNorm(float(values["momentum"]), float(values["eps"]))  # type: ignore[arg-type]
+                operands = tuple(values[n] for n in ("input", "weight", "bias", "running_mean", "running_var"))
+        elif name in DROPOUTS:
+            values = _by_name(node)
+            shim, operands = Dropout(float(values["p"]), DROPOUTS[name]), (values["input"],)  # type: ignore[arg-type]
+        if shim is None:
+            continue
+        if "fxprune_modes" not in root._modules:
+            root.add_module("fxprune_modes", nn.Module())
+        root.get_submodule("fxprune_modes").add_module(node.name, shim)
+        with graph.inserting_after(node):
+            new = graph.call_module(f"fxprune_modes.{node.name}", operands)  # type: ignore[arg-type]
+        node.replace_all_uses_with(new)
+        graph.erase_node(node)
+
+
+def _by_name(node: fx.Node) -> dict[str, object]:
+    names = [a.name for a in node.target._schema.arguments]  # type: ignore[union-attr]
+    return {**dict(zip(names, node.args, strict=False)), **node.kwargs}
+
+
+# --- files -------------------------------------------------------------------------------------
+
+
+def save(model: nn.Module, plan: Plan, path: str | Path) -> None:
+    """Write a slim model's weights with its plan as metadata; nothing is pickled.
+
+    Args:
+        model: A model that ``slim`` made (and training may have changed).
+        plan: The plan it was made with.
+        path: A ``.safetensors`` file.
+
+    Raises:
+        SliceError: The file cannot be written.
+    """
+    tensors: dict[str, torch.Tensor] = {}
+    seen: set[int] = set()
+    for name, tensor in model.state_dict(keep_vars=True).items():
+        if id(tensor) not in seen and isinstance(tensor, torch.Tensor):
+            seen.add(id(tensor))
+            tensors[name] = tensor.detach().cpu().contiguous()
+    metadata = {"format": "fxprune", "kind": str(getattr(model, "fxprune_kind", "module")), "plan": plan.to_json()}
+    with atomic_path(path, error=SliceError) as temporary:
+        save_file(tensors, temporary, metadata)
+
+
+def load(model: nn.Module, path: str | Path, example_inputs: ExampleInputs) -> nn.Module:
+    """Make the slim model of a file from a fresh dense one.
+
+    Args:
+        model: A model of the dense architecture; its weights do not matter and do not change.
+        path: A file that ``save`` wrote.
+        example_inputs: As for ``trace``.
+
+    Returns:
+        The slim model with the weights of the file.
+
+    Raises:
+        SliceError: The file is corrupt or foreign, or its tensors do not fit.
+        PlanError: The plan in it was made for another model.
+    """
+    plan, kind, tensors = _read(Path(path))
+    result = slim(_trace(model, example_inputs), plan, kind=kind)
+    own = result.state_dict()
+    wrong = [n for n, t in tensors.items() if n not in own or own[n].shape != t.shape]
+    missing = set(own) - set(tensors) - _tied_names(result)
+    if wrong or missing:
+        name = (wrong or sorted(missing))[0]
+        raise SliceError(
+            f"{len(wrong)} tensors of {path} do not fit the slim model and {len(missing)} are missing",
+            tensor=name,
+            advice="load with the architecture that the file was saved from",
+        )
+    result.load_state_dict(tensors, strict=False)
+    return result
+
+
+def _tied_names(model: nn.Module) -> set[str]:
+    """Names under which a tensor appears again."""
+    seen: set[int] = set()
+    again = set()
+    for name, tensor in model.state_dict(keep_vars=True).items():
+        if id(tensor) in seen:
+            again.add(name)
+        seen.add(id(tensor))
+    return again
+
+
+def _read(path: Path) -> tuple[Plan, Kind, dict[str, torch.Tensor]]:
+    """Plan, kind and tensors of a file; never unpickles."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            if metadata.get("format") != "fxprune":
+                raise SliceError(f"{path} was not written by fxprune.save", advice="pass such a file")
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
+    except (OSError, SafetensorError, json.JSONDecodeError) as error:
+        raise SliceError(f"cannot read {path}: {error}", advice="pass a file written by fxprune.save") from error
+    kind = metadata.get("kind", "auto")
+    if kind not in ("module", "graph"):
+        raise PlanError(f"{path} names an unknown kind of model: {kind!r}")
+    return Plan.from_json(metadata["plan"]), kind, tensors  # type: ignore[return-value]

@@ -1,0 +1,283 @@
+"""Verify: prove a slim model right, as a gate and not as a warning."""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+
+import numpy as np
+import torch
+from torch import fx, nn
+from torch.utils import _pytree as pytree
+
+from fxprune.couple import coupling
+from fxprune.errors import VerificationError
+from fxprune.live import liven
+from fxprune.oracle import Oracle, wide
+from fxprune.resize import Resolution, keep_mask, resolve
+from fxprune.slim import slim as _slim
+from fxprune.trace import ExampleInputs, Trace, call_arguments, evaluating
+from fxprune.trace import trace as _trace
+from fxprune.types import Plan
+
+__all__ = ["Proof", "verify"]
+
+TOLERANCE = 1e-4
+
+
+@dataclass(frozen=True)
+class Proof:
+    """What was compared and how close it came.
+
+    Attributes:
+        error: Largest difference between the slim model and the dense one with the same units
+            zeroed where they are read, relative to the largest output; the worst input.
+        tolerance: What ``error`` had to stay below.
+        dtype: Floating type of the comparison.
+        effect: How much the removal changes the output at all, relative; 0 where nothing was
+            removed or where what was removed was already zero.
+        inexact: Units removed that others see through statistics (layer norm, say).  For them
+            the dense model computes those statistics over what is left.
+        inexact_difference: How far simply zeroing these units would be from the slim model.
+        units: Units removed.
+        inputs: Number of inputs compared (the example, and random ones of its shape).
+        livened: The comparison ran with random weights because the model's own output is
+            constant, as with a zero-initialised head, and would have proved nothing.
+    """
+
+    error: float
+    tolerance: float
+    dtype: str
+    effect: float
+    inexact: int
+    inexact_difference: float
+    units: int
+    inputs: int
+    livened: bool
+
+    def to_json(self) -> str:
+        """The proof as JSON text."""
+        return json.dumps(asdict(self))
+
+    def __str__(self) -> str:
+        note = f", {self.inexact} of them inexact (zeroing alone would differ by {self.inexact_difference:.1e})"
+        return (
+            f"zeroed == slim within {self.error:.1e} (limit {self.tolerance:.0e}, {self.dtype}, {self.inputs} inputs); "
+            f"{self.units} units removed{note if self.inexact else ''}, effect {self.effect:.1e}"
+        )
+
+
+def verify(
+    trace: Trace,
+    plan: Plan,
+    slim: nn.Module,
+    *,
+    inputs: ExampleInputs | None = None,
+    tolerance: float = TOLERANCE,
+    seed: int = 0,
+) -> Proof:
+    """Check that a slim model computes what the dense one computes with the same units zeroed.
+
+    The dense graph is run with the dead units zeroed wherever a contraction reads them; statistics
+    that would notice zeros are taken over what is left.  Both models run in float64 where they can,
+    on the example inputs and on random ones.  Models that had to be recorded are compared through
+    their own code with the consumers' input slices zeroed.
+
+    Args:
+        trace: The trace of the dense model, with the weights that were sliced.
+        plan: The plan.
+        slim: What ``fxprune.slim`` made, not trained since.
+        inputs: Other inputs to compare on.
+        tolerance: Largest relative difference allowed.
+        seed: Of the random inputs.
+
+    Returns:
+        The measured differences.
+
+    Raises:
+        VerificationError: They differ, shapes included, or there is nothing to compare with.
+
+    Example:
+        >>> import torch, fxprune
+        >>> net = torch.nn.Sequential(torch.nn.Linear(6, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2))
+        >>> t = fxprune.trace(net, torch.zeros(1, 6))
+        >>> p = fxprune.plan(t, fxprune.Budget(channels=0.5))
+        >>> fxprune.verify(t, p, fxprune.slim(t, p)).error < 1e-12
+        True
+    """
+    if any(p.device.type == "meta" for p in trace.model.parameters()):
+        raise VerificationError("the model has no numbers to compare", advice="load its weights first")
+    found = resolve(trace, keep_mask(trace, plan))
+    given = call_arguments(inputs) if inputs is not None else (trace.args, dict(trace.kwargs))
+    samples = [given, _random_like(given, seed)] if trace.kind == "export" else [given]
+    try:
+        measured = [_compare(trace, found, slim, s, torch.float64) for s in samples]
+        dtype = "float64"
+    except (RuntimeError, TypeError, NotImplementedError):
+        measured = [_compare(trace, found, slim, s, torch.float32) for s in samples]
+        dtype = "float32"
+    if all(m.flat for m in measured):
+        return _on_live_copy(trace, plan, slim, tolerance, seed)
+    coupled = coupling(trace)
+    exact = np.ones(coupled.n_units, bool)
+    for group in coupled.groups:
+        if not group.exact:
+            exact[group.units] = False
+    dead = ~found.keep
+    proof = Proof(
+        error=max(m.error for m in measured),
+        tolerance=tolerance,
+        dtype=dtype,
+        effect=max(m.effect for m in measured),
+        inexact=int((dead & ~exact).sum()),
+        inexact_difference=max(m.zeroed for m in measured),
+        units=int(dead.sum()),
+        inputs=len(samples),
+        livened=False,
+    )
+    _gate(proof, slim)
+    return proof
+
+
+def _gate(proof: Proof, slim: nn.Module) -> None:
+    if not proof.error <= proof.tolerance:
+        raise VerificationError(
+            f"the slim model differs from the zeroed dense model by {proof.error:.3g} "
+            f"(allowed {proof.tolerance:g}) in {proof.dtype}",
+            advice="was it trained or changed after slim()? If not, this is a bug of fxprune: please report the model",
+        )
+
+
+@dataclass(frozen=True)
+class _Measured:
+    error: float
+    effect: float
+    zeroed: float
+    flat: bool
+
+
+def _compare(
+    trace: Trace,
+    found: Resolution,
+    slim: nn.Module,
+    sample: tuple[tuple[object, ...], Mapping[str, object]],
+    dtype: torch.dtype,
+) -> _Measured:
+    args, kwargs = pytree.tree_map_only(
+        torch.Tensor, lambda t: t.to(dtype) if t.is_floating_point() else t, (sample[0], dict(sample[1]))
+    )
+    with torch.no_grad(), torch.random.fork_rng(devices=[]), wide(dtype):
+        small = _leaves(_run(_in_type(slim, dtype), args, kwargs))
+        if trace.kind == "recorded":
+            zeroed = _leaves(_run(_in_type(_zeroed_copy(trace, found), dtype), args, kwargs))
+            dense = _leaves(_run(_in_type(trace.model, dtype), args, kwargs))
+            blunt = zeroed
+        else:
+            operands = _placeholders(trace, args, kwargs)
+            with evaluating(trace.model):
+                zeroed = _leaves(Oracle(trace, found, dtype).run(*operands))
+                everything = Resolution(np.ones_like(found.keep), {}, {}, {}, {}, found.cost)
+                dense = _leaves(Oracle(trace, everything, dtype).run(*operands))
+                blunt = _leaves(Oracle(trace, found, dtype, restrict=False).run(*operands))
+    return _Measured(
+        error=_distance(zeroed, small),
+        effect=_distance(dense, zeroed),
+        zeroed=_distance(blunt, small),
+        flat=all(float(d.abs().max()) == 0 for d in dense if d.numel()),
+    )
+
+
+def _placeholders(trace: Trace, args: tuple[object, ...], kwargs: Mapping[str, object]) -> list[object]:
+    """Inputs in the order of the graph's placeholders, batched as it needs them."""
+    leaves = list(trace.graph.graph.process_inputs(*args, **kwargs))
+    return [x for x in leaves]
+
+
+def _run(module: nn.Module, args: tuple[object, ...], kwargs: Mapping[str, object]) -> object:
+    with evaluating(module):
+        return module(*args, **kwargs)
+
+
+def _in_type(module: nn.Module, dtype: torch.dtype) -> nn.Module:
+    """A copy that computes in the given type; graphs have types written in them."""
+    clone = copy.deepcopy(module).to(dtype)
+    if isinstance(clone, fx.GraphModule):
+        for node in clone.graph.nodes:
+            if node.op == "call_function":
+                node.args, node.kwargs = pytree.tree_map_only(
+                    torch.dtype, lambda t: dtype if t is torch.float32 else t, (node.args, node.kwargs)
+                )
+        clone.recompile()
+    return clone
+
+
+def _zeroed_copy(trace: Trace, found: Resolution) -> nn.Module:
+    """The user's model with the input slices of dead units zeroed in every consumer."""
+    module = copy.deepcopy(trace.model)
+    parameters = dict(module.named_parameters())
+    units = coupling(trace).axes
+    for group in coupling(trace).groups:
+        for name, dim in group.consumers:
+            dead = np.flatnonzero(~found.keep[units[name, dim]])
+            parameters[name].data.index_fill_(dim, torch.from_numpy(dead), 0)
+    return module
+
+
+def _leaves(tree: object) -> list[torch.Tensor]:
+    return [t for t in pytree.tree_leaves(tree) if isinstance(t, torch.Tensor)]
+
+
+def _distance(reference: list[torch.Tensor], other: list[torch.Tensor]) -> float:
+    """Largest difference relative to the largest entry, the worst output."""
+    if len(reference) != len(other):
+        raise VerificationError(f"{len(other)} outputs instead of {len(reference)}")
+    worst = 0.0
+    for a, b in zip(reference, other, strict=True):
+        if a.shape != b.shape:
+            raise VerificationError(f"output of shape {tuple(b.shape)} instead of {tuple(a.shape)}")
+        if not a.numel():
+            continue
+        x, y = a.double(), b.double()
+        both = torch.isfinite(x) & torch.isfinite(y)
+        if not torch.equal(x[~both], y[~both]) and not (torch.isnan(x[~both]) & torch.isnan(y[~both])).all():
+            return float("inf")
+        scale = float(x[both].abs().max()) if both.any() else 0.0
+        gap = float((x - y)[both].abs().max()) if both.any() else 0.0
+        worst = max(worst, gap / scale if scale else gap)
+    return worst
+
+
+def _random_like(
+    sample: tuple[tuple[object, ...], Mapping[str, object]], seed: int
+) -> tuple[tuple[object, ...], dict[str, object]]:
+    """Random floating inputs of the same shapes; indices and masks stay as they are."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def redraw(t: torch.Tensor) -> torch.Tensor:
+        if not t.is_floating_point():
+            return t
+        return torch.randn(t.shape, generator=generator, dtype=torch.float64).to(t.dtype).to(t.device)
+
+    args, kwargs = pytree.tree_map_only(torch.Tensor, redraw, (sample[0], dict(sample[1])))
+    return args, kwargs
+
+
+def _on_live_copy(trace: Trace, plan: Plan, slim: nn.Module, tolerance: float, seed: int) -> Proof:
+    """Prove the plan on random weights where the model's own output is constant zero."""
+    kind = str(getattr(slim, "fxprune_kind", "module"))
+    inputs: ExampleInputs = dict(trace.kwargs) if trace.kwargs else trace.args
+    model = liven(copy.deepcopy(trace.model), inputs, seed=seed)
+    live = _trace(model, inputs)
+    small = _slim(live, plan, kind="graph" if kind == "graph" else "module")
+    found = resolve(live, keep_mask(live, plan))
+    measured = _compare(live, found, small, (live.args, live.kwargs), torch.float64)
+    if measured.flat:
+        raise VerificationError(
+            "the model's output is zero whatever its weights: nothing can be compared",
+            advice="give example inputs that produce an output",
+        )
+    proof = Proof(measured.error, tolerance, "float64", measured.effect, 0, measured.zeroed, int((~found.keep).sum()), 1, True)
+    _gate(proof, slim)
+    return proof
