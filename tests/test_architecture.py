@@ -1,0 +1,181 @@
+"""Who may import whom, and other facts about the source that no linter knows.
+
+``LAYERS`` is the whole architecture: a module imports from layers above its own line only (the list runs from
+the ground up), never from its own layer.  Stages of one layer thus cannot see each other; ``JOINTS`` are the
+modules in which stages meet.  A package (``ops``) is one entry, and its modules may import one another.
+Imports under ``if TYPE_CHECKING`` are annotations and do not count.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1] / "fxprune"
+
+LAYERS: tuple[tuple[str, ...], ...] = (
+    ("errors",),
+    ("types", "sources", "files", "console", "modules", "onnx_rules", "shims"),
+    ("labels", "cost", "calls", "weights", "targets", "recorder", "loading", "graph_files", "axes"),
+    ("ops", "runtime", "inputs", "trace"),
+    ("walk", "parity"),
+    ("couple", "capture"),
+    ("resize", "criteria", "structures", "planning"),
+    ("score",),
+    ("plan", "slim", "export", "bench", "inspect"),
+    ("verify", "report", "regularizers"),
+    ("pipeline",),
+    ("__init__",),
+    ("demo", "train"),
+    ("cli",),
+    ("__main__",),
+)
+
+ALLOWED: frozenset[tuple[str, str]] = frozenset()
+"""Single imports that break the order and why they may: (importer, imported)."""
+
+STAGES = frozenset({"plan", "slim", "verify", "export", "bench", "inspect", "report"})
+JOINTS = frozenset({"pipeline", "cli", "verify", "demo", "train", "__init__"})
+
+NEVER = frozenset({"torch_pruning", "timm", "transformers", "onnxsim"})
+NEVER_EXCEPT = frozenset({("loading", "timm")})  # the user's own words "timm:NAME" ask for it
+
+TORCH_FREE = {"labels", "axes"}
+
+ABSOLUTE = re.compile(r"""["'\s(=](?:/(?:home|root|work|tmp|usr|opt|var|mnt|Users)/|[A-Z]:\\)""")
+
+LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
+
+
+def entry(path: Path) -> str:
+    """The entry of ``LAYERS`` that a file belongs to."""
+    return path.relative_to(ROOT).parts[0].removesuffix(".py")
+
+
+def statements(tree: ast.AST) -> Iterator[ast.AST]:
+    """Every node outside ``if TYPE_CHECKING`` blocks."""
+    for node in ast.iter_child_nodes(tree):
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
+            yield from (inner for child in node.orelse for inner in (child, *statements(child)))
+            continue
+        yield node
+        yield from statements(node)
+
+
+def imported(tree: ast.AST) -> Iterator[tuple[str, int]]:
+    """Dotted names that a module imports, by statement or by ``import_module("name")``, with their line."""
+    for node in statements(tree):
+        match node:
+            case ast.Import(names=names):
+                yield from ((alias.name, node.lineno) for alias in names)
+            case ast.ImportFrom(module=str(module), names=names):
+                yield from ((f"{module}.{alias.name}", node.lineno) for alias in names)
+            case ast.Call(func=func, args=[ast.Constant(value=str(name)), *_]) if ast.unparse(func).endswith(
+                "import_module"
+            ):
+                yield name, node.lineno
+
+
+def own(name: str) -> str | None:
+    """The entry of ``LAYERS`` that an imported name belongs to, None for other libraries."""
+    parts = name.split(".")
+    if parts[0] != "fxprune":
+        return None
+    known = len(parts) > 1 and (parts[1] in LEVEL or (ROOT / parts[1]).with_suffix(".py").exists())
+    return parts[1] if known else "__init__"
+
+
+@cache
+def sources() -> tuple[tuple[Path, ast.Module], ...]:
+    """Every source file of the package with its syntax tree."""
+    return tuple((path, ast.parse(path.read_text("utf-8"), str(path))) for path in sorted(ROOT.rglob("*.py")))
+
+
+def at(path: Path, line: int) -> str:
+    return f"fxprune/{path.relative_to(ROOT)}:{line}"
+
+
+def test_every_module_has_a_layer() -> None:
+    new = {entry(path) for path, _ in sources()} - set(LEVEL)
+    assert not new, f"give {sorted(new)} a line in LAYERS"
+
+
+def test_imports_go_down() -> None:
+    wrong = [
+        f"{at(path, line)} layer {LEVEL[mine]} imports {theirs} of layer {LEVEL[theirs]}"
+        for path, tree in sources()
+        for name, line in imported(tree)
+        if (theirs := own(name)) in LEVEL
+        and (mine := entry(path)) in LEVEL
+        and mine != theirs
+        and (mine, theirs) not in ALLOWED
+        and LEVEL[theirs] >= LEVEL[mine]
+    ]
+    assert not wrong, "\n".join(wrong)
+
+
+def test_stages_meet_in_joints_only() -> None:
+    met: dict[str, set[str]] = {}
+    for path, tree in sources():
+        met.setdefault(entry(path), set()).update({own(name) or "" for name, _ in imported(tree)} & STAGES)
+    joints = {name for name, stages in met.items() if len(stages - {name}) > 1}
+    assert joints <= JOINTS, {name: met[name] for name in joints - JOINTS}
+
+
+def test_only_ops_spells_aten() -> None:
+    spelled = [
+        at(path, node.lineno)
+        for path, tree in sources()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Attribute)
+        and node.attr == "aten"
+        and ast.unparse(node) == "torch.ops.aten"
+        and entry(path) != "ops"
+    ]
+    assert not spelled, f"torch.ops.aten at {spelled}: operators are the business of fxprune/ops"
+
+
+def test_peers_are_never_imported() -> None:
+    met = {(entry(path), name.split(".")[0]) for path, tree in sources() for name, _ in imported(tree)}
+    assert not {(importer, peer) for importer, peer in met if peer in NEVER} - NEVER_EXCEPT
+
+
+def test_labels_do_not_know_torch() -> None:
+    knowing = {
+        entry(path) for path, tree in sources() for name, _ in imported(tree) if name.split(".")[0] == "torch"
+    }
+    assert not knowing & TORCH_FREE
+
+
+def test_no_absolute_path() -> None:
+    found = [
+        f"{at(path, number)} {line.strip()}"
+        for path, _ in sources()
+        for number, line in enumerate(path.read_text("utf-8").splitlines(), 1)
+        if ABSOLUTE.search(line)
+    ]
+    assert not found, "\n".join(found)
+
+
+def test_every_module_says_what_it_is() -> None:
+    silent = [at(path, 1) for path, tree in sources() if not ast.get_docstring(tree)]
+    assert not silent
+
+
+def test_the_checks_can_fail() -> None:
+    """Each helper sees what it is there to see."""
+    tree = ast.parse(
+        "from fxprune.plan import plan\n"
+        "import fxprune\n"
+        "if TYPE_CHECKING:\n    from fxprune.cli import main\n"
+        "def f():\n    import importlib\n    importlib.import_module('timm')\n"
+    )
+    names = [name for name, _ in imported(tree)]
+    assert names == ["fxprune.plan.plan", "fxprune", "importlib", "timm"]
+    assert [own(name) for name in names] == ["plan", "__init__", None, None]
+    assert ABSOLUTE.search('open("/home/someone/x")')
+    assert not ABSOLUTE.search('split("/")')
+    assert len(LEVEL) == sum(map(len, LAYERS)), "a module stands in two layers"

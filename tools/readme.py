@@ -1,0 +1,68 @@
+"""Writes what the README shows of the command line: ``python tools/readme.py`` (``--check`` only compares).
+
+A line ``<!-- begin: fxprune plan --help -->`` and the next ``<!-- end -->`` hold what that command prints.  The
+commands run inside this interpreter's environment, 100 columns wide and without colours.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import subprocess
+import sys
+from functools import cache
+from pathlib import Path
+
+__all__ = ["render"]
+
+ROOT = Path(__file__).resolve().parent.parent
+README = ROOT / "README.md"
+
+SECTION = re.compile(r"(?m)^(<!-- begin: (fxprune[^\n]*?) -->\n).*?^(<!-- end -->)$", re.DOTALL)
+
+COLUMNS = "100"
+COLOURS = ("FORCE_COLOR", "PY_COLORS", "CLICOLOR_FORCE", "GITHUB_ACTIONS", "TTY_COMPATIBLE")
+
+
+def render(text: str) -> str:
+    """The README with every generated section made anew.
+
+    Args:
+        text: The README as it is.
+
+    Returns:
+        The same text where it was up to date.
+    """
+    return SECTION.sub(lambda m: f"{m[1]}```console\n$ {m[2]}\n{_printed(m[2])}\n```\n{m[3]}", text)
+
+
+@cache
+def _printed(command: str) -> str:
+    env = {key: value for key, value in os.environ.items() if key not in COLOURS}
+    env |= {"COLUMNS": COLUMNS, "TERMINAL_WIDTH": COLUMNS, "NO_COLOR": "1", "TERM": "dumb", "PYTHONUTF8": "1"}
+    done = subprocess.run(
+        [sys.executable, "-m", *command.split()], cwd=ROOT, env=env, capture_output=True, encoding="utf-8"
+    )
+    if done.returncode:
+        raise RuntimeError(f"'{command}' ended with {done.returncode}:\n{done.stderr}")
+    lines = [line.rstrip() for line in done.stdout.splitlines()]
+    return "\n".join(lines).strip("\n")
+
+
+def main() -> int:
+    """Write the README, or say whether it is up to date."""
+    parser = argparse.ArgumentParser(description="Writes what the README shows of the command line.")
+    parser.add_argument("--check", action="store_true", help="only compare; exit code 1 where it differs")
+    check = parser.parse_args().check
+    old = README.read_text(encoding="utf-8")
+    new = render(old)
+    if check:
+        print("README.md is up to date" if old == new else "README.md is stale: run python tools/readme.py")
+        return int(old != new)
+    README.write_text(new, encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
