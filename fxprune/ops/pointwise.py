@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from fxprune.labels import along, take
 from fxprune.ops.base import Call, Context, OpRule, Value
 
 __all__ = ["RULES", "pointwise"]
@@ -35,8 +36,6 @@ def _nothing(ctx: Context, call: Call) -> None:
 
 def _glu(ctx: Context, call: Call) -> Value:
     """Gated linear unit: the two halves of ``dim`` meet elementwise."""
-    from fxprune.labels import take
-
     x = call.tensor("self")
     dim = call.integer("dim", -1) % x.rank
     half = x.shape[dim] // 2
@@ -48,13 +47,24 @@ def _glu(ctx: Context, call: Call) -> Value:
     return Value(shape, ctx.merge(halves, shape), x.origin)
 
 
+def _prelu(ctx: Context, call: Call) -> Value:
+    """One slope for all, or one per channel (dimension 1)."""
+    x, weight = call.tensor("self"), call.tensor("weight")
+    arrays = tuple(along(a.ravel(), 1, x.rank) for a in weight.arrays)
+    sizes = tuple(weight.shape[0] if d == 1 and arrays else 1 for d in range(x.rank))
+    return Value(x.shape, ctx.merge([x, Value(sizes, arrays)], x.shape), x.origin)
+
+
 # Elementwise in effect, though torch does not tag them so.
 POINTWISE = (
     "aten::where",
     "aten::masked_fill",
     "aten::copy",
-    "aten::prelu",
     "aten::_prelu_kernel",
+    "aten::hardswish",
+    "aten::log_sigmoid",
+    "aten::rsub",
+    "aten::floor_divide",
     "aten::rrelu",
     "aten::lerp",
     "aten::addcmul",
@@ -103,6 +113,7 @@ RULES = (
     OpRule(POINTWISE, pointwise),
     OpRule(SAME, _same),
     OpRule(("aten::glu",), _glu),
+    OpRule(("aten::prelu",), _prelu),
     OpRule(
         ("aten::_assert_tensor_metadata", "aten::_assert_scalar", "aten::sym_constrain_range_for_size"),
         _nothing,  # type: ignore[arg-type]
