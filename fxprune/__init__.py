@@ -11,6 +11,7 @@ from fxprune.errors import (
     UnsupportedOp,
     VerificationError,
 )
+from fxprune.plan import plan
 from fxprune.slim import load, save, slim
 from fxprune.trace import Trace, trace
 from fxprune.types import Budget, Group, Plan
@@ -31,6 +32,7 @@ __all__ = [
     "VerificationError",
     "couple",
     "load",
+    "plan",
     "save",
     "slim",
     "trace",

@@ -1,0 +1,260 @@
+"""Time the engine on one core, side by side with Torch-Pruning, and how both grow with depth.
+
+    python tools/bench_engine.py                 # models, growth, table and plot into results/
+    python tools/bench_engine.py --models resnet50 vit_b_16 --repeats 3
+
+What is timed.  fxprune: ``couple`` + ``plan`` (l1, half of the channels, uniform) + ``slim``; the time
+of ``torch.export`` itself stands apart.  Torch-Pruning: building its dependency graph, the pass
+over its groups, and pruning half of the channels by magnitude.  Both run in one process, in turn,
+on one thread; the figure is the median of the repeats.  A run that has not ended after 90 seconds is
+given up.  Needs the ``peers`` extra for the comparison.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import signal
+import statistics
+import subprocess
+import sys
+import time
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import nn
+
+MODELS = (
+    *("resnet50", "resnet152", "vit_b_16", "convnext_base", "efficientnet_b7"),
+    *("densenet121", "densenet201", "maxvit_t"),
+)
+LIMIT = 90
+ROOT = Path(__file__).resolve().parent.parent
+
+
+class _Residual(nn.Module):
+    """A plain residual net of a given number of convolutions, 16 channels wide."""
+
+    def __init__(self, layers: int) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 16, 3, padding=1)
+        self.blocks = nn.ModuleList(
+            nn.Sequential(
+                *(nn.Conv2d(16, 16, 3, padding=1), nn.BatchNorm2d(16), nn.ReLU()),
+                *(nn.Conv2d(16, 16, 3, padding=1), nn.BatchNorm2d(16)),
+            )
+            for _ in range(layers // 2)
+        )
+        self.head = nn.Linear(16, 10)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.stem(x)
+        for block in self.blocks:
+            x = torch.relu(x + block(x))
+        return self.head(x.mean((2, 3)))
+
+
+class _Dense(nn.Module):
+    """One dense block: every layer reads the concatenation of all before it."""
+
+    def __init__(self, layers: int) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 16, 3, padding=1)
+        self.layers = nn.ModuleList(
+            nn.Sequential(nn.BatchNorm2d(16 + 8 * k), nn.ReLU(), nn.Conv2d(16 + 8 * k, 8, 3, padding=1))
+            for k in range(layers)
+        )
+        self.head = nn.Linear(16 + 8 * layers, 10)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        features = [self.stem(x)]
+        for layer in self.layers:
+            features.append(layer(torch.cat(features, 1)))
+        return self.head(torch.cat(features, 1).mean((2, 3)))
+
+
+def _build(name: str) -> tuple[nn.Module, torch.Tensor]:
+    kind, _, size = name.partition(":")
+    if kind == "residual":
+        return _Residual(int(size)).eval(), torch.randn(1, 3, 8, 8)
+    if kind == "dense":
+        return _Dense(int(size)).eval(), torch.randn(1, 3, 8, 8)
+    import torchvision
+
+    return torchvision.models.get_model(name).eval(), torch.randn(1, 3, 224, 224)
+
+
+def _fxprune(model: nn.Module, x: torch.Tensor) -> dict[str, float]:
+    import fxprune
+
+    start = time.perf_counter()
+    trace = fxprune.trace(model, x)
+    traced = time.perf_counter()
+    fxprune.couple(trace)
+    coupled = time.perf_counter()
+    plan = fxprune.plan(trace, fxprune.Budget(channels=0.5), criterion="l1", scope="local", align=1)
+    planned = time.perf_counter()
+    fxprune.slim(trace, plan)
+    done = time.perf_counter()
+    return {
+        "export": traced - start,
+        "couple": coupled - traced,
+        "plan": planned - coupled,
+        "slim": done - planned,
+        "total": done - traced,
+    }
+
+
+def _torch_pruning(model: nn.Module, x: torch.Tensor) -> dict[str, float]:
+    import torch_pruning as tp
+
+    outputs = [m for m in model.modules() if isinstance(m, nn.Linear) and m.out_features in (10, 1000)]
+    start = time.perf_counter()
+    pruner = tp.pruner.MagnitudePruner(
+        model, x, tp.importance.GroupMagnitudeImportance(p=1), pruning_ratio=0.5, ignored_layers=outputs
+    )
+    pruner.step()
+    return {"total": time.perf_counter() - start}
+
+
+class _TooLong(Exception):
+    pass
+
+
+def _give_up(*_: object) -> None:
+    raise _TooLong
+
+
+def _timed(run: Callable[[nn.Module, torch.Tensor], dict[str, float]], name: str) -> dict[str, float] | str:
+    model, x = _build(name)
+    signal.signal(signal.SIGALRM, _give_up)
+    signal.alarm(LIMIT)
+    try:
+        return run(model, x)
+    except _TooLong:
+        return f"no answer in {LIMIT} s"
+    except Exception as error:  # the peer's failures are part of the table
+        return f"{type(error).__name__}: {str(error).splitlines()[0][:80] if str(error) else ''}"
+    finally:
+        signal.alarm(0)
+
+
+def _measure(name: str, repeats: int, peers: bool) -> dict[str, object]:
+    """Both tools in turn in this process."""
+    torch.set_num_threads(1)
+    warnings.simplefilter("ignore")
+    tools = {"fxprune": _fxprune, **({"torch_pruning": _torch_pruning} if peers else {})}
+    runs: dict[str, list[dict[str, float]]] = {t: [] for t in tools}
+    failed: dict[str, str] = {}
+    _timed(_fxprune, "residual:2")  # imports and first-call costs stay out of the figures
+    for _ in range(repeats):
+        for tool, run in tools.items():
+            if tool in failed:
+                continue
+            result = _timed(run, name)
+            if isinstance(result, str):
+                failed[tool] = result
+            else:
+                runs[tool].append(result)
+    record: dict[str, object] = {"model": name, "repeats": repeats}
+    for tool, results in runs.items():
+        if results:
+            record[tool] = {
+                part: {"median": statistics.median(r[part] for r in results), "all": [r[part] for r in results]}
+                for part in results[0]
+            }
+        if tool in failed:
+            record[f"{tool}_failed"] = failed[tool]
+    return record
+
+
+def _in_child(name: str, repeats: int, peers: bool) -> dict[str, object]:
+    command = [sys.executable, __file__, "--child", name, "--repeats", str(repeats)]
+    done = subprocess.run(command + ([] if peers else ["--alone"]), capture_output=True, text=True, check=False)
+    if done.returncode:
+        return {"model": name, "fxprune_failed": done.stderr.strip().splitlines()[-1] if done.stderr else "killed"}
+    return dict(json.loads(done.stdout.strip().splitlines()[-1]))
+
+
+def _median(record: dict[str, object], tool: str, part: str = "total") -> float | None:
+    found = record.get(tool)
+    return float(found[part]["median"]) if isinstance(found, dict) else None
+
+
+def _table(records: list[dict[str, object]]) -> str:
+    lines = [
+        "| model | torch.export s | couple s | plan s | slim s | fxprune s | with export | Torch-Pruning s | ratio |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    for r in records:
+        own = [_median(r, "fxprune", p) for p in ("export", "couple", "plan", "slim", "total")]
+        if own[4] is None:
+            lines.append(f"| {r['model']} | {r.get('fxprune_failed')} |")
+            continue
+        peer = _median(r, "torch_pruning")
+        cells = [f"{v:.2f}" for v in own if v is not None]
+        both = f"{own[0] + own[4]:.2f}" if own[0] is not None else ""
+        other = f"{peer:.2f}" if peer is not None else str(r.get("torch_pruning_failed", "not run"))
+        ratio = f"{peer / own[4]:.1f}x" if peer is not None else ""
+        lines.append(f"| {r['model']} | {' | '.join(cells)} | {both} | {other} | {ratio} |")
+    return "\n".join(lines)
+
+
+def _plot(records: list[dict[str, object]], path: Path) -> None:
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
+    figure, axes = plt.subplots(1, 2, figsize=(10, 4))
+    for axis, kind in zip(axes, ("residual", "dense"), strict=True):
+        rows = [r for r in records if str(r["model"]).startswith(kind + ":")]
+        for tool, label in (("fxprune", "fxprune"), ("torch_pruning", "Torch-Pruning")):
+            points = [(int(str(r["model"]).split(":")[1]), _median(r, tool)) for r in rows]
+            points = [(n, t) for n, t in points if t is not None]
+            if points:
+                axis.loglog(*zip(*points, strict=True), marker="o", label=label)
+        axis.set_title(f"{kind} net")
+        axis.set_xlabel("layers")
+        axis.set_ylabel("seconds, one core")
+        axis.grid(alpha=0.3)
+        axis.legend()
+    figure.tight_layout()
+    figure.savefig(path, dpi=110)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--models", nargs="*", default=list(MODELS))
+    parser.add_argument("--growth", action=argparse.BooleanOptionalAction, default=True)
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--alone", action="store_true", help="leave Torch-Pruning out")
+    parser.add_argument("--out", type=Path, default=ROOT / "results")
+    parser.add_argument("--child", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.child:
+        print(json.dumps(_measure(options.child, options.repeats, not options.alone)))
+        return
+    names = list(options.models)
+    if options.growth:
+        names += [f"residual:{n}" for n in (50, 100, 200, 400, 800, 1600)]
+        names += [f"dense:{n}" for n in (8, 16, 32, 64, 128)]
+    options.out.mkdir(parents=True, exist_ok=True)
+    records = []
+    for name in names:
+        repeats = options.repeats if ":" not in name else min(options.repeats, 3)
+        records.append(_in_child(name, repeats, not options.alone))
+        print(_table(records[-1:]).splitlines()[-1], flush=True)
+    note = f"torch {torch.__version__}, one thread, median of {options.repeats} (growth: 3)."
+    (options.out / "engine.json").write_text(json.dumps({"note": note, "records": records}, indent=1))
+    (options.out / "ENGINE.md").write_text(
+        f"# Speed of the engine\n\n`python tools/bench_engine.py` wrote this. {note}\n\n{_table(records)}\n\n"
+        "![growth with depth](engine_growth.png)\n"
+    )
+    _plot(records, options.out / "engine_growth.png")
+
+
+if __name__ == "__main__":
+    main()
