@@ -19,7 +19,7 @@ Members = Literal["all", "producers"]
 Normalise = Literal["mean", "none"]
 Map = Callable[[torch.Tensor], torch.Tensor]
 
-CHUNK = 1 << 20
+CHUNK = 1 << 18
 """Weight elements that are mapped at once: the intermediate stays in the processor's cache."""
 
 
@@ -166,9 +166,9 @@ def slice_sums(weight: torch.Tensor, dims: Iterable[int], element: Map) -> list[
     for start in range(0, len(rows), step):
         chunk = element(rows[start : start + step].float())
         if 0 in dims:
-            lengths.append(chunk.sum(1, dtype=torch.float64))
+            lengths.append(chunk.sum(1))
         if dims != (0,):
-            across += chunk.sum(0)
+            across += chunk.sum(0)  # within a chunk float32 suffices: torch adds in pairs
     inner = across.reshape(weight.shape[1:])
     results: list[FloatArray] = []
     for dim in dims:

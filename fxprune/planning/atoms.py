@@ -124,8 +124,7 @@ def _serve_all(cluster: Cluster, mode: Mode) -> Served:
             chosen = np.flatnonzero(label == one)
             items = np.unique(np.concatenate([members[k] for k in chosen]))
             served = _serve_one(_sub_cluster(cluster, [live[k] for k in chosen], items), mode)
-            _, first = np.unique(served.bundle, return_index=True)
-            bundle[items] = items[first[served.bundle]]
+            bundle[items] = items[served.bundle]
             removable[items] = served.removable
             stuck.extend(served.stuck)
     return Served(bundle, removable, tuple(stuck))

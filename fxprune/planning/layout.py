@@ -51,7 +51,7 @@ class Served:
     """How a cluster may shrink.
 
     Attributes:
-        bundle: int64[m], bundle of each item.
+        bundle: int64[m], bundle of each item: its smallest item.
         removable: bool[m], whether the item's bundle may go.
         stuck: Nodes of the constraints for which no consistent bundles were found.
     """
@@ -62,20 +62,27 @@ class Served:
 
 
 class _Merger:
-    """Items merged so far, closed again after each batch of ties."""
+    """Items merged so far; the label of a bundle is its smallest item.
+
+    Merging goes by pointers to smaller labels: layouts are shallow (a row and its cells), for which a
+    couple of rounds suffice and a general graph search would spend its time on setting up.
+    """
 
     def __init__(self, size: int) -> None:
-        self.size = size
         self.bundle = np.arange(size, dtype=np.int64)
-        self._left: list[IntArray] = []
-        self._right: list[IntArray] = []
 
     def tie(self, left: IntArray, right: IntArray) -> None:
-        """Tie items position by position (shapes broadcast) and close."""
-        left, right = np.broadcast_arrays(left, right)
-        self._left.append(left.reshape(-1))
-        self._right.append(right.reshape(-1))
-        self.bundle = components(self.size, np.concatenate(self._left), np.concatenate(self._right))
+        """Merge the bundles of items position by position (shapes broadcast)."""
+        left, right = np.broadcast_arrays(self.bundle[left], self.bundle[right])
+        left, right = left.reshape(-1), right.reshape(-1)
+        while (left != right).any():
+            low = np.minimum(left, right)
+            np.minimum.at(self.bundle, left, low)
+            np.minimum.at(self.bundle, right, low)
+            shorter = self.bundle[self.bundle]
+            while (shorter != self.bundle).any():
+                self.bundle, shorter = shorter, shorter[shorter]
+            left, right = self.bundle[left], self.bundle[right]
 
     @property
     def merged(self) -> BoolArray:
@@ -122,13 +129,14 @@ def _drag(blocks: Sequence[ItemBlock], open_blocks: set[int], merger: _Merger) -
     """Merge what dies with the rows taken so far; return the blocks that are thereby settled."""
     settled: set[int] = set()
     while True:
-        before = merger.bundle
+        before = merger.bundle.copy()
+        merged = merger.merged
         for index in sorted(open_blocks - settled):
             block = blocks[index]
             cells = merger.bundle[block.cells]
             # Up: a row whose cells die together dies with them.  Down: a row that dies takes its cells.
             up = (cells == cells[:, :1]).all(axis=1)
-            down = merger.merged[block.rows]
+            down = merged[block.rows]
             if (up | down).any():
                 merger.tie(block.rows[up], block.cells[up, 0])
                 merger.tie(block.rows[down, None], block.cells[down])
@@ -175,18 +183,12 @@ def _serve(cluster: Cluster, blocks: Sequence[ItemBlock], merger: _Merger, remov
             continue
         pairs, dropped = ranked
         removable = removable & ~np.isin(merger.bundle, dropped)
-        merger.tie(*_items_of(merger.bundle, pairs))
+        merger.tie(*pairs)
     return Served(merger.bundle, removable, tuple(dict.fromkeys(stuck)))
 
 
 Ranked = tuple[tuple[IntArray, IntArray], IntArray]
-"""Pairs of bundles to merge, and bundles that must stay."""
-
-
-def _items_of(bundle: IntArray, pairs: tuple[IntArray, IntArray]) -> tuple[IntArray, IntArray]:
-    """Pairs of items that stand for pairs of bundles."""
-    _, first = np.unique(bundle, return_index=True)
-    return first[pairs[0]], first[pairs[1]]
+"""Pairs of bundles to merge, and bundles that must stay; the label of a bundle is its smallest item."""
 
 
 def _families(blocks: Sequence[ItemBlock], bundle: IntArray) -> Iterable[list[ItemBlock]]:
@@ -218,11 +220,12 @@ def _rank_family(
     Returns:
         None if one of them does not.
     """
-    merger = _Merger(int(bundle.max()) + 1)
-    stays = np.zeros(merger.size, bool)
+    size = int(bundle.max()) + 1
+    merger = _Merger(size)
+    stays = np.zeros(size, bool)
     stays[bundle[~removable]] = True
-    score = np.bincount(bundle, cluster.score, merger.size).astype(np.float64)
-    weight = np.bincount(bundle, cluster.weight, merger.size).astype(np.float64)
+    score = np.bincount(bundle, cluster.score, size).astype(np.float64)
+    weight = np.bincount(bundle, cluster.weight, size).astype(np.float64)
     inner = Cluster((), stays, score, weight)
     for block in family:
         cells = bundle[block.cells]
@@ -233,11 +236,10 @@ def _rank_family(
             return None
         pairs, dropped = ranked
         stays |= np.isin(merger.bundle, dropped)
-        merger.tie(*_items_of(merger.bundle, pairs))
+        merger.tie(*pairs)
     if not all(_balanced(merger.bundle[bundle[b.cells]], merger.bundle[stays]) for b in family):
         return None
-    _, representative = np.unique(merger.bundle, return_index=True)
-    return (np.arange(merger.size), representative[merger.bundle]), np.flatnonzero(stays)
+    return (np.arange(size), merger.bundle), np.flatnonzero(stays)
 
 
 def _balanced(cells: IntArray, stays: IntArray) -> bool:

@@ -35,7 +35,9 @@ class Atoms:
     family: IntArray
 
 
-def partition(groups: Sequence[Group], *, barred: Sequence[Group] = (), pinned: BoolArray | None = None) -> Atoms:
+def partition(
+    groups: Sequence[Group], *, barred: Sequence[Group] = (), pinned: BoolArray | None = None
+) -> Atoms:
     """Group units into atoms.
 
     Left out are units of pinned groups, and every bundle that holds such a unit or one that is in
@@ -108,8 +110,7 @@ def _serve(blocks: Sequence[Block], label: IntArray, free: BoolArray, real: Bool
     served = serve_whole(cluster)
     if served is None or not (served.removable & real[units]).any():
         served = serve_inside(cluster)
-    first = np.unique(served.bundle, return_index=True)[1]
-    label[units] = units[first[served.bundle]]
+    label[units] = units[served.bundle]
     free[units] &= served.removable
 
 
