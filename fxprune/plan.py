@@ -141,11 +141,11 @@ def _check_options(
             "Budget(latency=) is reserved for a later release",
             advice="use Budget(macs=) with the default align='auto', which gives widths that run fast",
         )
-    if align != "auto" and (not isinstance(align, int) or isinstance(align, bool) or align < 1):
+    if align != "auto" and not _is_count(align):
         raise PlanError(
             f"align={align!r} is no step", advice="use 'auto' or a number of channels, 1 for any width"
         )
-    if not isinstance(keep_at_least, int) or keep_at_least < 1:
+    if not _is_count(keep_at_least):
         raise PlanError(f"keep_at_least={keep_at_least!r} would empty a layer", advice="use 1 or more units")
     for option, value, known in (
         ("scope", scope, ("global", "local")),
@@ -153,6 +153,14 @@ def _check_options(
     ):
         if value not in known:
             raise PlanError(f"{option}={value!r} is unknown", advice=f"use one of: {', '.join(known)}")
+
+
+def _is_count(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
+
+
+def _is_fraction(value: object) -> bool:
+    return isinstance(value, (int, float)) and 0 < value <= 1
 
 
 def _listed(patterns: Sequence[str]) -> list[str]:
@@ -186,7 +194,7 @@ def _ratios(found: Coupling, ratios: Mapping[str, float]) -> FloatArray:
     """Fraction that each group keeps, NaN where the budget decides; a later pattern may not contradict."""
     result = np.full(len(found.groups), np.nan)
     for pattern, fraction in ratios.items():
-        if not isinstance(fraction, (int, float)) or not 0 < fraction <= 1:
+        if not _is_fraction(fraction):
             raise PlanError(
                 f"ratios[{pattern!r}]={fraction!r} is not a fraction to keep in (0, 1]",
                 advice="0.25 keeps a quarter of the group",

@@ -55,10 +55,13 @@ class Problem:
         order = np.lexsort((atoms.score, atoms.stream))
         sizes = np.bincount(atoms.stream, minlength=atoms.n_streams)
         members = tuple(np.split(order, np.cumsum(sizes)[:-1])) if len(sizes) else ()
-        content = np.zeros((len(coupling.groups), len(sizes)), np.int64)
-        for number, group in enumerate(coupling.groups):
-            at = atoms.of_unit[group.units]
-            content[number] = np.bincount(atoms.stream[at[at >= 0]], minlength=len(sizes)) // sizes
+        number = np.full(coupling.n_units, -1, np.int64)
+        for k, group in enumerate(coupling.groups):
+            number[group.units] = k
+        units = np.flatnonzero((number >= 0) & (atoms.of_unit >= 0))
+        cell = number[units] * len(sizes) + atoms.stream[atoms.of_unit[units]]
+        content = np.bincount(cell, minlength=len(coupling.groups) * len(sizes))
+        content = content.reshape(len(coupling.groups), len(sizes)) // np.maximum(sizes, 1)
         return cls(coupling, atoms, members, content)
 
     def streams(self, *, scope: Scope, keep_at_least: int, ratios: FloatArray) -> Streams:
@@ -90,13 +93,15 @@ class Problem:
         A group of a grouped convolution is no lane where whole groups go: it keeps its width.
         """
         found: dict[tuple[bytes, int, int, int], Lane] = {}
-        first = np.array([atoms[0] for atoms in self.members], np.int64)
-        n_atoms = len(self.atoms.score)
+        sizes = np.array([len(atoms) for atoms in self.members], np.int64)
         for width in widths:
             at = self.atoms.of_unit[width.units]
-            per_atom = np.bincount(at[at >= 0], minlength=n_atoms)
-            weight = per_atom[first]
-            if not weight.any() or (per_atom != weight[self.atoms.stream]).any():
+            touched, times = np.unique(at[at >= 0], return_counts=True)
+            stream = self.atoms.stream[touched]
+            weight = np.zeros(len(sizes), np.int64)
+            weight[stream] = times
+            complete = np.bincount(stream, minlength=len(sizes)) == np.where(weight > 0, sizes, 0)
+            if not touched.size or not complete.all() or (times != weight[stream]).any():
                 continue
             lane = Lane(int((at < 0).sum()), weight, len(width.units), width.step)
             found.setdefault((weight.tobytes(), lane.fixed, lane.size, lane.step), lane)
