@@ -11,7 +11,7 @@ Y is kept unscaled, so that rho may change between updates without touching it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor
@@ -31,7 +31,7 @@ class _Quadratic(torch.autograd.Function):
     """``rho / 2 * sum ||mask * (W - target)||^2`` with its gradient written down."""
 
     @staticmethod
-    def forward(  # type: ignore[override]
+    def forward(
         ctx: FunctionCtx, rho: float, targets: list[Tensor], masks: list[Tensor | None], *params: Tensor
     ) -> Tensor:
         gaps = list(torch._foreach_sub([held(p) for p in params], [held(t) for t in targets]))
@@ -39,7 +39,8 @@ class _Quadratic(torch.autograd.Function):
             if mask is not None:
                 gap.mul_(mask)
         ctx.gaps, ctx.rho, ctx.like = gaps, rho, params  # type: ignore[attr-defined]
-        squares = torch.stack([n.float() for n in torch._foreach_norm(gaps)]).square()
+        exact = torch.float64 if any(g.dtype == torch.float64 for g in gaps) else torch.float32
+        squares = torch.stack([n.to(exact) for n in torch._foreach_norm(gaps)]).square()
         split = [not part(p).whole for p in params]
         if any(split):
             shared = torch.tensor(split, device=squares.device)
@@ -47,8 +48,8 @@ class _Quadratic(torch.autograd.Function):
         return 0.5 * rho * squares.sum()
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
-    def backward(ctx: FunctionCtx, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    @once_differentiable
+    def backward(ctx: FunctionCtx, grad: Tensor) -> tuple[Tensor | None, ...]:
         scale = ctx.rho * grad  # type: ignore[attr-defined]
         pairs = zip(ctx.gaps, ctx.like, strict=True)  # type: ignore[attr-defined]
         return (None, None, None, *(wrapped(gap * scale.to(gap.dtype), like) for gap, like in pairs))
@@ -119,7 +120,7 @@ class Aulm:
             t.mul_(2 * f - 1)  # F - Y / rho = F - (T - F)
         self._measure(weights)
 
-    def _measure(self, weights: Sequence[Tensor]) -> None:
+    def _measure(self, weights: list[Tensor]) -> None:
         """``W - F = W - target - Y / rho``."""
         rest = torch._foreach_sub(weights, [held(t) for t in self._target])
         torch._foreach_add_(rest, [held(y) for y in self._dual], alpha=-1 / self.rho)
@@ -138,7 +139,7 @@ class Aulm:
             ones = torch.ones_like(self.factor) if active is None else active.to(self.factor.dtype)
             laid = self._view.spread(ones, outside=0.0)
             masks = [None if whole else mask for whole, mask in zip(covered, laid, strict=True)]
-        return _Quadratic.apply(self.rho, self._target, masks, *self._view.tensors())  # type: ignore[no-any-return, no-untyped-call]
+        return _Quadratic.apply(self.rho, self._target, masks, *self._view.tensors())  # type: ignore[no-any-return]
 
     def state(self) -> State:
         """Tensors that a bit-equal continuation needs."""

@@ -9,46 +9,25 @@ from __future__ import annotations
 
 import abc
 import time
-from collections.abc import Callable, Container, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from fnmatch import fnmatchcase
-from typing import Literal
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from fxprune.couple import coupling
 from fxprune.errors import PlanError
+from fxprune.regularizers.decisions import Learned, plan_for
 from fxprune.regularizers.layout import Layout, Members, row_layout
+from fxprune.regularizers.options import PerGroup, Scale, choose, per_family
 from fxprune.regularizers.view import GroupView, rank_within
-from fxprune.types import FloatArray, Group, IntArray, Plan
+from fxprune.types import Budget, FloatArray, Group, IntArray, Plan
 
-__all__ = [
-    "GroupRegularizer",
-    "LearningRate",
-    "PerGroup",
-    "Regularizer",
-    "Report",
-    "Scale",
-    "State",
-    "learning_rate",
-    "per_family",
-]
+__all__ = ["GroupRegularizer", "Regularizer", "Report", "State"]
 
 State = dict[str, Tensor]
 """State of a method: tensors by name, fit for ``torch.save`` and for safetensors."""
-
-PerGroup = float | Mapping[str, float]
-"""One number for all groups, or ``{pattern: number}`` over names of groups and of their tensors."""
-
-LearningRate = torch.optim.Optimizer | Callable[[], float] | float
-"""Where a method that needs the step size reads it: the optimizer, a function, or a constant."""
-
-Scale = Literal["none", "size", "norm"]
-"""How one strength serves groups of different size: not at all, by the square root of the number of elements
-in a unit, or by the mean norm of the layer's units when the method was made."""
 
 
 @dataclass(frozen=True)
@@ -59,10 +38,11 @@ class Report:
         method: Name of the method.
         steps: Number of ``step()`` calls.
         zero_share: Share of the units it may remove that would go now, in [0, 1].
-        penalty: Last value of the penalty.
-        overhead_ms: Mean time a step spends in ``penalty()`` and ``step()``, milliseconds.
+        penalty: Last value of the penalty; NaN before the first.
+        overhead_ms: Mean time a step spends in ``penalty()`` and ``step()``, milliseconds.  Their share
+            of the backward pass is not in it, nor what a device still does after they return.
         overhead: The same as a share of the time between steps, in [0, 1]; 0 before two steps.
-        details: Quantities of the method (residuals, ranks, ...).
+        details: Quantities of the method (residuals, factors, ...).
     """
 
     method: str
@@ -80,23 +60,20 @@ class _Clock:
     def __init__(self) -> None:
         self.spent = 0.0
         self.steps = 0
-        self.first = 0.0
+        self.first = self.last = 0.0
         self.spent_before = 0.0
-        self.last = 0.0
 
     @contextmanager
     def running(self, *, is_step: bool) -> Iterator[None]:
         start = time.perf_counter()
-        try:
-            yield
-        finally:
-            now = time.perf_counter()
-            self.spent += now - start
-            if is_step:
-                self.steps += 1
-                self.last = now
-                if self.steps == 1:
-                    self.first, self.spent_before = now, self.spent
+        yield
+        now = time.perf_counter()
+        self.spent += now - start
+        if is_step:
+            self.steps += 1
+            self.last = now
+            if self.steps == 1:
+                self.first, self.spent_before = now, self.spent
 
     @property
     def milliseconds(self) -> float:
@@ -118,11 +95,16 @@ class Regularizer(abc.ABC):
         ...
         plan = reg.plan()
 
-    Subclasses that act on coupling groups derive from ``GroupRegularizer``; those that act on other
+    Methods that act on coupling groups derive from ``GroupRegularizer``; those that act on other
     structures (masks on branches and blocks) from this class.
+
+    Attributes:
+        name: Of the method.
+        groups: Coupling groups of the model, all or some.
     """
 
     name = "regularizer"
+    groups: Sequence[Group]
 
     @abc.abstractmethod
     def penalty(self) -> Tensor:
@@ -137,8 +119,8 @@ class Regularizer(abc.ABC):
         """Take the decisions for good: what goes is set to zero now and after every later step."""
 
     @abc.abstractmethod
-    def plan(self) -> Plan:
-        """What the method decided, as a plan for ``slim``."""
+    def plan(self, budget: Budget | None = None) -> Plan:
+        """What the method decided, as a plan for ``slim``; or a budget spent in the order it learned."""
 
     @abc.abstractmethod
     def removed_units(self) -> IntArray:
@@ -161,79 +143,6 @@ class Regularizer(abc.ABC):
         """
 
 
-def plan_without(groups: Sequence[Group], removed: IntArray) -> Plan:
-    """The plan that cuts units.
-
-    Args:
-        groups: Groups made by ``couple``.
-        removed: Unit ids.
-
-    Raises:
-        PlanError: The groups carry no trace.
-    """
-    from fxprune.plan import plan_units
-
-    trace = groups[0].trace if groups else None
-    if trace is None:
-        raise PlanError(
-            "these groups carry no trace to plan with", advice="use the groups of fxprune.couple(trace)"
-        )
-    keep = np.ones(coupling(trace).n_units, bool)
-    keep[removed] = False
-    return plan_units(trace, keep)
-
-
-def per_family(value: PerGroup, layout: Layout, *, what: str) -> FloatArray:
-    """One number per family; families that no pattern names get 0, later patterns win.
-
-    Args:
-        value: A number, or numbers by pattern.
-        layout: Families and the names patterns are matched with.
-        what: The option's name, for messages.
-
-    Returns:
-        float64[n_families].
-
-    Raises:
-        PlanError: A negative number, or a pattern that names nothing.
-    """
-    values = np.zeros(len(layout.families))
-    for pattern, number in value.items() if isinstance(value, Mapping) else [("*", value)]:
-        if not number >= 0:
-            raise PlanError(f"{what}={number!r} for '{pattern}' is negative", advice=f"pass {what} >= 0")
-        hit = [any(fnmatchcase(label, pattern) for label in labels) for labels in layout.labels]
-        if not any(hit) and layout.labels and pattern != "*":
-            raise PlanError(
-                f"{what}: no group and no tensor of one is named '{pattern}'",
-                advice=f"groups are named like '{layout.families[0]}'",
-            )
-        values[hit] = number
-    return values
-
-
-def learning_rate(source: LearningRate, view: GroupView) -> Tensor | float:
-    """The step size of the moment.
-
-    Args:
-        source: Where to read it.
-        view: Parameters whose rates are looked up if the optimizer has several.
-
-    Returns:
-        A number, or float[n_terms] where parameter groups differ (the largest of a term's own).
-    """
-    if not isinstance(source, torch.optim.Optimizer):
-        return float(source()) if callable(source) else float(source)
-    rates = {float(group["lr"]) for group in source.param_groups}
-    if len(rates) == 1:
-        return rates.pop()
-    of = {id(p): float(group["lr"]) for group in source.param_groups for p in group["params"]}
-    terms = torch.zeros(view.layout.n_terms + 1, dtype=view.dtype, device=view.device)
-    for slot, tensor in zip(view.layout.slots, view.tensors(), strict=True):
-        index = view.position_term[slot.start : slot.stop]
-        terms[index] = terms[index].clamp(min=of.get(id(tensor), 0.0))
-    return terms[:-1]
-
-
 class GroupRegularizer(Regularizer):
     """Base of methods that act on coupling groups.
 
@@ -246,6 +155,7 @@ class GroupRegularizer(Regularizer):
         only: Names of tensors, if not all count that ``members`` asks for.
 
     Attributes:
+        view: The parameters of the units.
         strength: Multiplies every penalty coefficient; set it to warm up or to control sparsity.
         steps: Number of ``step()`` calls so far.
     """
@@ -260,12 +170,15 @@ class GroupRegularizer(Regularizer):
         keep_at_least: int = 1,
         only: Container[str] | None = None,
     ) -> None:
+        choose("members", members, ("rows", "producers", "all"))
         if keep_at_least < 1:
             raise PlanError(f"keep_at_least={keep_at_least} would empty a layer", advice="keep at least 1")
         self.groups = tuple(groups)
         self._model = model
         self._keep_at_least = keep_at_least
-        owner, layout = row_layout(model, groups, members=members, votes=votes, keep_at_least=keep_at_least, only=only)
+        owner, layout = row_layout(
+            model, groups, members=members, votes=votes, keep_at_least=keep_at_least, only=only
+        )
         self._rows = layout
         self._attach(owner, layout)
 
@@ -273,8 +186,9 @@ class GroupRegularizer(Regularizer):
         """Build the view and everything that has its size."""
         if not layout.slots:
             raise PlanError(
-                "none of the groups can be pruned: all are pinned, frozen or too narrow",
-                advice="look at each group's .pinned, and at requires_grad of its parameters",
+                "the method can act on none of the groups: all are pinned, frozen, too narrow or without "
+                "the parameters it looks at",
+                advice="look at each group's .pinned and .members, and at requires_grad of its parameters",
             )
         self._owner = owner
         self.view = GroupView(owner, layout)
@@ -293,7 +207,7 @@ class GroupRegularizer(Regularizer):
         return torch.zeros((), device=self.view.device, dtype=self.view.dtype)
 
     def _step(self) -> None:
-        """What happens after the optimizer's step."""
+        """What happens after the optimizer's step, without gradients."""
 
     @abc.abstractmethod
     def _alive(self) -> Tensor:
@@ -303,10 +217,11 @@ class GroupRegularizer(Regularizer):
     def _importance(self) -> Tensor:
         """float[n_atoms], higher is kept first; comparable over families."""
 
+    @abc.abstractmethod
     def _own_state(self) -> State:
         """Tensors of the method, by name."""
-        return {}
 
+    @abc.abstractmethod
     def _load_own_state(self, state: Mapping[str, Tensor]) -> None:
         """Restore what ``_own_state`` gave."""
 
@@ -317,7 +232,7 @@ class GroupRegularizer(Regularizer):
     # Protocol --------------------------------------------------------------------------------
 
     def penalty(self) -> Tensor:
-        """The term to add to the loss: float[]."""
+        """The term to add to the loss: float[], differentiable; zero for methods that act in ``step``."""
         with self._clock.running(is_step=False):
             if self._finished is not None:
                 return torch.zeros((), device=self.view.device, dtype=self.view.dtype)
@@ -327,14 +242,13 @@ class GroupRegularizer(Regularizer):
             return value
 
     def step(self) -> None:
-        """What happens after the optimizer's step."""
-        with self._clock.running(is_step=True):
+        """What happens after the optimizer's step; call it once per step, before the scheduler's."""
+        with self._clock.running(is_step=True), torch.no_grad():
             self.steps += 1
-            if self._finished is not None:
-                self._zero(~self._finished)
+            if self._finished is None:
+                self._step()
             else:
-                with torch.no_grad():
-                    self._step()
+                self._zero(~self._finished)
 
     @torch.no_grad()
     def alive(self) -> Tensor:
@@ -362,35 +276,36 @@ class GroupRegularizer(Regularizer):
         self._zero(~self.alive())
 
     def removed_units(self) -> IntArray:
-        """Ids of the units that would go now, ascending."""
+        """Ids (in the coupling) of the units that would go now, ascending."""
         alive = self.alive().cpu().numpy()
         atom = self._rows.unit_atom
         return np.flatnonzero((atom >= 0) & ~alive[np.maximum(atom, 0)])
 
-    def scores(self) -> dict[str, FloatArray]:
-        """Importance of every unit of the groups it may prune, by group name; higher stays.
+    @torch.no_grad()
+    def scores(self) -> FloatArray:
+        """Importance of every unit, float64[units]; NaN for those the method may not remove."""
+        value = np.append(self._importance().double().cpu().numpy(), np.nan)
+        return np.asarray(value[self._rows.unit_atom])
 
-        What a planner with a budget needs where the method's own decision is not the size wanted.
-        """
-        with torch.no_grad():
-            value = self._importance().double().cpu().numpy()
-        atom = self._rows.unit_atom
-        return {g.name: value[atom[g.units]] for g in self.groups if g.width and (atom[g.units] >= 0).all()}
-
-    def plan(self) -> Plan:
+    def plan(self, budget: Budget | None = None) -> Plan:
         """What the method decided, as a plan for ``slim``.
 
+        Args:
+            budget: Spend this budget in the order the method learned, where its own decision is not of
+                the size wanted.
+
         Raises:
-            PlanError: The groups carry no trace.
+            PlanError: The groups carry no trace, or the planner refuses.
         """
-        return plan_without(self.groups, self.removed_units())
+        learned = None if budget is None else Learned(self.scores())
+        return plan_for(self.groups, self.removed_units(), learned, budget)
 
     def report(self) -> Report:
-        """Quantities to watch."""
+        """Quantities to watch; reading them waits for the device."""
         return Report(
             method=self.name,
             steps=self.steps,
-            zero_share=1.0 - float(self.alive().double().mean()),
+            zero_share=float((~self.alive()).double().mean()),
             penalty=float("nan") if self._last_penalty is None else float(self._last_penalty),
             overhead_ms=self._clock.milliseconds,
             overhead=self._clock.share,
@@ -398,7 +313,7 @@ class GroupRegularizer(Regularizer):
         )
 
     def state_dict(self) -> State:
-        """Everything that a bit-equal continuation needs."""
+        """Everything that a bit-equal continuation needs, apart from the model and the optimizer."""
         shape = [len(self.view.layout.slots), self.view.layout.n_terms, self.view.layout.n_atoms]
         state = {
             "method": torch.tensor(list(self.name.encode()), dtype=torch.uint8),
@@ -444,7 +359,7 @@ class GroupRegularizer(Regularizer):
         self._mask_view.scale_(self._by_unit(~dead, self._mask_view.layout))
 
     def _by_unit(self, atoms: Tensor, layout: Layout) -> Tensor:
-        """A value per atom of this method's layout as one per term of another, over the units."""
+        """A mask over atoms of this method as factors over the terms of another layout of the same units."""
         both = (self._rows.unit_atom >= 0) & (layout.unit_atom >= 0)
         there = torch.from_numpy(layout.unit_atom[both]).to(atoms.device)
         here = torch.from_numpy(self._rows.unit_atom[both]).to(atoms.device)
@@ -463,7 +378,6 @@ class GroupRegularizer(Regularizer):
         """
         by_family = torch.from_numpy(per_family(value, self.view.layout, what=what))
         terms = by_family.to(self.view.device, self.view.dtype)[self.view.atom_family][self.view.term_atom]
-        factor = {"none": torch.ones_like, "size": lambda _: self.view.term_size.sqrt(), "norm": lambda _: self._reference}
-        if scale not in factor:
-            raise PlanError(f"scale={scale!r} is unknown", advice=f"choose one of {', '.join(factor)}")
-        return terms * factor[scale](terms) ** power
+        size = {"none": torch.ones_like(terms), "size": self.view.term_size.sqrt(), "norm": self._reference}
+        choose("scale", scale, size)
+        return terms * size[scale] ** power

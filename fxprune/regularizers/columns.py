@@ -66,7 +66,8 @@ def _dead(layout: Layout, slot: Slot, alive: BoolArray) -> BoolArray:
 
 def channel_dead(layout: Layout, alive: BoolArray) -> dict[str, BoolArray]:
     """For each weight, the input channels all of whose columns are gone: bool[C]."""
-    return {s.name: _dead(layout, s, alive).reshape(s.shape[s.dims[0]], -1).all(axis=1) for s in layout.slots}
+    dead = {s.name: _dead(layout, s, alive).reshape(s.shape[s.dims[0]], -1) for s in layout.slots}
+    return {name: np.asarray(columns.all(axis=1)) for name, columns in dead.items()}
 
 
 def units_without_columns(groups: Sequence[Group], layout: Layout, alive: BoolArray) -> IntArray:

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from fxprune.errors import PlanError
-from fxprune.regularizers.base import Regularizer, Report, State, plan_without
-from fxprune.types import Group, IntArray, Plan
+from fxprune.regularizers.base import Regularizer, Report, State
+from fxprune.regularizers.decisions import plan_for
+from fxprune.types import Budget, Group, IntArray, Plan
 
 __all__ = ["Compose"]
 
@@ -43,6 +44,7 @@ class Compose(Regularizer):
         if not parts:
             raise PlanError("nothing to compose", advice="pass at least one regularizer")
         self.parts = parts
+        self.groups: Sequence[Group] = next((part.groups for part in parts if part.groups), ())
 
     def penalty(self) -> Tensor:
         """Sum of the parts' penalties."""
@@ -59,17 +61,30 @@ class Compose(Regularizer):
             part.finish()
 
     def removed_units(self) -> IntArray:
-        """Units that any part would remove."""
-        return reduce(np.union1d, (part.removed_units() for part in self.parts))
+        """Units that any part would remove; where that is a whole group, only those of the first part."""
+        each = [part.removed_units() for part in self.parts]
+        removed = reduce(np.union1d, each)
+        for group in self.groups:
+            if group.pinned is None and np.isin(group.units, removed).all():
+                for own in each:
+                    stays = np.setdiff1d(group.units, own)
+                    if len(stays):
+                        removed = np.setdiff1d(removed, stays)
+                        break
+        return removed
 
-    @property
-    def groups(self) -> tuple[Group, ...]:
-        """The groups of the first part that has any."""
-        return next((part.groups for part in self.parts if part.groups), ())
+    def plan(self, budget: Budget | None = None) -> Plan:
+        """One plan for everything the parts decided.
 
-    def plan(self) -> Plan:
-        """One plan for everything the parts decided."""
-        return plan_without(self.groups, self.removed_units())
+        Args:
+            budget: Goes to the first part.
+
+        Raises:
+            PlanError: The groups carry no trace, or the planner refuses.
+        """
+        if budget is not None:
+            return self.parts[0].plan(budget)
+        return plan_for(self.groups, self.removed_units())
 
     def report(self) -> Report:
         """Sums, and the parts' own details under their names."""

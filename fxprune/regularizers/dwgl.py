@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from fxprune.errors import PlanError
-from fxprune.regularizers.base import LearningRate, PerGroup, Scale
 from fxprune.regularizers.group_lasso import GroupLasso
 from fxprune.regularizers.layout import Members
+from fxprune.regularizers.options import LearningRate, PerGroup, Scale, choose
 from fxprune.regularizers.reorder import reorder_
 from fxprune.types import Group
 
@@ -56,8 +56,7 @@ def ramp(
         The paper's own coefficient was not found; only that it increases with the filter index is
         stated.  The linear ramp from 0.5 to 1.5 is ours.
     """
-    if shape not in _SHAPES:
-        raise PlanError(f"ramp={shape!r} is unknown", advice=f"choose one of {', '.join(_SHAPES)}")
+    choose("ramp", shape, _SHAPES)
     if not 0 < low <= high or exponent < 0:
         raise PlanError(
             f"a ramp from {low} to {high} with exponent {exponent} does not increase",

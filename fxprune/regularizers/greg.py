@@ -9,8 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from fxprune.errors import PlanError
-from fxprune.regularizers.base import GroupRegularizer, PerGroup, State, per_family
+from fxprune.regularizers.base import GroupRegularizer, State
 from fxprune.regularizers.layout import Members
+from fxprune.regularizers.options import PerGroup, choose, per_family
 from fxprune.regularizers.view import energy, rank_within
 from fxprune.types import Group
 
@@ -74,10 +75,10 @@ class GReg(GroupRegularizer):
         members: Members = "producers",
         keep_at_least: int = 1,
     ) -> None:
-        if delta <= 0 or ceiling <= 0 or every < 1 or scope not in {"group", "global"}:
+        choose("scope", scope, ("group", "global"))
+        if delta <= 0 or ceiling <= 0 or every < 1:
             raise PlanError(
-                f"delta={delta}, ceiling={ceiling}, every={every}, scope={scope!r}",
-                advice="pass positive numbers and scope 'group' or 'global'",
+                f"delta={delta}, ceiling={ceiling}, every={every}", advice="pass positive numbers"
             )
         super().__init__(model, groups, members=members, keep_at_least=keep_at_least)
         self._delta, self._ceiling, self._every, self._negligible = delta, ceiling, every, negligible

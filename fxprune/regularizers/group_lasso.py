@@ -9,8 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from fxprune.errors import PlanError
-from fxprune.regularizers.base import GroupRegularizer, LearningRate, PerGroup, Scale, State, learning_rate
+from fxprune.regularizers.base import GroupRegularizer, State
 from fxprune.regularizers.layout import Members
+from fxprune.regularizers.options import LearningRate, PerGroup, Scale, choose, learning_rate
 from fxprune.regularizers.prox import shrink
 from fxprune.regularizers.view import energy
 from fxprune.types import Group
@@ -87,11 +88,15 @@ class GroupLasso(GroupRegularizer):
         threshold: float = 1e-2,
         keep_at_least: int = 1,
     ) -> None:
-        if solver not in {"prox", "subgradient"}:
-            raise PlanError(f"solver={solver!r} is unknown", advice="choose 'prox' or 'subgradient'")
+        choose("solver", solver, ("prox", "subgradient"))
+        choose("coupling", coupling, ("joint", "votes"))
         if solver == "prox" and lr is None:
-            raise PlanError("the prox needs the step size", advice="pass lr=optimizer, or solver='subgradient'")
-        super().__init__(model, groups, members=members, votes=coupling == "votes", keep_at_least=keep_at_least)
+            raise PlanError(
+                "the prox needs the step size", advice="pass lr=optimizer, or solver='subgradient'"
+            )
+        super().__init__(
+            model, groups, members=members, votes=coupling == "votes", keep_at_least=keep_at_least
+        )
         self._lr = lr
         self._prox = solver == "prox"
         self._threshold = 0.0 if self._prox else threshold

@@ -11,11 +11,20 @@ import torch
 from torch import Tensor, nn
 
 from fxprune.errors import PlanError
-from fxprune.regularizers.base import GroupRegularizer, PerGroup, State, per_family
-from fxprune.regularizers.columns import Crop, Masked, channel_dead, crops_of, masked_of, units_without_columns
+from fxprune.regularizers.base import GroupRegularizer, State
+from fxprune.regularizers.columns import (
+    Crop,
+    Masked,
+    channel_dead,
+    crops_of,
+    masked_of,
+    units_without_columns,
+)
+from fxprune.regularizers.decisions import plan_for
 from fxprune.regularizers.layout import Members, column_layout
+from fxprune.regularizers.options import PerGroup, choose, per_family
 from fxprune.regularizers.view import energy, rank_within
-from fxprune.types import FloatArray, Group, IntArray
+from fxprune.types import BoolArray, Budget, FloatArray, Group, IntArray, Plan
 
 __all__ = ["IncReg", "exponential_increment", "linear_increment"]
 
@@ -204,11 +213,15 @@ class IncReg(GroupRegularizer):
     def _step(self) -> None:
         if self.steps % self._every == 0:
             self._advance()
-        self.view.scale_((~self._pruned).to(self.view.dtype)[self.view.term_atom])
+        # Asking whether anything is pruned yet would wait for a device; on the CPU it saves a pass.
+        if self.view.device.type != "cpu" or bool(self._pruned.any()):
+            self.view.scale_((~self._pruned).to(self.view.dtype)[self.view.term_atom])
 
     def _counts(self, mask: Tensor) -> Tensor:
         """Marked atoms in each contest: int64[n_contests]."""
-        return torch.zeros_like(self._done, dtype=torch.int64).index_add_(0, self._contest, mask.to(torch.int64))
+        return torch.zeros_like(self._done, dtype=torch.int64).index_add_(
+            0, self._contest, mask.to(torch.int64)
+        )
 
     def _magnitude(self) -> Tensor:
         """What atoms are ranked by: L1 norm, relative to the layer's mean if all are ranked together."""
@@ -260,7 +273,9 @@ class IncReg(GroupRegularizer):
 
     def finish(self) -> None:
         """Take the decisions for good; layers that are not finished lose their lowest ranks now."""
-        rank = rank_within(self._contest, (~self._pruned).to(self._rank_sum), self._rank_sum, self._magnitude())
+        rank = rank_within(
+            self._contest, (~self._pruned).to(self._rank_sum), self._rank_sum, self._magnitude()
+        )
         self._pruned = rank < (self._goal - 1e-9).ceil()[self._contest]
         self._pruned &= ~self._protected()
         super().finish()
@@ -270,7 +285,9 @@ class IncReg(GroupRegularizer):
 
     def _importance(self) -> Tensor:
         """Pruned ones first, then by averaged rank, between 0 and 1."""
-        rank = rank_within(self._contest, (~self._pruned).to(self._rank_sum), self._rank_sum, self._magnitude())
+        rank = rank_within(
+            self._contest, (~self._pruned).to(self._rank_sum), self._rank_sum, self._magnitude()
+        )
         width = self._counts(torch.ones_like(self._pruned))[self._contest]
         return (rank / width).to(self.view.dtype)
 
@@ -292,12 +309,23 @@ class IncReg(GroupRegularizer):
             alive[own[~alive[own]][: max(short, 0)]] = True
         return np.flatnonzero(known & ~alive[np.maximum(layout.unit_atom, 0)])
 
-    def scores(self) -> dict[str, FloatArray]:
-        """Importance of every unit by group name; columns have none to offer."""
-        return {} if self._columns else super().scores()
+    def plan(self, budget: Budget | None = None) -> Plan:
+        """What the method decided, as a plan for ``slim``.
 
-    def _kept(self) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
-        return self.alive().cpu().numpy()  # type: ignore[no-any-return]
+        Args:
+            budget: Spend this budget in the order the method learned; columns have no order of channels.
+
+        Raises:
+            PlanError: The groups carry no trace, the planner refuses, or a budget comes with columns.
+        """
+        return (
+            plan_for(self.groups, self.removed_units(), None, budget)
+            if self._columns
+            else super().plan(budget)
+        )
+
+    def _kept(self) -> BoolArray:
+        return np.asarray(self.alive().cpu().numpy())
 
     def crops(self) -> tuple[Crop, ...]:
         """With columns: kernels whose border is empty, to be cropped."""
@@ -326,7 +354,10 @@ class IncReg(GroupRegularizer):
     # State -----------------------------------------------------------------------------------
 
     def _details(self) -> Mapping[str, float]:
-        details = {"largest_factor": float(self._factor.max()), "done_share": float(self._done.double().mean())}
+        details = {
+            "largest_factor": float(self._factor.max()),
+            "done_share": float(self._done.double().mean()),
+        }
         if self._columns:
             left = self.masked()
             details["masked_share"] = sum(m.left for m in left) / max(sum(m.columns for m in left), 1)
@@ -348,14 +379,9 @@ class IncReg(GroupRegularizer):
 
 def _check(schedule: str, removal: str, scope: str, granularity: str, increment: float, every: int) -> None:
     """Refuse unknown options."""
-    known = (
-        ("schedule", schedule, tuple(_INCREMENTS)),
-        ("removal", removal, ("magnitude", "ceiling")),
-        ("scope", scope, ("group", "global")),
-        ("granularity", granularity, ("rows", "columns")),
-    )
-    for what, value, choices in known:
-        if value not in choices:
-            raise PlanError(f"{what}={value!r} is unknown", advice=f"choose one of {', '.join(choices)}")
+    choose("schedule", schedule, _INCREMENTS)
+    choose("removal", removal, ("magnitude", "ceiling"))
+    choose("scope", scope, ("group", "global"))
+    choose("granularity", granularity, ("rows", "columns"))
     if increment <= 0 or every < 1:
         raise PlanError(f"increment={increment}, every={every}", advice="pass increment > 0 and every >= 1")

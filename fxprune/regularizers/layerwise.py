@@ -29,7 +29,9 @@ class Stages:
 
     def __init__(self, view: GroupView, owner: nn.Module, steps: tuple[int, int]) -> None:
         if steps[0] < 1 or steps[1] < 0:
-            raise PlanError(f"stage_steps={steps} leaves nothing to do", advice="pass (sparse >= 1, fine-tune >= 0)")
+            raise PlanError(
+                f"stage_steps={steps} leaves nothing to do", advice="pass (sparse >= 1, fine-tune >= 0)"
+            )
         self._view = view
         self._owner = owner
         self._sparse, self._tune = steps

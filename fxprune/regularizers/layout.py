@@ -246,7 +246,10 @@ def _joined(arrays: Sequence[IntArray]) -> IntArray:
 
 
 def _numbered(
-    claims: Sequence[_Claim], family_of: IntArray, labels: Mapping[int, tuple[str, ...]], key_of_unit: IntArray
+    claims: Sequence[_Claim],
+    family_of: IntArray,
+    labels: Mapping[int, tuple[str, ...]],
+    key_of_unit: IntArray,
 ) -> Layout:
     """Number terms, atoms, layers and families without gaps."""
     claims = sorted(claims, key=lambda c: len(c.shape) != 1)
@@ -318,7 +321,9 @@ def row_layout(
     counted = _Counted(members, parameters, only)
     fixed = [g for g in groups if not all(parameters[n].requires_grad for n, _ in _roles(g, counted))]
     source = groups[0].trace if groups else None
-    atoms = partition(groups, barred=() if frozen else fixed, pinned=None if source is None else coupling(source).pinned)
+    atoms = partition(
+        groups, barred=() if frozen else fixed, pinned=None if source is None else coupling(source).pinned
+    )
     head = np.flatnonzero(atoms.atom == np.arange(len(atoms.atom)))
     crowd = np.bincount(atoms.family[head], minlength=len(atoms.family) + 1)
     large = (atoms.family >= 0) & (crowd[atoms.family] > keep_at_least)
@@ -351,7 +356,12 @@ def column_layout(
     for group in groups:
         for axis in group.consumers if group.pinned is None else ():
             weight = parameters.get(axis[0])
-            if weight is None or not weight.requires_grad or weight.ndim < (2 if linear else 3) or axis[1] > 1:
+            if (
+                weight is None
+                or not weight.requires_grad
+                or weight.ndim < (2 if linear else 3)
+                or axis[1] > 1
+            ):
                 continue
             shape, dims = _shape(group, axis, parameters), (axis[1], *range(2, weight.ndim))
             size = prod(shape[d] for d in dims)

@@ -9,9 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from fxprune.errors import PlanError
-from fxprune.regularizers.base import GroupRegularizer, LearningRate, PerGroup, Scale, State, learning_rate
+from fxprune.regularizers.base import GroupRegularizer, State
 from fxprune.regularizers.layout import find_parameters
 from fxprune.regularizers.local import held
+from fxprune.regularizers.options import LearningRate, PerGroup, Scale, choose, learning_rate
 from fxprune.regularizers.view import energy, rank_within
 from fxprune.types import Group
 
@@ -27,7 +28,9 @@ def _scales(model: nn.Module, groups: Sequence[Group]) -> frozenset[str]:
     return frozenset(
         name
         for name, parameter in parameters.items()
-        if parameter.ndim == 1 and name not in making and not any(s in name.rpartition(".")[2] for s in _SHIFTS)
+        if parameter.ndim == 1
+        and name not in making
+        and not any(s in name.rpartition(".")[2] for s in _SHIFTS)
     )
 
 
@@ -81,10 +84,13 @@ class NetworkSlimming(GroupRegularizer):
         scale: Scale = "none",
         keep_at_least: int = 1,
     ) -> None:
-        if solver not in {"subgradient", "prox"} or (ratio is None and solver != "prox"):
-            raise PlanError(f"solver={solver!r} with ratio={ratio}", advice="pass a ratio, or solver='prox'")
+        choose("solver", solver, ("subgradient", "prox"))
+        if ratio is None and solver != "prox":
+            raise PlanError("a sub-gradient makes no exact zeros", advice="pass a ratio, or solver='prox'")
         if (solver == "prox" and lr is None) or (ratio is not None and not 0 <= ratio < 1):
-            raise PlanError(f"lr={lr}, ratio={ratio}", advice="pass lr=optimizer for the prox, 0 <= ratio < 1")
+            raise PlanError(
+                f"lr={lr}, ratio={ratio}", advice="pass lr=optimizer for the prox, 0 <= ratio < 1"
+            )
         super().__init__(model, groups, keep_at_least=keep_at_least, only=_scales(model, groups))
         self._ratio, self._lr, self._prox = ratio, lr, solver == "prox"
         self._coefficient = self._coefficients(lam, scale, what="lam")

@@ -49,4 +49,6 @@ def hard(norms: Tensor, threshold: Tensor | float) -> Tensor:
     References:
         The proximal map of the count of non-zero groups is standard; the norm SSR calls L2,0.
     """
-    return (norms.square() > 2 * torch.as_tensor(threshold, dtype=norms.dtype, device=norms.device)).to(norms.dtype)
+    return (norms.square() > 2 * torch.as_tensor(threshold, dtype=norms.dtype, device=norms.device)).to(
+        norms.dtype
+    )

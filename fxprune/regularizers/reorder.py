@@ -105,7 +105,9 @@ def reorder_(model: nn.Module, groups: Sequence[Group]) -> dict[str, IntArray]:
     return orders
 
 
-def _one_by_one(model: nn.Module, groups: Sequence[Group], orders: dict[str, IntArray], before: list[Tensor]) -> None:
+def _one_by_one(
+    model: nn.Module, groups: Sequence[Group], orders: dict[str, IntArray], before: list[Tensor]
+) -> None:
     """Undo everything, then permute one group at a time and keep what changes nothing."""
     for group in groups:
         permute_(model, group, orders[group.name].argsort())

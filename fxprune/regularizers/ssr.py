@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
-import torch
 from torch import Tensor, nn
 
 from fxprune.errors import PlanError
 from fxprune.regularizers.aulm import Aulm, Prox
-from fxprune.regularizers.base import GroupRegularizer, PerGroup, Scale, State
+from fxprune.regularizers.base import GroupRegularizer, State
 from fxprune.regularizers.group_lasso import EPSILON, lasso_energy
 from fxprune.regularizers.layerwise import Stages
 from fxprune.regularizers.layout import Members
+from fxprune.regularizers.options import PerGroup, Scale, choose
 from fxprune.regularizers.prox import hard, shrink
 from fxprune.regularizers.view import energy
 from fxprune.types import Group
@@ -61,7 +61,7 @@ class SSR(GroupRegularizer):
         PlanError: Options that do not fit together, or nothing can be pruned.
 
     Example:
-        >>> import fxprune
+        >>> import torch, fxprune
         >>> net = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
         >>> groups = fxprune.couple(fxprune.trace(net, torch.zeros(1, 4)))
         >>> reg = SSR(net, groups, norm="l2,1", lam=100.0)
@@ -106,7 +106,9 @@ class SSR(GroupRegularizer):
         self._period = period
         self._threshold = threshold
         self._coefficient = self._coefficients(lam, scale, what="lam", power=_POWER[norm])
-        self._aulm = Aulm(self.view, rho=rho, growth=rho_growth, rho_max=rho_max) if solver == "aulm" else None
+        self._aulm = (
+            Aulm(self.view, rho=rho, growth=rho_growth, rho_max=rho_max) if solver == "aulm" else None
+        )
         self._stages = Stages(self.view, self._owner, stage_steps) if order == "layerwise" else None
 
     def _active(self) -> Tensor | None:
@@ -178,10 +180,9 @@ class SSR(GroupRegularizer):
 
 def _check(norm: str, solver: str, order: str, rho: float, growth: float, period: int) -> None:
     """Refuse options that are unknown or do not fit together."""
-    known = (("norm", norm, tuple(_PROX)), ("solver", solver, ("aulm", "subgradient")), ("order", order, ("joint", "layerwise")))
-    for what, value, choices in known:
-        if value not in choices:
-            raise PlanError(f"{what}={value!r} is unknown", advice=f"choose one of {', '.join(choices)}")
+    choose("norm", norm, _PROX)
+    choose("solver", solver, ("aulm", "subgradient"))
+    choose("order", order, ("joint", "layerwise"))
     if solver == "subgradient" and (norm != "l2,1" or order != "joint"):
         raise PlanError(
             "the sub-gradient solver takes the l2,1 norm of all groups jointly",

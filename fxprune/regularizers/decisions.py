@@ -1,0 +1,82 @@
+"""From what a method decided to a plan: exactly that, or a budget spent in its order."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from fxprune.couple import coupling
+from fxprune.criteria.base import Need, Normalise, View
+from fxprune.errors import PlanError
+from fxprune.plan import plan, plan_units
+from fxprune.trace import Trace
+from fxprune.types import Budget, FloatArray, Group, IntArray, Plan
+
+__all__ = ["Learned", "plan_for", "trace_of"]
+
+
+@dataclass(frozen=True, eq=False)
+class Learned:
+    """Importance that a method learned, as a criterion for the planner.
+
+    Attributes:
+        units: float64[n_units], NaN for units the method may not remove.
+    """
+
+    units: FloatArray
+
+    name = "learned"
+    needs = frozenset[Need]()
+    normalise: Normalise = "none"
+
+    def score(self, view: View) -> FloatArray:
+        """Importance float64[n_units]."""
+        padded = np.full(view.coupling.n_units, np.nan)
+        padded[: len(self.units)] = self.units
+        return padded
+
+
+def trace_of(groups: Sequence[Group]) -> Trace:
+    """The trace the groups were found in.
+
+    Raises:
+        PlanError: They carry none.
+    """
+    trace = groups[0].trace if groups else None
+    if trace is None:
+        raise PlanError(
+            "these groups carry no trace to plan with", advice="use the groups of fxprune.couple(trace)"
+        )
+    return trace
+
+
+def plan_for(
+    groups: Sequence[Group], removed: IntArray, learned: Learned | None = None, budget: Budget | None = None
+) -> Plan:
+    """The plan that cuts units, or that spends a budget in the order a method learned.
+
+    Args:
+        groups: Groups made by ``couple``.
+        removed: Unit ids; not looked at with a budget.
+        learned: Importance, needed with a budget.
+        budget: Fraction to keep.
+
+    Returns:
+        A plan for ``slim``.
+
+    Raises:
+        PlanError: The groups carry no trace, or the planner refuses.
+    """
+    trace = trace_of(groups)
+    if budget is not None:
+        if learned is None:
+            raise PlanError(
+                "this method ranks nothing that a budget could be spent on",
+                advice="call plan() without a budget",
+            )
+        return plan(trace, budget, criterion=learned)
+    keep = np.ones(coupling(trace).n_units, bool)
+    keep[removed] = False
+    return plan_units(trace, keep)
