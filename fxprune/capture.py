@@ -13,7 +13,7 @@ import re
 import sys
 import threading
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TextIO
 
@@ -22,6 +22,7 @@ import onnx_ir.passes.common as common_passes
 import torch
 from onnxscript import version_converter
 from torch import fx, nn
+from torch.overrides import TorchFunctionMode
 
 from fxprune.calls import Call, output_tensors
 from fxprune.errors import ExportError
@@ -45,6 +46,7 @@ _LOGGERS = (
     "onnx_ir",
 )
 _PREFIX = "module."
+_POOLED_DIMS = {"adaptive_avg_pool1d": (-1,), "adaptive_avg_pool2d": (-2, -1)}
 _NO_FUNCTION = re.compile(r"No ONNX function found for <OpOverload\(op='([\w.:]+)', overload='(\w+)'\)>")
 _AT_NODE = re.compile(r"Error when translating node %?(\w+)")
 
@@ -143,7 +145,32 @@ class _Flat(nn.Module):
         self.training = False
 
     def forward(self, *tensors: torch.Tensor) -> list[torch.Tensor]:
-        return list(output_tensors(self._call.with_tensors(tensors)(self.module)).values())
+        with _PlainPooling():
+            return list(output_tensors(self._call.with_tensors(tensors)(self.module)).values())
+
+
+class _PlainPooling(TorchFunctionMode):
+    """Pooling to one value is a mean.
+
+    torch's own decomposition also restores the memory layout, which for channels-last images
+    (ConvNeXt, Swin) becomes a Gather over indices computed from the batch size.
+    """
+
+    def __torch_function__(
+        self,
+        func: Callable[..., object],
+        types: Sequence[type],
+        args: tuple[object, ...] = (),
+        kwargs: Mapping[str, object] | None = None,
+    ) -> object:
+        given = dict(kwargs or {})
+        dims = _POOLED_DIMS.get(getattr(func, "__name__", "").partition(".")[0])
+        if dims is not None:
+            image, size = (*args, *given.values())
+            sizes = size if isinstance(size, (tuple, list)) else [size]
+            if isinstance(image, torch.Tensor) and all(s == 1 for s in sizes):
+                return image.mean(dims, keepdim=True)
+        return func(*args, **given)
 
 
 def _program(module: nn.Module, call: Call, attempt: Attempt) -> torch.export.ExportedProgram:

@@ -21,6 +21,7 @@ import torch
 
 from fxprune.calls import Call
 from fxprune.errors import ExportError
+from fxprune.memory_probe import session_options
 
 __all__ = ["SESSION_OPTIONS", "Array", "Machine", "Port", "Session", "machine", "open_session"]
 
@@ -31,7 +32,6 @@ SESSION_OPTIONS = (
 )
 
 _CODE = re.compile(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ")
-_FATAL = 4  # what goes wrong comes back as an exception; onnxruntime need not print it as well
 _DTYPES: Mapping[str, str] = {
     "tensor(float)": "float32",
     "tensor(double)": "float64",
@@ -159,15 +159,8 @@ def open_session(path: str | Path, *, threads: int = 1, name: str | Path | None 
         raise ExportError(
             f"there is no file {shown}", advice="check the path; fxprune export writes ONNX files"
         )
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.inter_op_num_threads = 1
-    options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
-    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
-    options.log_severity_level = _FATAL
-    options.add_session_config_entry("session.force_spinning_stop", "1")
     try:
-        handle = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        handle = ort.InferenceSession(str(path), session_options(threads), providers=["CPUExecutionProvider"])
     except Exception as error:
         raise ExportError(
             f"onnxruntime cannot load {shown}: {_reason(error, path, shown)}",

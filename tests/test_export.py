@@ -471,6 +471,33 @@ def test_other_means_stay(
     assert report.rewrites == ()
 
 
+def test_pooling_of_channels_last_images_stays_simple(tmp_path: Path) -> None:
+    class Last(nn.Module):
+        def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
+            image = x.permute(0, 3, 1, 2)
+            one = nn.functional.adaptive_avg_pool2d(image, output_size=(1, 1))
+            return (
+                one,
+                nn.functional.adaptive_avg_pool2d(image, 2),
+                nn.functional.adaptive_avg_pool1d(x[0], 1),
+            )
+
+    report = export_onnx(Last(), torch.rand(2, 4, 4, 6), tmp_path / "m.onnx", output_names=["a", "b", "c"])
+    kinds = {n.op_type for n in onnx.load(report.path).graph.node}
+    assert "Range" not in kinds
+    assert "GlobalAveragePool" in kinds
+    assert report.max_error_random is not None
+    assert report.max_error_random < FLOAT32
+
+
+def test_outputs_that_prove_nothing_are_named(tmp_path: Path) -> None:
+    module = nn.Linear(3, 4)
+    nn.init.zeros_(module.weight)
+    nn.init.zeros_(module.bias)
+    (note,) = export_onnx(module, torch.rand(2, 3), tmp_path / "m.onnx").notes
+    assert note == "output 'output' is zero on the example inputs: that it agrees proves nothing"
+
+
 def test_large_weights_lie_beside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(export_stage, "_SINGLE_FILE_BYTES", 1000)
     module, inputs = _made("small")
