@@ -21,7 +21,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("types", "sources", "files", "console", "modules", "shims", "targets", "onnx_rules", "onnx_cost"),
     ("labels", "axes", "cost", "calls", "weights", "recorder", "loading", "graph_files", "memory_probe"),
     ("ops", "runtime", "inputs", "trace"),
-    ("walk", "parity", "live", "bench_table"),
+    ("walk", "parity", "live", "bench_table", "plots"),
     ("couple", "capture", "contestants"),
     ("resize", "criteria", "structures", "planning"),
     ("score", "oracle", "explain"),
