@@ -22,8 +22,8 @@ from fxprune.types import BoolArray, Cost, IntArray
 
 __all__ = ["CostBuilder", "CostModel", "Terms", "measure"]
 
-MAX_FACTORS = 4
-"""Most factors in one term: a parameter with this many pruned axes, none has more in practice."""
+MAX_FACTORS = 8
+"""Most factors in one term: a parameter with this many axes (a 3-D convolution's weight has five)."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -197,11 +197,11 @@ def _split(call: Call, array: IntArray, shape: Shape) -> list[IntArray]:
 
 def _resize_split(dense: Call, slim: Call) -> Rewrite:
     """Uneven parts need their sizes written out."""
-    (name, x), _ = _first(dense), _first(slim)
+    _, x = _first(dense)
     assert isinstance(slim.out, list)
     dim = _dim(dense, x.rank)
     sizes = [s[dim] for s in slim.out]
-    return Rewrite({name: None, "split_sizes": sizes, "dim": dim}, op="aten::split_with_sizes")
+    return Rewrite({"split_sizes": sizes, "dim": dim}, op="aten::split_with_sizes")
 
 
 def _unbind(call: Call, array: IntArray, shape: Shape) -> list[IntArray]:
@@ -283,6 +283,19 @@ def _roll(call: Call, array: IntArray, shape: Shape) -> IntArray:
         if array.shape[d] > 1:
             array = np.roll(array, shift, axis=d)
     return array
+
+
+def _resize_roll(dense: Call, slim: Call) -> Rewrite:
+    """As many positions wrap around as are left of those that did."""
+    x, y = dense.tensor("self"), slim.tensor("self")
+    dims, shifts = dense.integers("dims"), dense.integers("shifts")
+    changed = list(shifts)
+    for k, d in enumerate(dims):
+        n = x.shape[d]
+        live = live_positions(x, y, d % x.rank)
+        if len(live) != n:
+            changed[k] = int((live >= n - shifts[k] % n).sum())
+    return Rewrite({"shifts": changed})
 
 
 def _repeat(name: str) -> Move:
@@ -497,6 +510,25 @@ def _slice_scatter(ctx: Context, call: Call) -> Output:
     return Value(call.shape, x.arrays, x.origin)
 
 
+def _index_put(ctx: Context, call: Call) -> Output:
+    """``x[index] = values``: along the other dimensions what is written ties with what it replaces."""
+    x, values = call.tensor("self"), call.tensor("values")
+    dims, _ = _indexed_dims(call)
+    raw = call.args["indices"]
+    indices = [v for v in raw if isinstance(v, Value)] if isinstance(raw, (list, tuple)) else []
+    ctx.pin([a for v in indices for a in v.arrays], "read as positions here")
+    if len(dims) != 1 or indices[0].rank != 1 or values.rank not in (0, x.rank):
+        ctx.pin([*x.arrays, *values.arrays], "written at positions that are chosen by value")
+        return Value(call.shape, (), x.origin)
+    chosen = [a for a in x.arrays if a.shape[dims[0]] > 1]
+    ctx.pin(chosen, "positions along this axis are chosen by value")
+    if values.rank:
+        shape = tuple(values.shape[d] if d == dims[0] else n for d, n in enumerate(x.shape))
+        part = Value(shape, tuple(a for a in x.arrays if a.shape[dims[0]] == 1))
+        ctx.merge([part, values], shape)
+    return Value(call.shape, tuple(a for a in x.arrays if a.shape[dims[0]] == 1), x.origin)
+
+
 def _row(names: str | tuple[str, ...], move: Move, resize: Resize | None = None, picked: bool = False) -> OpRule:
     """A table row of a plain movement op."""
     ops = tuple(f"aten::{n}" for n in ((names,) if isinstance(names, str) else names))
@@ -521,7 +553,7 @@ RULES = (
     _row(("split", "split_with_sizes", "chunk", "tensor_split"), _split, _resize_split),
     _row("unbind", _unbind, picked=True),
     _row("flip", _flip),
-    _row("roll", _roll),
+    _row("roll", _roll, _resize_roll),
     _row("repeat", _repeat("repeats")),
     _row("tile", _repeat("dims")),
     _row("pixel_unshuffle", _pixel_unshuffle),
@@ -536,4 +568,5 @@ RULES = (
     OpRule(("aten::stack",), _stack),
     OpRule(("aten::pad", "aten::constant_pad_nd"), _pad, _resize_pad),
     OpRule(("aten::slice_scatter",), _slice_scatter),
+    OpRule(("aten::index_put",), _index_put),
 )
