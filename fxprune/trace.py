@@ -165,12 +165,10 @@ def _top_level(args: object) -> list[object]:
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     """torch.export narrates; what matters of it comes back as an error."""
-    loggers = [logging.getLogger(n) for n in ("torch.export", "torch._export", "torch.fx", "torch._dynamo")]
-    levels = [logger.level for logger in loggers]
+    silenced = logging.root.manager.disable
     fastpath = torch.backends.mha.get_fastpath_enabled()
     try:
-        for logger in loggers:
-            logger.setLevel(logging.ERROR)
+        logging.disable(logging.CRITICAL)
         # The fused encoder kernels hide the layers that are to be pruned.
         torch.backends.mha.set_fastpath_enabled(False)
         with warnings.catch_warnings():
@@ -178,8 +176,7 @@ def _quiet() -> Iterator[None]:
             yield
     finally:
         torch.backends.mha.set_fastpath_enabled(fastpath)
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
+        logging.disable(silenced)
 
 
 def _export(

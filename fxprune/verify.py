@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 
 import numpy as np
 import torch
 from torch import fx, nn
+from torch.fx import _pytree as fx_pytree
 from torch.utils import _pytree as pytree
 
 from fxprune.couple import coupling
@@ -169,13 +170,13 @@ def _compare(
         torch.Tensor, lambda t: t.to(dtype) if t.is_floating_point() else t, (sample[0], dict(sample[1]))
     )
     with torch.no_grad(), torch.random.fork_rng(devices=[]), wide(dtype):
-        small = _leaves(_run(_in_type(slim, dtype), args, kwargs))
         if trace.kind == "recorded":
-            zeroed = _leaves(_run(_in_type(_zeroed_copy(trace, found), dtype), args, kwargs))
-            dense = _leaves(_run(_in_type(trace.model, dtype), args, kwargs))
+            models = (_zeroed_copy(trace, found), trace.model, slim)
+            zeroed, dense, small = _common([_observed(_in_type(m, dtype), args, kwargs) for m in models])
             blunt = zeroed
         else:
-            operands = _placeholders(trace, args, kwargs)
+            small = _leaves(_run(_in_type(slim, dtype), args, kwargs))
+            operands = fx_pytree.tree_flatten_spec((args, kwargs), trace.graph._in_spec)
             with evaluating(trace.model):
                 zeroed = _leaves(Oracle(trace, found, dtype).run(*operands))
                 everything = Resolution(np.ones_like(found.keep), {}, {}, {}, {}, found.cost)
@@ -189,15 +190,43 @@ def _compare(
     )
 
 
-def _placeholders(trace: Trace, args: tuple[object, ...], kwargs: Mapping[str, object]) -> list[object]:
-    """Inputs in the order of the graph's placeholders, batched as it needs them."""
-    leaves = list(trace.graph.graph.process_inputs(*args, **kwargs))
-    return [x for x in leaves]
-
-
 def _run(module: nn.Module, args: tuple[object, ...], kwargs: Mapping[str, object]) -> object:
     with evaluating(module):
         return module(*args, **kwargs)
+
+
+def _observed(module: nn.Module, args: tuple[object, ...], kwargs: Mapping[str, object]) -> dict[str, torch.Tensor]:
+    """Every tensor that any submodule returns, by place.
+
+    A detector's final boxes may be few or none; its heads always say something.
+    """
+    seen: dict[str, torch.Tensor] = {}
+    calls: dict[str, int] = {}
+
+    def watch(name: str) -> Callable[[nn.Module, object, object], None]:
+        def hook(_: nn.Module, __: object, result: object) -> None:
+            calls[name] = calls.get(name, 0) + 1
+            for k, tensor in enumerate(_leaves(result)):
+                seen[f"{name}#{calls[name]}.{k}"] = tensor.clone()
+
+        return hook
+
+    handles = [m.register_forward_hook(watch(n)) for n, m in module.named_modules()]
+    try:
+        _run(module, args, kwargs)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return seen
+
+
+def _common(runs: list[dict[str, torch.Tensor]]) -> tuple[list[torch.Tensor], ...]:
+    """What all runs have in the same place and shape (widths that were pruned differ)."""
+    first = runs[0]
+    names = [
+        n for n in first if all(n in r and r[n].shape == first[n].shape for r in runs[1:]) and first[n].numel()
+    ]
+    return tuple([run[n] for n in names] for run in runs)
 
 
 def _in_type(module: nn.Module, dtype: torch.dtype) -> nn.Module:

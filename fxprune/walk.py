@@ -86,7 +86,9 @@ class Walk:
         tensor = self.trace.tensor(name)
         shape = tuple(tensor.shape)
         arrays = []
-        for dim, n in enumerate(shape):
+        # What a recording met outside the model is data of that one run.
+        widths = shape if self.trace.kind == "export" or name in self.trace.aliases else ()
+        for dim, n in enumerate(widths):
             if n > 1:
                 axis = (name, dim)
                 if axis not in self.axes:
