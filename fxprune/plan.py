@@ -7,7 +7,6 @@ uses, and is checked against the shapes that result.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Literal, TypeVar
 
@@ -20,37 +19,21 @@ from fxprune.couple import coupling, flow
 from fxprune.criteria.base import Criterion
 from fxprune.errors import PlanError
 from fxprune.ops.contract import CONVOLUTIONS
-from fxprune.planning.alignment import make_chains
-from fxprune.planning.atoms import Atoms, Mode, make_atoms
+from fxprune.planning.atoms import Mode
 from fxprune.planning.blocks import breach, close
-from fxprune.planning.patterns import matching
-from fxprune.planning.problem import Problem, Scope, Width
-from fxprune.planning.search import cut_chains
+from fxprune.planning.choice import freeze, ratios_of
+from fxprune.planning.notes import gap_notes, nothing_to_prune
+from fxprune.planning.problem import Scope, Width
+from fxprune.planning.solve import Options, solve
 from fxprune.resize import resolve
 from fxprune.score import score
 from fxprune.sources import source_of
 from fxprune.trace import Trace
-from fxprune.types import Axis, BoolArray, Budget, Coupling, FloatArray, Group, IntArray, Plan
+from fxprune.types import Axis, BoolArray, Budget, Coupling, Group, IntArray, Plan
 
 __all__ = ["plan", "plan_removal", "plan_units"]
 
 Batch = TypeVar("Batch")
-
-NOTICEABLE = 0.01
-"""Gap to the budget, as a share of the dense quantity, that a plan's notes mention."""
-
-
-@dataclass(frozen=True)
-class _Frozen:
-    """Groups that must stay, and why.
-
-    Attributes:
-        why: For each group ``""`` (free), ``"pinned"``, ``"protected"`` or ``"unscored"``.
-        units: bool[n_units].
-    """
-
-    why: tuple[str, ...]
-    units: BoolArray
 
 
 def plan(
@@ -112,25 +95,20 @@ def plan(
     _check_options(budget, align, keep_at_least, scope, blocks)
     found = coupling(trace)
     scores = score(trace, criterion, data=data, loss=loss, seed=seed)
-    frozen = _freeze(found, _listed(protect), _listed(only), scores.units)
-    ratio = _ratios(found, ratios or {})
-    atoms = make_atoms(found, np.where(frozen.units, np.nan, scores.units), frozen.units, mode=blocks)
-    if not len(atoms.score) and budget.fraction < 1:
-        raise _nothing_to_prune(found, frozen, atoms)
-    problem = Problem.of(found, atoms)
-    streams = problem.streams(scope=scope, keep_at_least=keep_at_least, ratios=ratio)
+    frozen = freeze(found, _listed(protect), _listed(only), scores.units)
     step = targets.get(target).channel_step if align == "auto" else align
-    chains = make_chains(streams, problem.lanes(_widths(trace, found, step)))
-    meter, dense = problem.meter(budget.quantity, chains, ratio)
-    state = cut_chains(meter, int(budget.fraction * dense), dense)
-    keep = close(found.blocks, problem.keep(chains.atoms_kept(state)))
-    value = meter.value(state)
-    cost = found.cost.cost(keep)
-    assert budget.quantity == "channels" or value // (
-        found.cost.samples if budget.quantity == "macs" else 1
-    ) == getattr(cost, budget.quantity), "the search and the cost model disagree"
-    gap = _gap_notes(found, frozen, budget, value, dense, step, bool((state < chains.length).any()))
-    return plan_units(trace, keep, notes=(*scores.notes, *atoms.notes, *gap))
+    options = Options(
+        scope=scope,
+        blocks=blocks,
+        keep_at_least=keep_at_least,
+        widths=_widths(trace, found, step),
+        ratios=ratios_of(found, ratios or {}),
+    )
+    solution = solve(found, scores.units, frozen.units, budget, options)
+    if not solution.n_atoms and budget.fraction < 1:
+        raise nothing_to_prune(found, frozen, solution.notes)
+    gap = gap_notes(found, frozen, budget, solution, step)
+    return plan_units(trace, solution.keep, notes=(*scores.notes, *solution.notes, *gap))
 
 
 def _check_options(
@@ -159,54 +137,9 @@ def _is_count(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value >= 1
 
 
-def _is_fraction(value: object) -> bool:
-    return isinstance(value, (int, float)) and 0 < value <= 1
-
-
 def _listed(patterns: Sequence[str]) -> list[str]:
     """A single pattern counts as a list of one: iterating over its letters is never meant."""
     return [patterns] if isinstance(patterns, str) else list(patterns)
-
-
-def _freeze(found: Coupling, protect: list[str], only: list[str], scores: FloatArray) -> _Frozen:
-    groups = found.groups
-    protected = {number for pattern in protect for number in matching(groups, pattern, "protect")}
-    if only:
-        chosen = {number for pattern in only for number in matching(groups, pattern, "only")}
-        protected |= set(range(len(groups))) - chosen
-    units = found.pinned.copy()
-    why = []
-    for number, group in enumerate(groups):
-        reason = ""
-        if group.pinned is not None or found.pinned[group.units].any():
-            reason = "pinned"
-        elif number in protected:
-            reason = "protected"
-        elif np.isnan(scores[group.units]).any():
-            reason = "unscored"
-        if reason:
-            units[group.units] = True
-        why.append(reason)
-    return _Frozen(tuple(why), units)
-
-
-def _ratios(found: Coupling, ratios: Mapping[str, float]) -> FloatArray:
-    """Fraction that each group keeps, NaN where the budget decides; a later pattern may not contradict."""
-    result = np.full(len(found.groups), np.nan)
-    for pattern, fraction in ratios.items():
-        if not _is_fraction(fraction):
-            raise PlanError(
-                f"ratios[{pattern!r}]={fraction!r} is not a fraction to keep in (0, 1]",
-                advice="0.25 keeps a quarter of the group",
-            )
-        for number in matching(found.groups, pattern, "ratios"):
-            if not np.isnan(result[number]) and result[number] != fraction:
-                raise PlanError(
-                    f"ratios ask for {result[number]:g} and {fraction:g} of group '{found.groups[number].name}'",
-                    advice="make the patterns disjoint",
-                )
-            result[number] = fraction
-    return result
 
 
 def _widths(trace: Trace, found: Coupling, step: int) -> list[Width]:
@@ -229,61 +162,6 @@ def _widths(trace: Trace, found: Coupling, step: int) -> list[Width]:
         if axis[1] == 0 and 1 < count < len(units):
             widths.append(Width(units[: len(units) // count], step))
     return widths
-
-
-# --- what the notes say ------------------------------------------------------------------------------
-
-
-def _gap_notes(
-    found: Coupling, frozen: _Frozen, budget: Budget, value: int, dense: int, step: int, more: bool
-) -> tuple[str, ...]:
-    """How far the plan is from the budget, if that is noticeable, and why."""
-    if not dense:
-        return (f"this model has no {budget.quantity} to budget",)
-    reached = value / dense
-    if reached > budget.fraction:
-        return (
-            f"keeps {reached:.1%} of the {budget.quantity} where {budget.fraction:.1%} was asked: everything that may go "
-            f"is at its minimum{_shares(found, frozen, budget)}",
-        )
-    if budget.fraction - reached > NOTICEABLE:
-        why = (
-            f"widths move in steps of {step}; align=1 comes closer"
-            if step > 1
-            else "its units are that coarse"
-        )
-        why = why if more or step > 1 else "ratios decide about every group"
-        return (f"keeps {reached:.1%} of the {budget.quantity} where {budget.fraction:.1%} was asked: {why}",)
-    return ()
-
-
-def _shares(found: Coupling, frozen: _Frozen, budget: Budget, most: int = 4) -> str:
-    """The groups that must stay and what share of the cost would go with each."""
-    quantity = budget.quantity if budget.quantity != "channels" else "params"
-    dense = getattr(found.cost.dense, quantity)
-    shares = []
-    for group, why in zip(found.groups, frozen.why, strict=True):
-        if why:
-            keep = np.ones(found.n_units, bool)
-            keep[group.units] = False
-            shares.append((1 - getattr(found.cost.cost(keep), quantity) / max(dense, 1), group.name, why))
-    shares.sort(reverse=True)
-    listed = ", ".join(
-        f"'{name}' ({why}, {share:.1%} of the {quantity})" for share, name, why in shares[:most]
-    )
-    return f"; groups that must stay: {listed}" if listed else ""
-
-
-def _nothing_to_prune(found: Coupling, frozen: _Frozen, atoms: Atoms) -> PlanError:
-    counts = {why: frozen.why.count(why) for why in ("pinned", "protected", "unscored") if why in frozen.why}
-    stated = ", ".join(f"{count} {why}" for why, count in counts.items()) or "none at all"
-    reason = next((str(g.pinned) for g in found.groups if g.pinned is not None), "")
-    return PlanError(
-        f"nothing in this model may go: of {len(found.groups)} groups {stated}"
-        + (f"; the first pin: {reason}" if reason else "")
-        + "".join(f"; {note}" for note in atoms.notes),
-        advice="look at `fxprune inspect`, and drop protect= or only= if they are too wide",
-    )
 
 
 # --- explicit removals -------------------------------------------------------------------------------

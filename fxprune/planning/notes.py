@@ -1,0 +1,64 @@
+"""What a plan says about itself: how far from the budget it is, and why."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from fxprune.errors import PlanError
+from fxprune.planning.choice import Frozen
+from fxprune.planning.solve import Solution
+from fxprune.types import Budget, Coupling
+
+__all__ = ["gap_notes", "nothing_to_prune"]
+
+NOTICEABLE = 0.01
+"""Gap to the budget, as a share of the dense quantity, that is mentioned."""
+
+
+def gap_notes(
+    found: Coupling, frozen: Frozen, budget: Budget, solution: Solution, step: int
+) -> tuple[str, ...]:
+    """How far the plan is from the budget, if that is noticeable, and why."""
+    if not solution.dense:
+        return (f"there are no {budget.quantity} here to budget",)
+    reached = solution.value / solution.dense
+    stated = f"keeps {reached:.1%} of the {budget.quantity} where {budget.fraction:.1%} was asked"
+    if solution.value > budget.fraction * solution.dense * (1 + 1e-9):
+        return (f"{stated}: everything that may go is at its minimum{_shares(found, frozen, budget)}",)
+    if budget.fraction - reached <= NOTICEABLE:
+        return ()
+    if step > 1:
+        return (f"{stated}: widths move in steps of {step}, align=1 comes closer",)
+    return (f"{stated}: what may go comes in larger pieces",)
+
+
+def _shares(found: Coupling, frozen: Frozen, budget: Budget, most: int = 4) -> str:
+    """The groups that must stay and what share of the cost would go with each."""
+    quantity = budget.quantity if budget.quantity != "channels" else "params"
+    dense = getattr(found.cost.dense, quantity)
+    shares = []
+    for group, why in zip(found.groups, frozen.why, strict=True):
+        if why:
+            keep = np.ones(found.n_units, bool)
+            keep[group.units] = False
+            shares.append((1 - getattr(found.cost.cost(keep), quantity) / max(dense, 1), group.name, why))
+    shares.sort(reverse=True)
+    listed = ", ".join(
+        f"'{name}' ({why}, {share:.1%} of the {quantity})" for share, name, why in shares[:most]
+    )
+    return f"; groups that must stay: {listed}" if listed else ""
+
+
+def nothing_to_prune(found: Coupling, frozen: Frozen, notes: Sequence[str]) -> PlanError:
+    """The error for a model in which no unit may go."""
+    counts = {why: frozen.why.count(why) for why in ("pinned", "protected", "unscored") if why in frozen.why}
+    stated = ", ".join(f"{count} {why}" for why, count in counts.items()) or "none at all"
+    reason = next((str(g.pinned) for g in found.groups if g.pinned is not None), "")
+    return PlanError(
+        f"nothing in this model may go: of {len(found.groups)} groups {stated}"
+        + (f"; the first pin: {reason}" if reason else "")
+        + "".join(f"; {note}" for note in notes),
+        advice="look at `fxprune inspect`, and drop protect= or only= if they are too wide",
+    )

@@ -1,0 +1,87 @@
+"""From scores and a budget to a keep mask."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from fxprune.planning.alignment import make_chains
+from fxprune.planning.atoms import Mode, make_atoms
+from fxprune.planning.blocks import close
+from fxprune.planning.problem import Problem, Scope, Width
+from fxprune.planning.search import cut_chains
+from fxprune.types import BoolArray, Budget, Coupling, FloatArray
+
+__all__ = ["Options", "Solution", "solve"]
+
+
+@dataclass(frozen=True, eq=False)
+class Options:
+    """How a budget is to be met; see ``fxprune.plan``.
+
+    Attributes:
+        scope: ``"global"`` or ``"local"``.
+        blocks: ``"auto"``, ``"whole"`` or ``"inside"``.
+        keep_at_least: Units that every group keeps.
+        widths: Axes that should end on a step.
+        ratios: float64[n_groups], share that a group keeps, NaN where the budget decides; None: nowhere.
+    """
+
+    scope: Scope = "global"
+    blocks: Mode = "auto"
+    keep_at_least: int = 1
+    widths: Sequence[Width] = ()
+    ratios: FloatArray | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Solution:
+    """A keep mask and how it relates to the budget.
+
+    Attributes:
+        keep: bool[n_units], closed over blocks.
+        value: What is left of the budgeted quantity.
+        dense: The quantity when nothing goes.
+        n_atoms: Sets of units that may go; 0 if nothing may.
+        exhausted: Everything that may go is gone.
+        notes: Constraints that could not be served.
+    """
+
+    keep: BoolArray
+    value: int
+    dense: int
+    n_atoms: int
+    exhausted: bool
+    notes: tuple[str, ...]
+
+
+def solve(
+    coupling: Coupling, score: FloatArray, frozen: BoolArray, budget: Budget, options: Options
+) -> Solution:
+    """Choose the units that go.
+
+    Args:
+        coupling: Units, groups, blocks and cost.
+        score: float64[n_units], NaN where a unit has none.
+        frozen: bool[n_units], units that must stay; includes pinned and unscored ones.
+        budget: Fraction to keep.
+        options: How.
+    """
+    ratios = np.full(len(coupling.groups), np.nan) if options.ratios is None else options.ratios
+    atoms = make_atoms(coupling, np.where(frozen, np.nan, score), frozen, mode=options.blocks)
+    problem = Problem.of(coupling, atoms)
+    streams = problem.streams(scope=options.scope, keep_at_least=options.keep_at_least, ratios=ratios)
+    chains = make_chains(streams, problem.lanes(options.widths))
+    meter, dense = problem.meter(budget.quantity, chains, ratios)
+    # A hair is added because fractions like 0.3 are not exact: 0.3 of 10 channels are 3.
+    state = cut_chains(meter, int(budget.fraction * dense * (1 + 1e-12)), dense)
+    keep = close(coupling.blocks, problem.keep(chains.atoms_kept(state)))
+    value = meter.value(state)
+    if budget.quantity != "channels":
+        terms = coupling.cost.params if budget.quantity == "params" else coupling.cost.macs
+        real = int(terms.values(coupling.cost.counts(keep)).sum())
+        assert value == real, "the search and the cost model disagree"
+    exhausted = bool((state == chains.length).all())
+    return Solution(keep, value, dense, len(atoms.score), exhausted, atoms.notes)
