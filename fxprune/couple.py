@@ -154,7 +154,8 @@ def _register_layouts(walk: Walk) -> None:
 def _close(walk: Walk) -> IntArray:
     """Units from ties; layouts add theirs until nothing changes.
 
-    A row of one cell is its cell, a column over one row too, and rows of equal cells are one row.
+    A row of one cell is its cell, a column over one row too; a row whose cells are all one unit is that
+    unit, and rows of equal cells are one row.
     """
     left = [a for a, _, _ in walk.ties]
     right = [b for _, b, _ in walk.ties]
@@ -188,12 +189,14 @@ def _levels(layout: Layout) -> list[tuple[IntArray, IntArray]]:
 
 
 def _equal_rows(walk: Walk, units: IntArray) -> IntArray:
-    """Pairs of row labels whose cells are the same units but which are not yet one unit."""
+    """Pairs of labels that are one unit but not yet tied: rows of equal cells, a row and its only unit."""
     first: dict[bytes, int] = {}
     pairs = []
     for layout in walk.layouts.values():
         for cells, rows in _levels(layout):
             ordered = np.sort(units[cells], axis=1)
+            single = (ordered[:, 0] == ordered[:, -1]) & (ordered[:, 0] != units[rows])
+            pairs.extend(zip(cells[single, 0].tolist(), rows[single].tolist(), strict=True))
             for key, row in zip(map(bytes, ordered), rows.tolist(), strict=True):
                 other = first.setdefault(key, row)
                 if units[other] != units[row]:
@@ -209,6 +212,8 @@ def _blocks(walk: Walk, units: IntArray) -> list[Block]:
             if cells.shape[1] == 1:
                 continue
             columns = layout.columns if level == 0 else None
+            if columns is None and (units[cells] == units[rows][:, None]).all():
+                continue  # every row is one unit: nothing can break
             _, first = np.unique(units[rows], return_index=True)
             first.sort()
             block = Block(

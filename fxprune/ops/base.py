@@ -6,9 +6,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
+from fxprune.labels import varying
 from fxprune.types import IntArray
 
-__all__ = ["Argument", "Call", "Context", "OpRule", "Output", "Rewrite", "Scaled", "Value"]
+__all__ = ["Argument", "Call", "Context", "OpRule", "Output", "Rewrite", "Scaled", "Value", "solid"]
 
 Shape = tuple[int, ...]
 PinKind = Literal["input", "output", "contract", "data", "unknown"]
@@ -156,6 +157,33 @@ class Rewrite:
 
     args: Mapping[str, Argument] = field(default_factory=dict)
     op: str = ""
+
+
+def solid(ctx: Context, value: Value, first: int, reason: str) -> Value:
+    """Make the dimensions from ``first`` on one piece: an op works on them as a whole.
+
+    Rows of pixels live or die with their channel; labels of these dimensions alone are pinned.
+
+    Args:
+        ctx: Receives ties and pins.
+        value: A tensor.
+        first: First dimension of the piece.
+        reason: Why positions inside it cannot go.
+
+    Returns:
+        The value without these dimensions.
+    """
+    good = []
+    for array in value.arrays:
+        axes = varying(array)
+        if axes and axes[0] >= first:
+            ctx.pin([array], reason)
+        elif axes:
+            head = array[(slice(None),) * first + (slice(0, 1),) * (array.ndim - first)]
+            if axes[-1] >= first:
+                ctx.tie(array, head)
+            good.append(head.reshape(array.shape[:first]))
+    return Value(value.shape[:first], tuple(good), value.origin)
 
 
 Move = Callable[[Call, IntArray, Shape], IntArray | list[IntArray]]

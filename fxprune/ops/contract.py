@@ -13,7 +13,7 @@ from math import prod
 import numpy as np
 
 from fxprune import labels
-from fxprune.ops.base import Call, Context, OpRule, Rewrite, Value
+from fxprune.ops.base import Call, Context, OpRule, Rewrite, Value, solid
 from fxprune.types import IntArray
 
 __all__ = ["RULES"]
@@ -128,15 +128,6 @@ def _split(value: Value, dim: int, groups: int) -> Value:
     return Value(new, tuple(labels.reshape(a, old, new) for a in value.arrays), value.origin)
 
 
-def _pin_dims(ctx: Context, value: Value, first: int, reason: str) -> Value:
-    """Pin labels along the dimensions from ``first`` on and forget these dimensions."""
-    bad = [a for a in value.arrays if any(d >= first for d in labels.varying(a))]
-    if bad:
-        ctx.pin(bad, reason)
-    good = tuple(a.reshape(a.shape[:first]) for a in value.arrays if all(d < first for d in labels.varying(a)))
-    return Value(value.shape[:first], good, value.origin)
-
-
 def _convolution(ctx: Context, call: Call) -> Value:
     """``n (g i), (g o) i, (g o) -> n (g o)``; transposed: ``n (g i), (g i) o, (g o) -> n (g o)``."""
     x, weight, bias = call.tensor("input"), call.tensor("weight"), call.optional("bias")
@@ -150,11 +141,10 @@ def _convolution(ctx: Context, call: Call) -> Value:
         out_shape = (1, *out_shape)
     kernel = prod(weight.shape[2:])
     pixels = prod(x.shape[2:]) if transposed else prod(out_shape[2:])
-    x = _pin_dims(ctx, x, 2, "a convolution slides over this axis")
-    weight = _pin_dims(ctx, weight, 2, "the extent of a convolution kernel")
-    channels = 1 if batched else 0
-    summed = [a for a in call.tensor("input").arrays if labels.varying(a) == (channels,)]
-    if summed and call.tensor("input").shape[channels] > groups:
+    x = solid(ctx, x, 2, "a convolution slides over this axis")
+    weight = solid(ctx, weight, 2, "the extent of a convolution kernel")
+    summed = [a.reshape(*a.shape[0 if batched else 1 :], *(1,) * spatial) for a in x.arrays if labels.varying(a) == (1,)]
+    if summed and x.shape[1] > groups:
         ctx.consume("input", summed)
     terms = [
         Term(_split(x, 1, groups), "ngi"),

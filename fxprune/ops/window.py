@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from fxprune import labels
-from fxprune.ops.base import Call, Context, OpRule, Output, Value
+from fxprune.ops.base import Call, Context, OpRule, Output, Value, solid
 
 __all__ = ["RULES"]
 
@@ -16,11 +16,9 @@ def _window(count: int) -> Callable[[Context, Call], Output]:
     def rule(ctx: Context, call: Call) -> Output:
         x = call.tensors()[0]
         first = x.rank - count
-        bad = [a for a in x.arrays if any(d >= first for d in labels.varying(a))]
-        if bad:
-            ctx.pin(bad, "the op slides or resamples along this axis")
+        rows = solid(ctx, x, first, "the op slides or resamples along this axis")
         ctx.pin(call.others(), "read as coordinates here")
-        good = tuple(a for a in x.arrays if all(d < first for d in labels.varying(a)))
+        good = tuple(a.reshape(*a.shape, *(1,) * count) for a in rows.arrays)
         if isinstance(call.out, list):
             return [Value(shape, good, x.origin) for shape in call.out]
         return Value(call.out, good, x.origin)
