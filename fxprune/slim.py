@@ -18,12 +18,11 @@ from torch.utils import _pytree as pytree
 
 from fxprune.errors import FxpruneError, PlanError, SliceError
 from fxprune.files import atomic_path
+from fxprune.graphs import arguments_by_name, draft, set_tensor
 from fxprune.modules import refresh
-from fxprune.ops import DROPOUTS, qualified_name
+from fxprune.ops import overload
 from fxprune.ops.base import Rewrite, Scaled
-from fxprune.ops.normalise import BATCH_NORMS
 from fxprune.resize import Gather, Resolution, keep_mask, resolve
-from fxprune.shims import BatchNorm, Dropout
 from fxprune.sources import source_of
 from fxprune.trace import ExampleInputs, Trace, evaluating
 from fxprune.trace import trace as _trace
@@ -205,37 +204,15 @@ def _graph_copy(trace: Trace, found: Resolution) -> fx.GraphModule:
     """The traced graph with slim tensors and sizes; batch norm and dropout follow train and eval."""
     if trace.kind == "recorded":
         raise SliceError("a recorded graph is for analysis only", advice="use the module copy")
-    graph = fx.Graph()
-    copies: dict[fx.Node, fx.Node] = {}
-    result = graph.graph_copy(trace.graph.graph, copies)
-    graph.output(result)
-    graph._codegen = copy.copy(trace.graph.graph._codegen)
-    root = nn.Module()
-    _attach_tensors(root, trace, found)
+    made = draft(trace)
+    _attach_tensors(made.root, trace, found)
     for node, rewrite in found.rewrites.items():
-        if node in copies:
-            _apply(graph, copies[node], rewrite)
+        if node in made.copies:
+            _apply(made.graph, made.copies[node], rewrite)
     for node, gather in found.gathers.items():
-        if node in copies:
-            _apply_gather(graph, root, copies[node], gather)
-    _attach_modes(graph, root)
-    module = fx.GraphModule(root, graph, type(trace.model).__name__)
-    module.graph.eliminate_dead_code()
-    module.recompile()
-    module.train(trace.model.training)
-    return module
-
-
-def _set(root: nn.Module, name: str, tensor: torch.Tensor, *, persistent: bool = True) -> None:
-    *path, last = name.split(".")
-    for part in path:
-        if part not in root._modules:
-            root.add_module(part, nn.Module())
-        root = root._modules[part]  # type: ignore[assignment]
-    if isinstance(tensor, nn.Parameter):
-        root.register_parameter(last, tensor)
-    else:
-        root.register_buffer(last, tensor, persistent=persistent)
+        if node in made.copies:
+            _apply_gather(made.graph, made.root, made.copies[node], gather)
+    return made.module(type(trace.model).__name__, training=trace.model.training)
 
 
 def _attach_tensors(root: nn.Module, trace: Trace, found: Resolution) -> None:
@@ -243,12 +220,12 @@ def _attach_tensors(root: nn.Module, trace: Trace, found: Resolution) -> None:
     slims = _slim_tensors(trace, found)
     persistent = set(trace.model.state_dict(keep_vars=True))
     for name, alias in trace.aliases.items():
-        _set(root, name, slims[id(trace.tensor(alias))], persistent=name in persistent)
+        set_tensor(root, name, slims[id(trace.tensor(alias))], persistent=name in persistent)
     for node in trace.graph.graph.nodes:
         name = str(node.target)
         if node.op == "get_attr" and name not in trace.aliases:
             tensor = trace.tensor(name)
-            _set(root, name, _sliced(tensor, name, found), persistent=False)
+            set_tensor(root, name, _sliced(tensor, name, found), persistent=False)
 
 
 def _apply(graph: fx.Graph, node: fx.Node, rewrite: Rewrite) -> None:
@@ -256,11 +233,11 @@ def _apply(graph: fx.Graph, node: fx.Node, rewrite: Rewrite) -> None:
     target = node.target
     assert isinstance(target, torch._ops.OpOverload)
     names = [a.name for a in target._schema.arguments]
-    values: dict[str, object] = {**dict(zip(names, node.args, strict=False)), **node.kwargs}
+    values = arguments_by_name(node)
     for name, new in rewrite.args.items():
         values[name] = _merged(graph, node, values.get(name), new)
     if rewrite.op:
-        target = getattr(torch.ops.aten, rewrite.op.removeprefix("aten::")).default
+        target = overload(rewrite.op)
         names = [a.name for a in target._schema.arguments]
         node.target = target
     node.args = ()
@@ -287,44 +264,13 @@ def _entry(graph: fx.Graph, node: fx.Node, old: object, new: object) -> object:
 def _apply_gather(graph: fx.Graph, root: nn.Module, node: fx.Node, gather: Gather) -> None:
     """Take positions along one dimension, after the node or in its place."""
     name = f"fxprune_index.{node.name}"
-    _set(root, name, torch.from_numpy(np.ascontiguousarray(gather.index)), persistent=False)
+    set_tensor(root, name, torch.from_numpy(np.ascontiguousarray(gather.index)), persistent=False)
     with graph.inserting_after(node):
         index = graph.get_attr(name)
     source = node if gather.of_result else node.all_input_nodes[0]
     with graph.inserting_after(index):
-        taken = graph.call_function(torch.ops.aten.index_select.default, (source, gather.dim, index))
+        taken = graph.call_function(overload("aten::index_select"), (source, gather.dim, index))
     node.replace_all_uses_with(taken, delete_user_cb=lambda user: user is not taken)
-
-
-def _attach_modes(graph: fx.Graph, root: nn.Module) -> None:
-    """Let batch norm and dropout see train() and eval(): modules in the place of frozen calls."""
-    for node in list(graph.nodes):
-        if node.op != "call_function":
-            continue
-        name = qualified_name(node.target)
-        shim: nn.Module | None = None
-        if name == BATCH_NORMS[0]:
-            values = _by_name(node)
-            if values["running_mean"] is not None:
-                shim = BatchNorm(float(values["momentum"]), float(values["eps"]))  # type: ignore[arg-type]
-                operands = tuple(values[n] for n in ("input", "weight", "bias", "running_mean", "running_var"))
-        elif name in DROPOUTS:
-            values = _by_name(node)
-            shim, operands = Dropout(float(values["p"]), DROPOUTS[name]), (values["input"],)  # type: ignore[arg-type]
-        if shim is None:
-            continue
-        if "fxprune_modes" not in root._modules:
-            root.add_module("fxprune_modes", nn.Module())
-        root.get_submodule("fxprune_modes").add_module(node.name, shim)
-        with graph.inserting_after(node):
-            new = graph.call_module(f"fxprune_modes.{node.name}", operands)  # type: ignore[arg-type]
-        node.replace_all_uses_with(new)
-        graph.erase_node(node)
-
-
-def _by_name(node: fx.Node) -> dict[str, object]:
-    names = [a.name for a in node.target._schema.arguments]  # type: ignore[union-attr]
-    return {**dict(zip(names, node.args, strict=False)), **node.kwargs}
 
 
 # --- files -------------------------------------------------------------------------------------

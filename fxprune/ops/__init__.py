@@ -12,7 +12,7 @@ from fxprune.ops import contract, factory, movement, normalise, pointwise, reduc
 from fxprune.ops.base import OpRule
 from fxprune.ops.normalise import BATCH_NORMS
 
-__all__ = ["DROPOUTS", "RULES", "batch_norm_weights", "qualified_name", "rule_for"]
+__all__ = ["DROPOUTS", "RULES", "batch_norm_weights", "overload", "qualified_name", "rule_for"]
 
 RULES: tuple[OpRule, ...] = (
     *pointwise.RULES,
@@ -43,6 +43,19 @@ def qualified_name(target: object) -> str:
         return getattr(target, "__name__", str(target))
     name = target._schema.name
     return name[:-1] if name.endswith("_") and not name.endswith("__") else name
+
+
+def overload(name: str, variant: str = "default") -> torch._ops.OpOverload:
+    """The operator of a qualified name, to call it in a graph.
+
+    Example:
+        >>> overload("aten::mul", "Tensor")
+        <OpOverload(op='aten.mul', overload='Tensor')>
+    """
+    namespace, _, op = name.partition("::")
+    found = getattr(getattr(getattr(torch.ops, namespace), op), variant)
+    assert isinstance(found, torch._ops.OpOverload)
+    return found
 
 
 def rule_for(target: object) -> OpRule | None:
