@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import hashlib
+import io
 import logging
 import warnings
 from collections.abc import Iterator, Mapping
@@ -171,7 +172,7 @@ def _quiet() -> Iterator[None]:
         logging.disable(logging.CRITICAL)
         # The fused encoder kernels hide the layers that are to be pruned.
         torch.backends.mha.set_fastpath_enabled(False)
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
             warnings.simplefilter("ignore")
             yield
     finally:

@@ -525,8 +525,16 @@ def _index_put(ctx: Context, call: Call) -> Output:
     if values.rank:
         shape = tuple(values.shape[d] if d == dims[0] else n for d, n in enumerate(x.shape))
         part = Value(shape, tuple(a for a in x.arrays if a.shape[dims[0]] == 1))
-        ctx.merge([part, values], shape)
+        return Value(call.shape, ctx.merge([part, values], shape), x.origin)
     return Value(call.shape, tuple(a for a in x.arrays if a.shape[dims[0]] == 1), x.origin)
+
+
+def _by_value(ctx: Context, call: Call) -> Output:
+    """What comes out depends on the entries, not on their places."""
+    ctx.pin([a for v in call.tensors() for a in v.arrays], "entries are chosen by value here")
+    shapes = call.out if isinstance(call.out, list) else [call.out]
+    values = [Value(shape) for shape in shapes]
+    return values if isinstance(call.out, list) else values[0]
 
 
 def _row(names: str | tuple[str, ...], move: Move, resize: Resize | None = None, picked: bool = False) -> OpRule:
@@ -569,4 +577,12 @@ RULES = (
     OpRule(("aten::pad", "aten::constant_pad_nd"), _pad, _resize_pad),
     OpRule(("aten::slice_scatter",), _slice_scatter),
     OpRule(("aten::index_put",), _index_put),
+    OpRule(
+        (
+            *("aten::nonzero", "aten::masked_select", "aten::unique", "aten::_unique2", "aten::bincount"),
+            *("aten::gather", "aten::scatter", "aten::scatter_add", "aten::bucketize", "aten::searchsorted"),
+            *("torchvision::nms", "aten::one_hot", "aten::_local_scalar_dense", "aten::item"),
+        ),
+        _by_value,
+    ),
 )
