@@ -31,7 +31,8 @@ SESSION_OPTIONS = (
     "CPUExecutionProvider, all graph optimisations, sequential, threads stop spinning after a run"
 )
 
-_CODE = re.compile(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ")
+# "[ONNXRuntimeError] : 1 : FAIL : " in front, and "/onnxruntime_src/model.cc:256 Model(...) " inside.
+_CODE = re.compile(r"^\[ONNXRuntimeError\] : \d+ : \w+ : |/\S*onnxruntime_src/\S+:\d+ .*\) (?=\S)")
 _DTYPES: Mapping[str, str] = {
     "tensor(float)": "float32",
     "tensor(double)": "float64",
