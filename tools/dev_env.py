@@ -9,8 +9,8 @@ How it is kept right:
   run does nothing, and a change of the dependencies installs what changed.
 * A marker stands in the environment while it is being filled. Whoever finds it there knows that the last
   installation was cut short, and begins again.
-* torch and torchvision come from one resolver run, for torchvision works with the one torch it was built
-  for. The pair is checked by metadata at every call, and by a compiled operator after each installation.
+* torch and torchvision come from one resolver run, for torchvision's operators are compiled against torch.
+  The pair is checked by metadata at every call, and by running such an operator whenever it has changed.
 """
 
 from __future__ import annotations
@@ -20,13 +20,14 @@ import hashlib
 import importlib.metadata
 import importlib.util
 import json
+import operator
 import os
 import re
 import shutil
 import subprocess
 import sys
 import tomllib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from dev_console import Failure, run, say
@@ -117,7 +118,7 @@ def ensure(root: Path, *, reinstall: bool = False) -> Path:
     """
     venv = root / ".venv"
     if not reinstall and _ready(root, venv):
-        _check_versions(venv)
+        _check_pair(root, venv)
         return interpreter(venv)
     with _alone(root / "pyproject.toml"):
         if reinstall or not _ready(root, venv):  # another call may have made it meanwhile
@@ -139,9 +140,7 @@ def _make(root: Path, venv: Path, reinstall: bool) -> None:
     marker.write_text(OURS if clear else THEIRS, encoding="utf-8")
     (venv / STAMP).unlink(missing_ok=True)
     _install(root, venv, anew=cut_short == THEIRS)
-    _check_versions(venv)
-    _check_operator(root, venv)
-    (venv / STAMP).write_text(json.dumps(_stamp(root)) + "\n", encoding="utf-8")
+    _check_pair(root, venv)
     marker.unlink()
     say("environment: ready")
 
@@ -157,10 +156,14 @@ def _stamp(root: Path) -> dict[str, str]:
 def _ready(root: Path, venv: Path) -> bool:
     if (venv / MARKER).exists() or not interpreter(venv).exists():
         return False
+    return _stamped(venv).items() >= _stamp(root).items()
+
+
+def _stamped(venv: Path) -> dict[str, str]:
     try:
-        return bool(json.loads((venv / STAMP).read_text(encoding="utf-8")) == _stamp(root))
+        return dict(json.loads((venv / STAMP).read_text(encoding="utf-8")))
     except (OSError, ValueError):
-        return False
+        return {}
 
 
 @contextlib.contextmanager
@@ -256,20 +259,54 @@ def _install(root: Path, venv: Path, anew: bool) -> None:
     _try([*pip, *(["--force-reinstall"] if anew else []), "-e", TARGET], label, root)
 
 
-def _check_versions(venv: Path) -> None:
-    """Compare the installed torch with the one torchvision was built for, from their metadata alone."""
+def _check_pair(root: Path, venv: Path) -> None:
+    """See that torch and torchvision fit together, and write the stamp if this is a new pair."""
     torch, vision = _distribution(venv, "torch"), _distribution(venv, "torchvision")
     if torch is None or vision is None:
         raise NotFit("torch or torchvision is missing from the environment", MEND)
-    pinned = next(
-        (m[1] for r in vision.requires or () if (m := re.match(r"torch\s*\(?==\s*([\w.!]+)", r))), None
-    )
-    if pinned is not None and torch.version.split("+")[0] != pinned:
+    wanted = next((m[1] for r in vision.requires or () if (m := re.match(r"torch\b[ (]*([^;)]*)", r))), "")
+    if not satisfies(torch.version, wanted):
         raise NotFit(
             f"torch {torch.version} and torchvision {vision.version} do not match: "
-            f"this torchvision is built for torch {pinned}",
+            f"this torchvision is built for torch {wanted}",
             MEND,
         )
+    stamp = {**_stamp(root), "torch": torch.version, "torchvision": vision.version}
+    if _stamped(venv) != stamp:
+        _check_operator(root, venv)
+        (venv / STAMP).write_text(json.dumps(stamp) + "\n", encoding="utf-8")
+
+
+def satisfies(version: str, specifiers: str) -> bool:
+    """Whether a version meets all specifiers, as ``">=2.14,!=2.14.1"``, by its release numbers alone.
+
+    Example:
+        >>> satisfies("2.15.0+cu132", "==2.15.0"), satisfies("2.13.0", ">=2.14.0,<3")
+        (True, False)
+    """
+    mine = _release(version)
+    for specifier in filter(None, (part.strip() for part in specifiers.split(","))):
+        match = re.match(r"([=!<>~]=?)\s*([\w.]+)", specifier)
+        if match and not COMPARE[match[1]](mine, _release(match[2])):
+            return False
+    return True
+
+
+def _release(version: str) -> tuple[int, ...]:
+    numbers = re.match(r"\d+(\.\d+)*", version)
+    parts = [int(part) for part in numbers[0].split(".")] if numbers else []
+    return tuple(parts + [0] * (4 - len(parts)))
+
+
+COMPARE: dict[str, Callable[[tuple[int, ...], tuple[int, ...]], bool]] = {
+    "==": operator.eq,
+    "!=": operator.ne,
+    ">=": operator.ge,
+    "<=": operator.le,
+    ">": operator.gt,
+    "<": operator.lt,
+    "~=": operator.ge,
+}
 
 
 def _check_operator(root: Path, venv: Path) -> None:
