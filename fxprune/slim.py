@@ -296,6 +296,8 @@ def save(model: nn.Module, plan: Plan, path: str | Path) -> None:
     metadata = {"format": "fxprune", "kind": str(getattr(model, "fxprune_kind", "module")), "plan": plan.to_json()}
     with atomic_path(path, error=SliceError) as temporary:
         save_file(tensors, temporary, metadata)
+        # safetensors makes private files; a model is as public as its folder.
+        temporary.chmod(0o644)
 
 
 def load(model: nn.Module, path: str | Path, example_inputs: ExampleInputs) -> nn.Module:

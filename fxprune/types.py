@@ -240,7 +240,7 @@ class Plan:
         notes: What the planner wants the user to know (budget missed and why, say).
     """
 
-    kept: Mapping[Axis, tuple[int, ...]]
+    kept: Mapping[Axis, tuple[int, ...]] = field(repr=False)  # thousands of numbers
     predicted: Cost
     dense: Cost
     fingerprint: str
