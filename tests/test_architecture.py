@@ -21,7 +21,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("types", "sources", "files", "console", "modules", "shims", "targets", "onnx_rules", "onnx_cost"),
     ("labels", "axes", "cost", "calls", "weights", "recorder", "loading", "graph_files", "memory_probe"),
     ("ops", "runtime", "inputs", "trace"),
-    ("walk", "parity", "live", "bench_table", "graphs"),
+    ("walk", "parity", "live", "bench_table", "graphs", "dataflow", "naming"),
     ("couple", "capture", "contestants"),
     ("resize", "criteria", "planning"),
     ("score", "oracle", "explain", "structures"),

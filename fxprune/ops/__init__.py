@@ -12,7 +12,7 @@ from fxprune.ops import contract, factory, movement, normalise, pointwise, reduc
 from fxprune.ops.base import OpRule
 from fxprune.ops.normalise import BATCH_NORMS
 
-__all__ = ["DROPOUTS", "RULES", "batch_norm_weights", "overload", "qualified_name", "rule_for"]
+__all__ = ["DROPOUTS", "FACTORIES", "RULES", "batch_norm_weights", "overload", "qualified_name", "rule_for"]
 
 RULES: tuple[OpRule, ...] = (
     *pointwise.RULES,
@@ -26,6 +26,9 @@ RULES: tuple[OpRule, ...] = (
 
 # Dropout operators whose training flag torch.export freezes; True where whole channels go.
 DROPOUTS = {"aten::dropout": False, "aten::feature_dropout": True}
+
+# Operators whose result depends on no tensor's entries.
+FACTORIES = factory.RULES
 
 _BY_NAME = {name: rule for rule in RULES for name in rule.ops}
 _POINTWISE = OpRule((), pointwise.pointwise)

@@ -11,7 +11,7 @@ from fxprune.labels import take, varying
 from fxprune.ops.base import Call, Context, Move, OpRule, Output, Rewrite, Value
 from fxprune.types import IntArray
 
-__all__ = ["RULES", "live_positions"]
+__all__ = ["CONCATENATIONS", "RULES", "live_positions"]
 
 Shape = tuple[int, ...]
 Resize = Callable[[Call, Call], Rewrite]
@@ -543,6 +543,8 @@ def _row(names: str | tuple[str, ...], move: Move, resize: Resize | None = None,
     return OpRule(ops, (_picked if picked else _moved)(move), resize, move)
 
 
+CONCATENATIONS = ("aten::cat", "aten::concat", "aten::concatenate")
+
 RULES = (
     _row(("view", "_unsafe_view", "view_copy"), _reshape, _resize_sizes("size")),
     _row("reshape", _reshape, _resize_sizes("shape")),
@@ -572,7 +574,7 @@ RULES = (
     OpRule(("aten::pixel_shuffle", "aten::col2im"), _tied_blocks),
     OpRule(("aten::channel_shuffle",), _channel_shuffle, _resize_channel_shuffle),
     OpRule(("aten::unfold",), _unfold),
-    OpRule(("aten::cat", "aten::concat", "aten::concatenate"), _cat),
+    OpRule(CONCATENATIONS, _cat),
     OpRule(("aten::stack",), _stack),
     OpRule(("aten::pad", "aten::constant_pad_nd"), _pad, _resize_pad),
     OpRule(("aten::slice_scatter",), _slice_scatter),
