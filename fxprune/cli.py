@@ -6,34 +6,32 @@ Results go to stdout (tables, or JSON with ``--json``), progress and errors to s
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import json
 import os
 import sys
-from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
+from rich.console import Console, Group, RenderableType
 from typer.core import TyperGroup
 
 from fxprune import cli_options as o
 from fxprune.console import Steps, show_error
 from fxprune.errors import FxpruneError
 
-if TYPE_CHECKING:  # loading torch takes seconds: --help must not
-    from rich.console import RenderableType
-
+if TYPE_CHECKING:  # loading torch takes seconds, and --help must not
     from fxprune.pipeline import Opened
-    from fxprune.types import Budget
+    from fxprune.trace import Trace
 
 __all__ = ["app", "main"]
 
-USAGE_CODE = 2
 FAILED_CODE = 1
 INTERRUPTED_CODE = 130
+_PIPE_WIDTH = 160
 
 
 class _Group(TyperGroup):
@@ -92,7 +90,346 @@ def _global_options(
         bool, typer.Option("--debug", envvar="FXPRUNE_DEBUG", help="Show the traceback of an error.")
     ] = False,
     show_version: Annotated[
-        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version and exit.")
+        bool,
+        typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version and exit."),
     ] = False,
 ) -> None:
     pass
+
+
+# --- commands --------------------------------------------------------------------------------
+
+
+@app.command(
+    epilog="Examples:\n\n"
+    "  fxprune inspect torchvision:resnet18\n\n"
+    "  fxprune inspect torchvision:vit_b_16 --why encoder.ln.weight\n\n"
+    "  fxprune inspect nets.py:make -i 1x3x32x32 --graph ties.dot --json > groups.json"
+)
+def inspect(
+    model: o.Model,
+    weights: o.Weights = None,
+    inputs: o.Inputs = None,
+    allow_pickle: o.AllowPickle = False,
+    why: o.Why = None,
+    dim: o.Dim = 0,
+    graph: o.Graph = None,
+    everything: o.Everything = False,
+    strict: o.Strict = False,
+    as_json: o.Json = False,
+) -> None:
+    """Show which channels are tied to which, by which op, and why some cannot go."""
+    from fxprune.couple import couple
+    from fxprune.graph_files import write_graph
+    from fxprune.inspect import dependency_graph, explain, group_table
+    from fxprune.report import group_sheet, pin_sheet
+
+    traced = _trace(_open(model, weights, inputs, allow_pickle))
+    couple(traced, strict=strict)
+    for path in graph or ():
+        _say(f"wrote {write_graph(dependency_graph(traced), path)}")
+    if why is not None:
+        explanation = explain(traced, why, dim=dim)
+        _result(str(explanation), explanation.as_json(), as_json)
+    elif not graph or as_json:
+        rows = group_table(traced)
+        shown = (group_sheet(rows).rich(), pin_sheet(rows, everything=everything).rich())
+        _result(Group(*shown), {"model": model, "groups": [row.as_json() for row in rows]}, as_json)
+
+
+@app.command(
+    epilog="Examples:\n\n"
+    "  fxprune plan torchvision:resnet50@pretrained --macs 0.5 --out plan.json\n\n"
+    "  fxprune plan nets.py:make -i 1x3x32x32 --params 0.3 --protect 'head*' --ratio 'layer1.*=0.75'"
+)
+def plan(
+    model: o.Model,
+    weights: o.Weights = None,
+    inputs: o.Inputs = None,
+    allow_pickle: o.AllowPickle = False,
+    macs: o.Macs = None,
+    params: o.Params = None,
+    channels: o.Channels = None,
+    latency: o.Latency = None,
+    criterion: o.Criterion = "l1",
+    data: o.Data = None,
+    scope: o.Scope = o.ScopeName.everywhere,
+    align: o.Align = "auto",
+    keep_at_least: o.KeepAtLeast = 1,
+    protect: o.Protect = None,
+    only: o.Only = None,
+    ratio: o.Ratio = None,
+    target: o.Target = "onnxruntime-cpu",
+    out: o.PlanOut = None,
+    as_json: o.Json = False,
+) -> None:
+    """Decide which channels go so that a budget is met."""
+    from fxprune.inspect import width_table
+    from fxprune.plan import plan as make_plan
+    from fxprune.report import plan_view
+
+    budget = o.parse_budget(macs=macs, params=params, channels=channels, latency=latency)
+    traced = _trace(_open(model, weights, inputs, allow_pickle, writes=out))
+    batches, loss = o.evidence(data)
+    with _steps().step("plan"):
+        made = make_plan(
+            traced,
+            budget,
+            criterion=criterion,
+            scope=scope.value,
+            align=o.parse_align(align),
+            keep_at_least=keep_at_least,
+            protect=protect or (),
+            only=only or (),
+            ratios=o.parse_ratios(ratio),
+            target=target,
+            data=batches,
+            loss=loss,
+        )
+    if out is not None:
+        _write(out, made.to_json())
+    _result(plan_view(made, width_table(traced, made)), made.to_json(), as_json)
+
+
+@app.command(
+    epilog="Example:\n\n  fxprune slim torchvision:resnet50@pretrained --plan plan.json --out slim.safetensors"
+)
+def slim(
+    model: o.Model,
+    plan_file: o.PlanFile,
+    out: o.SlimOut,
+    weights: o.Weights = None,
+    inputs: o.Inputs = None,
+    allow_pickle: o.AllowPickle = False,
+    check: o.Check = True,
+    as_json: o.Json = False,
+) -> None:
+    """Apply a plan: write the slim weights, after proving them right.
+
+    The file holds the plan, too: wherever MODEL is given, it makes the model slim as --weights.
+    """
+    from fxprune.pipeline import read_plan
+    from fxprune.report import cost_sheet
+    from fxprune.slim import save
+    from fxprune.slim import slim as apply
+    from fxprune.verify import verify
+
+    made = read_plan(plan_file)
+    traced = _trace(_open(model, weights, inputs, allow_pickle, writes=out))
+    with _steps().step("slim") as ticks:
+        small = apply(traced, made)
+        ticks.note(f"as a {small.fxprune_kind}")
+    facts: dict[str, object] = {"file": str(out), "kind": small.fxprune_kind, "proof": None}
+    if check:
+        with _steps().step("verify") as ticks:
+            proof = verify(traced, made, small)
+            ticks.note(str(proof))
+        facts["proof"] = json.loads(proof.to_json())
+    save(small, made, out)
+    _say(f"wrote {out}")
+    _result(cost_sheet(made).rich(), facts, as_json)
+
+
+@app.command(
+    epilog="Examples:\n\n"
+    "  fxprune export torchvision:resnet50@pretrained --out dense.onnx\n\n"
+    "  fxprune export torchvision:resnet50 --weights slim.safetensors --out slim.onnx"
+)
+def export(
+    model: o.Model,
+    out: o.OnnxOut,
+    weights: o.Weights = None,
+    inputs: o.Inputs = None,
+    allow_pickle: o.AllowPickle = False,
+    opset: o.Opset = 18,
+    static_batch: o.StaticBatch = False,
+    check: o.Check = True,
+    as_json: o.Json = False,
+) -> None:
+    """Write a model as an ONNX file, after comparing it with torch in onnxruntime."""
+    from fxprune.export import export_onnx
+    from fxprune.report import describe_export, export_json, export_sheet
+
+    opened = _open(model, weights, inputs, allow_pickle, writes=out)
+    with _steps().step("export") as ticks:
+        report = export_onnx(
+            opened.model, opened.inputs, out, opset=opset, dynamic_batch=not static_batch, verify=check
+        )
+        ticks.note(describe_export(report))
+    _say(f"wrote {report.path}")
+    _result(export_sheet(report).rich(), export_json(report), as_json)
+
+
+@app.command(
+    epilog="Examples:\n\n"
+    "  fxprune bench dense.onnx slim.onnx --threads 2\n\n"
+    "  fxprune bench before=a.onnx after=b.onnx -i 8x3x224x224 --seconds 20 --json > bench.json"
+)
+def bench(
+    files: o.OnnxFiles,
+    inputs: o.Inputs = None,
+    threads: o.Threads = 1,
+    repeats: o.Repeats = 50,
+    seconds: o.Seconds = None,
+    batch: o.BatchSize = None,
+    memory: o.Memory = True,
+    as_json: o.Json = False,
+) -> None:
+    """Measure ONNX files against the first of them, interleaved, in onnxruntime."""
+    from fxprune.bench import benchmark
+    from fxprune.pipeline import onnx_inputs, percent
+
+    named = o.parse_files(files)
+    example = onnx_inputs(next(iter(named.values())), inputs or ())
+    with _steps().step("benchmark") as ticks:
+        table = benchmark(
+            named,
+            example,
+            threads=threads,
+            repeats=repeats,
+            seconds=seconds,
+            batch=batch,
+            memory=memory,
+            progress=percent(ticks),
+        )
+    _result(table, table.to_json(), as_json)
+
+
+@app.command(
+    epilog="Examples:\n\n"
+    "  fxprune compress torchvision:resnet18@pretrained --macs 0.5 --out out/\n\n"
+    "  fxprune compress nets.py:make -w trained.safetensors -i 1x3x32x32 --params 0.3 --out out/"
+)
+def compress(
+    model: o.Model,
+    out: o.OutFolder,
+    weights: o.Weights = None,
+    inputs: o.Inputs = None,
+    allow_pickle: o.AllowPickle = False,
+    macs: o.Macs = None,
+    params: o.Params = None,
+    channels: o.Channels = None,
+    latency: o.Latency = None,
+    criterion: o.Criterion = "l1",
+    data: o.Data = None,
+    scope: o.Scope = o.ScopeName.everywhere,
+    align: o.Align = "auto",
+    keep_at_least: o.KeepAtLeast = 1,
+    protect: o.Protect = None,
+    only: o.Only = None,
+    ratio: o.Ratio = None,
+    target: o.Target = "onnxruntime-cpu",
+    threads: o.Threads = 1,
+    seconds: o.Seconds = None,
+    as_json: o.Json = False,
+) -> None:
+    """All of it: plan, slim, verify, export, benchmark and report, into one folder."""
+    from fxprune.pipeline import compress as run
+    from fxprune.report import result_view
+
+    budget = o.parse_budget(macs=macs, params=params, channels=channels, latency=latency)
+    opened = _open(model, weights, inputs, allow_pickle)
+    batches, loss = o.evidence(data)
+    result = run(
+        opened.model,
+        opened.inputs,
+        budget,
+        out=out,
+        criterion=criterion,
+        scope=scope.value,
+        align=o.parse_align(align),
+        keep_at_least=keep_at_least,
+        protect=protect or (),
+        only=only or (),
+        ratios=o.parse_ratios(ratio),
+        target=target,
+        threads=threads,
+        seconds=seconds,
+        data=batches,
+        loss=loss,
+        watcher=_steps(),
+    )
+    _result(result_view(result.plan, result.bench), result.as_json(), as_json)
+    _say(f"everything is in {out}: start with {result.paths.report}")
+
+
+@app.command(epilog="Example:\n\n  fxprune demo --out out/demo")
+def demo(
+    out: o.OutFolder = Path("out/demo"),
+    seed: o.Seed = 0,
+    as_json: o.Json = False,
+) -> None:
+    """Train, prune, fine-tune, export and measure a small network on real handwritten digits.
+
+    Takes one to three minutes on two cores.
+    """
+    from fxprune.demo import demo_view, run_demo
+
+    result = run_demo(out, seed=seed, watcher=_steps())
+    _result(demo_view(result), result.as_json(), as_json)
+    _say(
+        f"{result.seconds:.0f} s; everything is in {out}: start with {result.picture} and {result.result.paths.report}"
+    )
+
+
+if importlib.util.find_spec("fxprune.train") is not None:
+    app.command("train")(importlib.import_module("fxprune.train").command)
+
+
+# --- what the commands share -----------------------------------------------------------------
+
+
+def _steps() -> Steps:
+    return Steps(Console(stderr=True))
+
+
+def _say(text: str) -> None:
+    Console(stderr=True).print(text, markup=False, highlight=False, soft_wrap=True)
+
+
+def _open(
+    model: str,
+    weights: Path | None,
+    inputs: list[str] | None,
+    allow_pickle: bool,
+    *,
+    writes: Path | None = None,
+) -> Opened:
+    with _steps().step(f"load {model}") as ticks:
+        from fxprune.files import check_writable
+        from fxprune.inputs import describe_inputs
+        from fxprune.pipeline import open_model
+
+        if writes is not None:
+            check_writable(writes)  # before minutes of work, not after
+        opened = open_model(model, weights=weights, inputs=inputs or (), allow_pickle=allow_pickle)
+        ticks.note(f"weights {opened.weights}; input {describe_inputs(opened.inputs)}")
+    return opened
+
+
+def _trace(opened: Opened) -> Trace:
+    with _steps().step("trace") as ticks:
+        from fxprune.report import describe_trace
+        from fxprune.trace import trace
+
+        traced = trace(opened.model, opened.inputs)
+        ticks.note(describe_trace(traced))
+    return traced
+
+
+def _write(path: Path, text: str) -> None:
+    from fxprune.files import write_text
+
+    write_text(path, text)
+    _say(f"wrote {path}")
+
+
+def _result(shown: RenderableType, data: object, as_json: bool) -> None:
+    """Print for a person, or for a script."""
+    if as_json:
+        print(data if isinstance(data, str) else json.dumps(data, indent=1))
+    elif isinstance(shown, str):
+        print(shown)
+    else:
+        # A pipe has no width of its own; names should not be folded for its sake.
+        Console(width=None if sys.stdout.isatty() else _PIPE_WIDTH).print(shown)

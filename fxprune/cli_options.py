@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Sequence
+from enum import Enum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from fxprune.errors import FxpruneError
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
 
-__all__ = ["parse_align", "parse_ratios"]
+    from fxprune.inputs import Labelled
+    from fxprune.types import Budget
+
+__all__ = ["ScopeName", "evidence", "parse_align", "parse_budget", "parse_files", "parse_ratios"]
 
 _MODEL = "Model"
 _BUDGET = "Budget (fraction to keep, one of)"
 _PLAN = "What to prune"
+_SHOW = "What to show"
+_MEASURE = "Measurement"
 _OUTPUT = "Output"
 
 Model = Annotated[
@@ -58,7 +67,12 @@ AllowPickle = Annotated[
 
 Macs = Annotated[
     float | None,
-    typer.Option("--macs", metavar="FRACTION", help="Multiply-accumulates to keep: 0.5 keeps half.", rich_help_panel=_BUDGET),
+    typer.Option(
+        "--macs",
+        metavar="FRACTION",
+        help="Multiply-accumulates to keep: 0.5 keeps half.",
+        rich_help_panel=_BUDGET,
+    ),
 ]
 Params = Annotated[
     float | None,
@@ -66,22 +80,43 @@ Params = Annotated[
 ]
 Channels = Annotated[
     float | None,
-    typer.Option("--channels", metavar="FRACTION", help="Channels to keep in every group.", rich_help_panel=_BUDGET),
+    typer.Option(
+        "--channels", metavar="FRACTION", help="Channels to keep in every group.", rich_help_panel=_BUDGET
+    ),
 ]
 Latency = Annotated[
     float | None,
-    typer.Option("--latency", metavar="FRACTION", help="Latency to keep, on the target.", rich_help_panel=_BUDGET),
+    typer.Option(
+        "--latency", metavar="FRACTION", help="Latency to keep, on the target.", rich_help_panel=_BUDGET
+    ),
 ]
 
 Criterion = Annotated[
     str,
     typer.Option("--criterion", "-c", metavar="NAME", help="How channels are ranked.", rich_help_panel=_PLAN),
 ]
+Data = Annotated[
+    Path | None,
+    typer.Option(
+        "--data",
+        metavar="FILE.npz",
+        help="Batches for criteria that look at data: inputs and class numbers 'y', as written by numpy.savez.",
+        rich_help_panel=_PLAN,
+    ),
+]
+
+
+class ScopeName(Enum):
+    """What the ranking spans."""
+
+    everywhere = "global"
+    each = "local"
+
+
 Scope = Annotated[
-    str,
+    ScopeName,
     typer.Option(
         "--scope",
-        metavar="global|local",
         help="Rank channels over the whole network, or keep the same share of every group.",
         rich_help_panel=_PLAN,
     ),
@@ -96,21 +131,25 @@ Align = Annotated[
     ),
 ]
 KeepAtLeast = Annotated[
-    str | None,
+    int,
     typer.Option(
-        "--keep-at-least",
-        metavar="N|FRACTION",
-        help="Fewest channels a group may keep: a number, or a fraction with a decimal point.",
-        rich_help_panel=_PLAN,
+        "--keep-at-least", metavar="N", min=1, help="Channels that every group keeps.", rich_help_panel=_PLAN
     ),
 ]
 Protect = Annotated[
     list[str] | None,
-    typer.Option("--protect", metavar="PATTERN", help="Leave these alone, as 'layer4.*'. Repeatable.", rich_help_panel=_PLAN),
+    typer.Option(
+        "--protect",
+        metavar="PATTERN",
+        help="Leave these alone, as 'layer4.*'. Repeatable.",
+        rich_help_panel=_PLAN,
+    ),
 ]
 Only = Annotated[
     list[str] | None,
-    typer.Option("--only", metavar="PATTERN", help="Prune nothing but these. Repeatable.", rich_help_panel=_PLAN),
+    typer.Option(
+        "--only", metavar="PATTERN", help="Prune nothing but these. Repeatable.", rich_help_panel=_PLAN
+    ),
 ]
 Ratio = Annotated[
     list[str] | None,
@@ -128,15 +167,150 @@ Target = Annotated[
 
 Json = Annotated[
     bool,
-    typer.Option("--json", help="Print the result as JSON on stdout, and nothing else.", rich_help_panel=_OUTPUT),
+    typer.Option(
+        "--json", help="Print the result as JSON on stdout, and nothing else there.", rich_help_panel=_OUTPUT
+    ),
 ]
 Threads = Annotated[
     int,
-    typer.Option("--threads", "-t", metavar="N", min=1, help="Threads of onnxruntime.", rich_help_panel=_OUTPUT),
+    typer.Option(
+        "--threads", "-t", metavar="N", min=1, help="Threads of onnxruntime.", rich_help_panel=_MEASURE
+    ),
+]
+
+Why = Annotated[
+    str | None,
+    typer.Option(
+        "--why",
+        metavar="TENSOR",
+        help="Explain one tensor: its ties, or why it is pinned.",
+        rich_help_panel=_SHOW,
+    ),
+]
+Dim = Annotated[int, typer.Option("--dim", metavar="N", help="Which dimension of it.", rich_help_panel=_SHOW)]
+Graph = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--graph",
+        metavar="FILE",
+        help="Write the dependency graph: .dot, .graphml or .json. Repeatable.",
+        rich_help_panel=_SHOW,
+    ),
+]
+Everything = Annotated[
+    bool, typer.Option("--all", help="List pinned axes that are no channels, too.", rich_help_panel=_SHOW)
+]
+Strict = Annotated[
+    bool,
+    typer.Option("--strict", help="Fail at an op without a rule instead of pinning.", rich_help_panel=_SHOW),
+]
+
+PlanFile = Annotated[
+    Path,
+    typer.Option(
+        "--plan", "-p", metavar="FILE", help="A plan written by 'fxprune plan'.", show_default=False
+    ),
+]
+PlanOut = Annotated[
+    Path | None,
+    typer.Option(
+        "--out", "-o", metavar="FILE.json", help="Write the plan to a file.", rich_help_panel=_OUTPUT
+    ),
+]
+SlimOut = Annotated[
+    Path,
+    typer.Option("--out", "-o", metavar="FILE.safetensors", help="The file to write.", show_default=False),
+]
+OnnxOut = Annotated[
+    Path, typer.Option("--out", "-o", metavar="FILE.onnx", help="The file to write.", show_default=False)
+]
+OutFolder = Annotated[
+    Path,
+    typer.Option("--out", "-o", metavar="FOLDER", help="The folder to write into; made if it is not there."),
+]
+Check = Annotated[
+    bool,
+    typer.Option("--verify/--no-verify", help="Refuse to write what is not equal.", rich_help_panel=_OUTPUT),
+]
+Opset = Annotated[
+    int, typer.Option("--opset", metavar="N", help="ONNX operator set.", rich_help_panel=_OUTPUT)
+]
+StaticBatch = Annotated[
+    bool, typer.Option("--static-batch", help="Fix the batch size to the example's.", rich_help_panel=_OUTPUT)
+]
+
+OnnxFiles = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="[NAME=]FILE.onnx...", help="ONNX files; the first is what the others are compared with."
+    ),
+]
+Repeats = Annotated[
+    int,
+    typer.Option(
+        "--repeats", metavar="N", min=1, help="Rounds: timed samples of each file.", rich_help_panel=_MEASURE
+    ),
+]
+Seconds = Annotated[
+    float | None,
+    typer.Option("--seconds", metavar="S", help="Measure for this long instead.", rich_help_panel=_MEASURE),
+]
+BatchSize = Annotated[
+    int | None,
+    typer.Option(
+        "--batch",
+        metavar="N",
+        min=1,
+        help="Repeat the example's samples to this batch size.",
+        rich_help_panel=_MEASURE,
+    ),
+]
+Memory = Annotated[
+    bool, typer.Option("--memory/--no-memory", help="Measure peak memory, too.", rich_help_panel=_MEASURE)
+]
+Seed = Annotated[
+    int, typer.Option("--seed", metavar="N", help="Of the weights and of the order of the data.")
 ]
 
 
-def parse_ratios(texts: list[str] | None) -> dict[str, float]:
+# --- texts to values -------------------------------------------------------------------------
+
+
+def parse_budget(
+    *, macs: float | None, params: float | None, channels: float | None, latency: float | None
+) -> Budget:
+    """The one budget that was given.
+
+    Raises:
+        BadParameter: None was given, or several.
+    """
+    from fxprune.types import Budget
+
+    given = [value for value in (macs, params, channels, latency) if value is not None]
+    if len(given) != 1:
+        raise typer.BadParameter(
+            f"{'give' if not given else 'give only'} one budget, such as --macs 0.5",
+            param_hint="--macs, --params, --channels, --latency",
+        )
+    if not 0 < given[0] <= 1:
+        raise typer.BadParameter(f"{given[0]:g} is not a fraction to keep in (0, 1]", param_hint="the budget")
+    return Budget(macs=macs, params=params, channels=channels, latency=latency)
+
+
+def parse_align(text: str) -> Literal["auto"] | int:
+    """``auto`` or a number.
+
+    Raises:
+        BadParameter: Neither.
+    """
+    if text == "auto":
+        return "auto"
+    if text.isdecimal() and int(text) > 0:
+        return int(text)
+    raise typer.BadParameter(f"'{text}' is neither auto nor a number of channels", param_hint="--align")
+
+
+def parse_ratios(texts: Sequence[str] | None) -> dict[str, float]:
     """``["layer1.*=0.75"]`` as a mapping.
 
     Raises:
@@ -148,11 +322,42 @@ def parse_ratios(texts: list[str] | None) -> dict[str, float]:
     """
     ratios = {}
     for text in texts or ():
-        pattern, equals, value = text.rpartition("=")
+        pattern, _, value = text.rpartition("=")
         try:
             ratios[pattern] = float(value)
         except ValueError:
-            equals = ""
-        if not equals or not pattern:
+            pattern = ""
+        if not pattern:
             raise typer.BadParameter(f"'{text}' is not PATTERN=FRACTION", param_hint="--ratio")
     return ratios
+
+
+def parse_files(texts: Sequence[str]) -> dict[str, Path]:
+    """``["a.onnx", "small=b.onnx"]`` as files by name.
+
+    Raises:
+        BadParameter: Two have one name.
+
+    Example:
+        >>> list(parse_files(["out/a.onnx", "small=b.onnx"]))
+        ['a', 'small']
+    """
+    files: dict[str, Path] = {}
+    for text in texts:
+        name, _, path = text.rpartition("=")
+        name = name or Path(path).stem
+        if name in files:
+            raise typer.BadParameter(
+                f"two files are called '{name}'; write NAME={text}", param_hint="FILE.onnx"
+            )
+        files[name] = Path(path)
+    return files
+
+
+def evidence(
+    path: Path | None,
+) -> tuple[Iterable[Labelled] | None, Callable[[nn.Module, Labelled], torch.Tensor] | None]:
+    """Batches and the loss on them, for criteria that look at data."""
+    from fxprune.inputs import Labelled, labelled_batches
+
+    return (None, None) if path is None else (labelled_batches(path), Labelled.loss)

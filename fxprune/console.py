@@ -49,7 +49,7 @@ class _Silent:
         pass
 
     @contextlib.contextmanager
-    def step(self, title: str) -> Iterator[Ticks]:  # noqa: ARG002 - a Watcher
+    def step(self, title: str) -> Iterator[Ticks]:
         yield self
 
 
@@ -97,7 +97,8 @@ class Steps:
         finally:
             kept = f"  {escape(running.kept)}" if running.kept else ""
             seconds = time.monotonic() - started
-            self.console.print(f"{sign} {escape(title)}{kept}  [dim]{seconds:.1f} s[/]", highlight=False)
+            line = f"{sign} {escape(title)}{kept}  [dim]{seconds:.1f} s[/]"
+            self.console.print(line, highlight=False, soft_wrap=True)
 
 
 class _Running:
@@ -111,7 +112,8 @@ class _Running:
         now = time.monotonic()
         if self._bar.disable and now - self._last > _HEARTBEAT_S:
             self._last = now
-            self._console.print(escape(f"  {self._title}: {done} of {total}  {note}".rstrip()), highlight=False)
+            line = escape(f"  {self._title}: {done} of {total}  {note}".rstrip())
+            self._console.print(line, highlight=False, soft_wrap=True)
 
     def note(self, text: str) -> None:
         self.kept = text

@@ -8,14 +8,26 @@ go together with those of every block and of the projection shortcut at its star
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
+from rich.console import Group, RenderableType
 from torch import nn
 
-__all__ = ["DemoResult", "Digits", "DigitsNet", "accuracy", "run_demo", "train"]
+from fxprune.calls import Call
+from fxprune.console import SILENT, Ticks, Watcher
+from fxprune.files import write_text
+from fxprune.pipeline import Result, compress, make_folder
+from fxprune.plots import plot_demo
+from fxprune.report import Sheet, count, share
+from fxprune.runtime import open_session
+from fxprune.types import Budget
+
+__all__ = ["DemoResult", "Digits", "DigitsNet", "accuracy", "demo_view", "run_demo", "train"]
 
 SIDE = 16
 WIDTHS = (48, 96, 192)
@@ -25,6 +37,9 @@ EPOCHS = 10
 FINETUNE_EPOCHS = 6
 LEARNING_RATE = 0.05
 KEEP_MACS = 0.45
+BENCH_SECONDS = 5.0
+STREAM_AXES = 12  # a layer alone has six: its weight, its batch norm and the next weight
+_TITLE = "fxprune demo: handwritten digits"
 
 Ticker = Callable[[int, int, float], None]
 """Called after each step with steps done, steps in all and the loss."""
@@ -156,3 +171,159 @@ def accuracy(model: nn.Module, digits: Digits) -> float:
     with torch.inference_mode():
         right = model(digits.test_images).argmax(1) == digits.test_labels
     return right.double().mean().item()
+
+
+@dataclass(frozen=True, eq=False)
+class DemoResult:
+    """What the demo measured.
+
+    Attributes:
+        accuracy: Share of right answers on the test images: ``dense``, ``pruned`` (before
+            fine-tuning) and ``fine-tuned``.
+        onnx_accuracy: The same of the two ONNX files in onnxruntime: ``dense`` and ``slim``.
+        result: Of the compression.
+        picture: All of it in one picture.
+        seconds: Wall time of the whole demo.
+    """
+
+    accuracy: Mapping[str, float]
+    onnx_accuracy: Mapping[str, float]
+    result: Result
+    picture: Path
+    seconds: float
+
+    def sheet(self) -> Sheet:
+        """The figures that matter in one table."""
+        plan, table = self.result.plan, self.result.bench
+        dense, slim = table["dense"], table["slim"]
+        before, after = plan.dense, plan.predicted
+        rows = (
+            ("accuracy", share(self.accuracy["dense"]), share(self.accuracy["fine-tuned"]), self._change()),
+            ("MACs", count(before.macs), count(after.macs), share(after.macs / before.macs)),
+            ("parameters", count(before.params), count(after.params), share(after.params / before.params)),
+            (
+                "ONNX file",
+                count(dense.size_bytes or 0, "B"),
+                count(slim.size_bytes or 0, "B"),
+                share((slim.size_bytes or 0) / (dense.size_bytes or 1)),
+            ),
+            (
+                "latency, onnxruntime",
+                f"{dense.median_ms:.2f} ms",
+                f"{slim.median_ms:.2f} ms",
+                f"{slim.speedup:.2f} times faster ({slim.speedup_low:.2f}..{slim.speedup_high:.2f})",
+            ),
+        )
+        pruned = share(self.accuracy["pruned"])
+        return Sheet(
+            title="A residual network on handwritten digits",
+            columns=("", "dense>", "slim>", "slim to dense"),
+            rows=rows,
+            footer=f"accuracy right after pruning, before fine-tuning: {pruned}; latency: one image, "
+            f"{table.threads} thread{'s' * (table.threads > 1)}",
+        )
+
+    def _change(self) -> str:
+        points = 100 * (self.accuracy["fine-tuned"] - self.accuracy["dense"])
+        return f"{points:+.1f} points"
+
+    def as_json(self) -> dict[str, object]:
+        """Plain values, for JSON."""
+        return {
+            "accuracy": dict(self.accuracy),
+            "onnx_accuracy": dict(self.onnx_accuracy),
+            "picture": str(self.picture),
+            "total_seconds": self.seconds,
+            **self.result.as_json(),
+        }
+
+
+def run_demo(
+    out: str | Path,
+    *,
+    seed: int = 0,
+    epochs: int = EPOCHS,
+    finetune_epochs: int = FINETUNE_EPOCHS,
+    widths: tuple[int, ...] = WIDTHS,
+    bench_seconds: float = BENCH_SECONDS,
+    watcher: Watcher = SILENT,
+) -> DemoResult:
+    """Train, prune, fine-tune, export and measure; every figure comes from a real run.
+
+    Args:
+        out: The folder to write into.
+        seed: Of the first weights and of the order of the images.
+        epochs: Of training.
+        finetune_epochs: Of fine-tuning.
+        widths: Channels of the network's stages.
+        bench_seconds: How long to measure.
+        watcher: Is told about each step.
+
+    Raises:
+        FxpruneError: The folder cannot be written, or a step failed.
+    """
+    started = time.monotonic()
+    folder = make_folder(out)
+    with watcher.step("load the digits") as ticks:
+        digits = Digits.load()
+        ticks.note(f"{len(digits.train_labels)} for training, {len(digits.test_labels)} for testing")
+    torch.manual_seed(seed)
+    model = DigitsNet(widths).to(memory_format=torch.channels_last)
+    reached: dict[str, float] = {}
+    with watcher.step("train") as ticks:
+        train(model, digits, epochs=epochs, seed=seed, tick=_showing(ticks, epochs))
+        reached["dense"] = accuracy(model, digits)
+        ticks.note(f"{epochs} epochs, accuracy {share(reached['dense'])}")
+
+    def finetune(slim: nn.Module) -> None:
+        reached["pruned"] = accuracy(slim, digits)
+        with watcher.step("fine-tune") as ticks:
+            train(slim, digits, epochs=finetune_epochs, seed=seed + 1, tick=_showing(ticks, finetune_epochs))
+            reached["fine-tuned"] = accuracy(slim, digits)
+            ticks.note(
+                f"{finetune_epochs} epochs, accuracy {share(reached['pruned'])} -> {share(reached['fine-tuned'])}"
+            )
+
+    example = digits.test_images[:1].contiguous()
+    result = compress(
+        model,
+        example,
+        Budget(macs=KEEP_MACS),
+        out=folder,
+        finetune=finetune,
+        seconds=bench_seconds,
+        watcher=watcher,
+    )
+    with watcher.step("accuracy of the ONNX files") as ticks:
+        onnx = {name: _onnx_accuracy(report.path, digits) for name, report in result.exports.items()}
+        ticks.note(", ".join(f"{name} {share(value)}" for name, value in onnx.items()))
+    made = DemoResult(reached, onnx, result, folder / "demo.png", round(time.monotonic() - started, 1))
+    plot_demo(reached, result.widths, result.bench.rows, made.picture)
+    write_text(
+        result.paths.report, result.markdown(_TITLE, first=(made.sheet().markdown(), "![demo](demo.png)"))
+    )
+    return made
+
+
+def _showing(ticks: Ticks, epochs: int) -> Ticker:
+    return lambda step, steps, loss: ticks.tick(
+        step, steps, f"epoch {-(-step * epochs // steps)} of {epochs}, loss {loss:.3f}"
+    )
+
+
+def _onnx_accuracy(path: Path, digits: Digits) -> float:
+    """Share of right answers of an ONNX file in onnxruntime, on the test images."""
+    session = open_session(path)
+    [logits] = session.run(session.feeds(Call((digits.test_images,), {})))
+    return float((logits.argmax(1) == digits.test_labels.numpy()).mean())
+
+
+def demo_view(result: DemoResult) -> RenderableType:
+    """The demo's figures for a terminal."""
+    residual = [row for row in result.result.widths if row.axes >= STREAM_AXES]
+    streams = Sheet(
+        title="Residual streams, pruned as one across all their blocks",
+        columns=("stream", "tensor axes>", "dense>", "slim>"),
+        rows=tuple((row.name, str(row.axes), str(row.before), str(row.after)) for row in residual),
+    )
+    return Group(streams.rich(), result.sheet().rich())

@@ -32,7 +32,7 @@ from fxprune.errors import FxpruneError
 from fxprune.loading import Loaded
 from fxprune.weights import load_pt
 
-__all__ = ["Inputs", "describe_inputs", "example_inputs"]
+__all__ = ["Inputs", "Labelled", "describe_inputs", "example_inputs", "labelled_batches"]
 
 Inputs = torch.Tensor | tuple[object, ...] | dict[str, object]
 """What ``fxprune.trace`` takes: one tensor, positional arguments, or keyword arguments."""
@@ -192,16 +192,19 @@ class _Spec:
 
 
 def _read_npz(path: Path, model: nn.Module, allow_pickle: bool) -> Inputs:
+    return _by_name({**_npz_tensors(path, allow_pickle)}, model)
+
+
+def _npz_tensors(path: Path, allow_pickle: bool) -> dict[str, torch.Tensor]:
     try:
         read = np.load(path, allow_pickle=allow_pickle)
         arrays = {"x": read} if isinstance(read, np.ndarray) else {key: read[key] for key in read.files}
-        tensors: dict[str, object] = {key: torch.from_numpy(array) for key, array in arrays.items()}
+        return {key: torch.from_numpy(array) for key, array in arrays.items()}
     except (OSError, ValueError, TypeError, EOFError, zipfile.BadZipFile) as error:
         raise FxpruneError(
-            f"example inputs could not be read from {path}: {error}",
+            f"no arrays could be read from {path}: {error}",
             advice="write it with numpy.savez(path, x=array)",
         ) from error
-    return _by_name(tensors, model)
 
 
 def _read_pt(path: Path, model: nn.Module, allow_pickle: bool) -> Inputs:
@@ -221,6 +224,49 @@ def _read_pt(path: Path, model: nn.Module, allow_pickle: bool) -> Inputs:
 def _by_name(tensors: dict[str, object], model: nn.Module) -> Inputs:
     arguments = pyinspect.signature(model.forward).parameters
     return tensors if tensors and all(key in arguments for key in tensors) else tuple(tensors.values())
+
+
+@dataclass(frozen=True, eq=False)
+class Labelled:
+    """One batch of a data file: arguments of the model, and class numbers int64[n]."""
+
+    inputs: tuple[torch.Tensor, ...]
+    labels: torch.Tensor
+
+    @staticmethod
+    def loss(model: nn.Module, batch: Labelled) -> torch.Tensor:
+        """Cross entropy of the model's logits."""
+        return nn.functional.cross_entropy(model(*batch.inputs), batch.labels)
+
+
+def labelled_batches(path: Path, *, batch_size: int = 32) -> tuple[Labelled, ...]:
+    """The batches of an ``.npz`` file: an array ``y`` of class numbers, and the inputs in order.
+
+    Args:
+        path: The file; all arrays have the samples along their first dimension.
+        batch_size: Samples a batch.
+
+    Raises:
+        FxpruneError: The file cannot be read, has no labels, or its arrays differ in length.
+    """
+    arrays = _npz_tensors(path, allow_pickle=False)
+    labels = arrays.pop("y", None)
+    if labels is None or labels.is_floating_point() or not arrays:
+        raise FxpruneError(
+            f"{path} has no class numbers 'y' beside its inputs: it holds {describe_inputs(dict(arrays)) or 'nothing'}",
+            advice="write it with numpy.savez(path, x=images, y=labels), labels as integers",
+        )
+    lengths = {len(array) for array in (labels, *arrays.values())}
+    if len(lengths) != 1:
+        raise FxpruneError(
+            f"the arrays in {path} differ in length: {describe_inputs({**arrays, 'y': labels})}",
+            advice="every array has one entry per sample along its first dimension",
+        )
+    columns = [array.split(batch_size) for array in arrays.values()]
+    return tuple(
+        Labelled(tuple(inputs), batch.long())
+        for *inputs, batch in zip(*columns, labels.split(batch_size), strict=True)
+    )
 
 
 # --- guesses ---------------------------------------------------------------------------------

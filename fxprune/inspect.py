@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import networkx as nx
 import numpy as np
@@ -31,8 +31,8 @@ __all__ = [
 
 _Below = Mapping[Axis, Mapping[Axis, Tie]]
 _ADVICE: Mapping[str, str] = {
-    "input": "nothing to be done: the callers of the model decide this width",
-    "output": "nothing to be done inside the model: its output has this width by contract",
+    "input": "nothing; the callers of the model decide this width",
+    "output": "nothing inside the model; its users rely on this width",
     "contract": "the op fixes this width; rewrite the source line if it need not be so",
     "data": "the source line ties these channels to positions of the data; pruning would change the task",
     "unknown": "fxprune has no rule for this op; write the line with common ops, or add an OpRule",
@@ -113,8 +113,22 @@ class Explanation:
     def __str__(self) -> str:
         return "\n".join(_text(self))
 
+    def as_json(self) -> dict[str, object]:
+        """Plain values, for JSON."""
+        return {
+            "tensor": self.axis[0],
+            "dim": self.axis[1],
+            "size": self.size,
+            "groups": [group.name for group in self.groups],
+            "pins": [asdict(pin) for pin in self.pins],
+            "tied": [
+                {"tensor": tensor, "dim": dim, "ties": [asdict(tie) for tie in chain]}
+                for (tensor, dim), chain in self.chains.items()
+            ],
+        }
 
-def explain(trace: Trace, tensor: str, dim: int = 0) -> Explanation:
+
+def explain(trace: Trace, tensor: str, *, dim: int = 0) -> Explanation:
     """The group an axis belongs to and the ties that make it one, or why it is pinned.
 
     Args:
@@ -187,7 +201,7 @@ def _text(why: Explanation) -> Iterator[str]:
     for group in why.groups:
         yield f"  group '{group.name}': {_summary(group)}"
     if why.chains:
-        yield f"  tied to {len(why.chains)} other axes:"
+        yield f"  tied to {len(why.chains)} other {'axis' if len(why.chains) == 1 else 'axes'}:"
         yield from ("  " + line for line in _tree(why))
 
 
@@ -275,7 +289,6 @@ class GroupRow:
 
     def as_json(self) -> dict[str, object]:
         """Plain values, for JSON."""
-        pin = self.pinned
         return {
             "name": self.name,
             "width": self.width,
@@ -284,14 +297,7 @@ class GroupRow:
             "macs_share": round(self.macs_share, 6),
             "exact": self.exact,
             "blocks": list(self.blocks),
-            "pinned": pin
-            and {
-                "reason": pin.reason,
-                "kind": pin.kind,
-                "op": pin.op,
-                "node": pin.node,
-                "source": pin.source,
-            },
+            "pinned": self.pinned and asdict(self.pinned),
         }
 
 

@@ -1,4 +1,4 @@
-"""Tables for terminals and Markdown files, and plots.
+"""Tables and words for terminals and Markdown files.
 
 A ``Sheet`` is a table before it is drawn: the same rows become a rich table on the terminal and
 a Markdown table in a report.
@@ -6,47 +6,59 @@ a Markdown table in a report.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING
 
 from rich import box
+from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from fxprune.inspect import GroupRow, WidthRow
 from fxprune.types import Plan
 
-__all__ = ["Sheet", "cost_sheet", "count", "group_sheet", "pin_sheet", "share", "size", "width_sheet"]
+if TYPE_CHECKING:  # a report shows what all stages made and imports none of them
+    from fxprune.bench_table import BenchTable
+    from fxprune.export import ExportReport
+    from fxprune.inspect import GroupRow, WidthRow
+    from fxprune.trace import Trace
+    from fxprune.verify import Proof
 
-_UNITS = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
-_BYTES = ((2**30, "GiB"), (2**20, "MiB"), (2**10, "KiB"))
+__all__ = [
+    "Sheet",
+    "bench_sheet",
+    "cost_sheet",
+    "count",
+    "describe_export",
+    "describe_plan",
+    "describe_trace",
+    "export_json",
+    "export_sheet",
+    "group_sheet",
+    "pin_sheet",
+    "plan_view",
+    "report_markdown",
+    "result_view",
+    "share",
+    "width_sheet",
+]
+
+_PREFIXES = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
 
 
-def count(number: float) -> str:
-    """A count in three digits.
+def count(number: float, unit: str = "") -> str:
+    """A number in three digits, with a decimal prefix.
 
     Example:
-        >>> count(11_689_512), count(999), count(0)
-        ('11.7 M', '999', '0')
+        >>> count(11_689_512), count(999), count(46_830_571, "B")
+        ('11.7 M', '999', '46.8 MB')
     """
-    for factor, unit in _UNITS:
+    for factor, prefix in _PREFIXES:
         if abs(number) >= factor:
             value = number / factor
-            return f"{value:.0f} {unit}" if value >= 99.95 else f"{value:.3g} {unit}"
-    return f"{number:.3g}"
-
-
-def size(n_bytes: float) -> str:
-    """Bytes for people.
-
-    Example:
-        >>> size(46_830_571)
-        '44.7 MiB'
-    """
-    for factor, unit in _BYTES:
-        if n_bytes >= factor:
-            return f"{n_bytes / factor:.1f} {unit}"
-    return f"{n_bytes:.0f} B"
+            digits = 0 if value >= 99.95 else 1 if value >= 9.995 else 2
+            return f"{value:.{digits}f} {prefix}{unit}"
+    return f"{number:.0f} {unit}".rstrip()
 
 
 def share(fraction: float) -> str:
@@ -84,17 +96,9 @@ class Sheet:
     rows: tuple[tuple[str, ...], ...]
     footer: str = ""
 
-    def rich(self) -> Table:
+    def rich(self) -> RenderableType:
         """For a terminal."""
-        table = Table(
-            title=Text(self.title, style="bold") if self.title else None,
-            title_justify="left",
-            caption=Text(self.footer, style="dim") if self.footer else None,
-            caption_justify="left",
-            box=box.SIMPLE_HEAD,
-            header_style="bold cyan",
-            pad_edge=False,
-        )
+        table = Table(box=box.SIMPLE_HEAD, header_style="bold cyan", pad_edge=False)
         for number, column in enumerate(self.columns):
             right = column.endswith(">")
             table.add_column(
@@ -106,7 +110,9 @@ class Sheet:
             )
         for row in self.rows:
             table.add_row(*(Text(cell) for cell in row))
-        return table
+        # Not the table's own title and caption: those are folded to its width.
+        title = [Text(self.title, style="bold")] if self.title else []
+        return Group(*title, table, Text(f"{self.footer}\n" if self.footer else "", style="dim"))
 
     def markdown(self) -> str:
         """For a report."""
@@ -162,10 +168,18 @@ def pin_sheet(rows: Sequence[GroupRow], *, everything: bool = False) -> Sheet:
         title=f"{len(shown)} groups are pinned",
         columns=("group", "width>", "why", "by", "source"),
         rows=tuple(
-            (row.name, str(row.width), pin.reason, f"{pin.op} '{pin.node}'" if pin.node else pin.op, pin.source)
+            (
+                row.name,
+                str(row.width),
+                pin.reason,
+                f"{pin.op} '{pin.node}'" if pin.node else pin.op,
+                pin.source,
+            )
             for row, pin in shown
         ),
-        footer=f"and {hidden} axes that are no channels, such as kernel extents (--all shows them)" if hidden else "",
+        footer=f"and {hidden} axes that are no channels, such as kernel extents (--all shows them)"
+        if hidden
+        else "",
     )
 
 
@@ -178,7 +192,9 @@ def cost_sheet(plan: Plan) -> Sheet:
     return Sheet(
         title="",
         columns=("", "dense>", "slim>", "kept>"),
-        rows=tuple((name, count(dense), count(slim), share(slim / max(dense, 1))) for name, dense, slim in pairs),
+        rows=tuple(
+            (name, count(dense), count(slim), share(slim / max(dense, 1))) for name, dense, slim in pairs
+        ),
     )
 
 
@@ -195,3 +211,150 @@ def width_sheet(rows: Sequence[WidthRow]) -> Sheet:
         ),
         footer=f"{same} stay as they are" if same else "",
     )
+
+
+# --- one line each ---------------------------------------------------------------------------
+
+
+def describe_trace(trace: Trace) -> str:
+    """How a model was traced, in a few words."""
+    ops = sum(node.op == "call_function" for node in trace.graph.graph.nodes)
+    how = "recorded from one run, for analysis" if trace.kind == "recorded" else "any batch size"
+    if trace.kind == "export" and not trace.dynamic_batch:
+        how = f"fixed batch size: {trace.why_static}" if trace.why_static else "fixed batch size"
+    return f"{count(ops)} ops, {how}"
+
+
+def describe_plan(plan: Plan) -> str:
+    """What a plan keeps, in a few words."""
+    dense, slim = plan.dense, plan.predicted
+    return (
+        f"keeps {share(slim.macs / max(dense.macs, 1))} of {count(dense.macs)} MACs, "
+        f"{share(slim.params / max(dense.params, 1))} of {count(dense.params)} parameters"
+    )
+
+
+# --- whole results ---------------------------------------------------------------------------
+
+
+def plan_view(plan: Plan, widths: Sequence[WidthRow]) -> RenderableType:
+    """A plan for a terminal: costs, widths, notes."""
+    notes = [Text(f"note: {note}", style="yellow") for note in plan.notes]
+    return Group(width_sheet(widths).rich(), cost_sheet(plan).rich(), *notes)
+
+
+def result_view(plan: Plan, table: BenchTable) -> RenderableType:
+    """What a compression brought, for a terminal."""
+    notes = [Text(f"note: {note}", style="yellow") for note in plan.notes]
+    return Group(cost_sheet(plan).rich(), table, *notes)
+
+
+def export_sheet(report: ExportReport) -> Sheet:
+    """Inputs and outputs of an ONNX file."""
+    ports = [("input", port) for port in report.inputs] + [("output", port) for port in report.outputs]
+    notes = ([f"fixed batch size: {report.why_static}"] if report.why_static else []) + (
+        [f"weights beside it in {report.external_data}"] if report.external_data else []
+    )
+    return Sheet(
+        title="",
+        columns=("", "name", "type"),
+        rows=tuple((kind, *str(port).split(": ", 1)) for kind, port in ports),
+        footer="; ".join(notes),
+    )
+
+
+def export_json(report: ExportReport) -> dict[str, object]:
+    """An export as plain values."""
+    return {**asdict(report), "path": str(report.path)}
+
+
+# --- a report in Markdown --------------------------------------------------------------------
+
+
+def bench_sheet(table: BenchTable) -> Sheet:
+    """Latencies, sizes and costs of the measured models."""
+    return Sheet(
+        title="",
+        columns=(
+            "model",
+            "median ms>",
+            "p10..p90>",
+            "speed-up>",
+            "95 % interval>",
+            "file>",
+            "peak memory>",
+            "params>",
+            "MACs>",
+        ),
+        rows=tuple(
+            (
+                row.name,
+                f"{row.median_ms:.3g}",
+                f"{row.p10_ms:.3g}..{row.p90_ms:.3g}",
+                f"{row.speedup:.2f}",
+                f"{row.speedup_low:.2f}..{row.speedup_high:.2f}",
+                *(
+                    "-" if value is None else count(value, unit)
+                    for value, unit in (
+                        (row.size_bytes, "B"),
+                        (row.peak_memory_bytes, "B"),
+                        (row.params, ""),
+                        (row.macs, ""),
+                    )
+                ),
+            )
+            for row in table.rows
+        ),
+    )
+
+
+def report_markdown(
+    title: str,
+    *,
+    plan: Plan,
+    proof: Proof,
+    widths: Sequence[WidthRow],
+    table: BenchTable,
+    exports: Mapping[str, ExportReport],
+    first: Sequence[str] = (),
+) -> str:
+    """The report of a compression as Markdown text.
+
+    Args:
+        title: Heading.
+        plan: What was kept.
+        proof: Of the slim model before fine-tuning.
+        widths: From ``width_table``.
+        table: From ``benchmark``.
+        exports: From ``export_onnx``, by the name of the model.
+        first: Paragraphs to begin with.
+    """
+    m = table.machine
+    parts = [
+        f"# {title}",
+        *first,
+        "## Cost",
+        cost_sheet(plan).markdown(),
+        *(f"- {note}" for note in plan.notes),
+        "## Proof",
+        f"{proof}.",
+        *(f"`{report.path.name}`: {describe_export(report)}." for report in exports.values()),
+        "## Latency",
+        bench_sheet(table).markdown(),
+        f"{m.cpu}, {m.cores} cores ({m.logical_cores} logical), {m.capability}; onnxruntime {m.onnxruntime}, torch {m.torch}; "
+        f"{table.threads} thread{'s' * (table.threads > 1)}, batch {table.batch or 1}, {table.rounds} rounds interleaved after "
+        f"{table.warmup} warm-up calls. {table.session}.",
+        "![latency](latency.png)",
+        "## Widths",
+        "![widths](widths.png)",
+        width_sheet(widths).markdown(),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def describe_export(report: ExportReport) -> str:
+    """What was exported, in a few words."""
+    errors = [e for e in (report.max_error_inputs, report.max_error_random) if e is not None]
+    parity = f", equal to torch within {max(errors):.0e}" if errors else ", not compared with torch"
+    batch = "any batch size" if report.dynamic_batch else "fixed batch size"
+    return f"{count(report.size_bytes, 'B')}, opset {report.opset}, {batch}{parity}"

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from fxprune.errors import FxpruneError
-from fxprune.inputs import describe_inputs, example_inputs
+from fxprune.inputs import Labelled, describe_inputs, example_inputs, labelled_batches
 from fxprune.loading import Loaded, load_model
 
 
@@ -52,7 +52,7 @@ def test_names_dtypes_and_ranges() -> None:
         (["1x3:int64:9..1"], "range is empty"),
         (["x=1x3", "1x3"], "some --input have a name"),
         (["a.npz", "1x3"], "cannot be combined"),
-        (["nofile.npz"], "could not be read"),
+        (["nofile.npz"], "could be read"),
         (["nofile.pt"], "there is no file"),
     ],
 )
@@ -74,7 +74,7 @@ def test_npz_by_name_or_in_order(tmp_path: Path) -> None:
 
 def test_pickled_arrays_are_refused(tmp_path: Path) -> None:
     np.savez(tmp_path / "o.npz", x=np.array([{"a": 1}], dtype=object))
-    with pytest.raises(FxpruneError, match="could not be read"):
+    with pytest.raises(FxpruneError, match="no arrays could be read"):
         example_inputs(LOADED, [str(tmp_path / "o.npz")])
 
 
@@ -126,3 +126,28 @@ def test_a_guess_runs() -> None:
     assert isinstance(inputs, tuple)
     with torch.no_grad():
         assert loaded.model(*inputs, num_flow_updates=1)[-1].shape == (1, 2, 128, 128)
+
+
+def test_labelled_batches(tmp_path: Path) -> None:
+    images, labels = np.random.default_rng(0).normal(size=(70, 3)).astype(np.float32), np.arange(70) % 5
+    np.savez(tmp_path / "d.npz", x=images, y=labels.astype(np.int32))
+    batches = labelled_batches(tmp_path / "d.npz")
+    assert [len(batch.labels) for batch in batches] == [32, 32, 6]
+    model = nn.Linear(3, 5)
+    expected = nn.functional.cross_entropy(model(torch.tensor(images[64:])), torch.tensor(labels[64:]))
+    torch.testing.assert_close(Labelled.loss(model, batches[-1]), expected)
+
+
+@pytest.mark.parametrize(
+    ("arrays", "says"),
+    [
+        ({"x": np.zeros((4, 3))}, "no class numbers 'y'"),
+        ({"y": np.zeros(4, int)}, "no class numbers 'y' beside its inputs: it holds nothing"),
+        ({"x": np.zeros((4, 3)), "y": np.zeros(4)}, "no class numbers"),
+        ({"x": np.zeros((4, 3)), "y": np.zeros(5, int)}, "differ in length: x=4x3 float64, y=5 int64"),
+    ],
+)
+def test_labelled_batches_refused(tmp_path: Path, arrays: dict[str, np.ndarray], says: str) -> None:
+    np.savez(tmp_path / "d.npz", **arrays)
+    with pytest.raises(FxpruneError, match=says):
+        labelled_batches(tmp_path / "d.npz")

@@ -117,19 +117,19 @@ def test_explain_reads_well(traced: Trace) -> None:
 
 
 def test_explain_by_name_and_negative_dim(traced: Trace) -> None:
-    assert explain(traced, "a.weight", -3).axis == ("a.weight", 1)
+    assert explain(traced, "a.weight", dim=-3).axis == ("a.weight", 1)
 
 
 @pytest.mark.parametrize(
     ("tensor", "dim", "kind", "says"),
     [
         ("stem.weight", 1, "input", "the callers of the model decide"),
-        ("head.weight", 0, "output", "nothing to be done inside the model"),
+        ("head.weight", 0, "output", "nothing inside the model"),
         ("stem.weight", 2, "contract", "kernel"),
     ],
 )
 def test_explain_what_is_pinned(traced: Trace, tensor: str, dim: int, kind: str, says: str) -> None:
-    why = explain(traced, tensor, dim)
+    why = explain(traced, tensor, dim=dim)
     assert [pin.kind for pin in why.pins] == [kind]
     assert "cannot be pruned" in str(why)
     assert says in str(why)
@@ -150,7 +150,7 @@ def test_explain_a_scalar_buffer_has_no_channels(traced: Trace) -> None:
 )
 def test_explain_refuses(traced: Trace, tensor: str, dim: int, says: str) -> None:
     with pytest.raises(FxpruneError, match=says):
-        explain(traced, tensor, dim)
+        explain(traced, tensor, dim=dim)
 
 
 def test_explain_a_tied_tensor_by_either_name() -> None:
@@ -165,7 +165,7 @@ def test_explain_a_tied_tensor_by_either_name() -> None:
             return self.head(self.embed(ids))
 
     traced = trace(Tied(), torch.zeros(1, 3, dtype=torch.int64))
-    assert explain(traced, "head.weight", 1).axis == ("embed.weight", 1)
+    assert explain(traced, "head.weight", dim=1).axis == ("embed.weight", 1)
 
 
 def test_group_table_shares(traced: Trace) -> None:
@@ -190,7 +190,7 @@ def test_group_table_shows_blocks() -> None:
 
 
 def test_width_table(traced: Trace) -> None:
-    kept = {("a.weight", 0): (0, 2), ("bn.weight", 0): (0, 2), ("b.weight", 1): (0, 2)}
+    kept = dict.fromkeys(INNER, (0, 2))
     plan = Plan(kept, Cost(1, 1), Cost(1, 1), traced.fingerprint)
     assert {row.name: (row.before, row.after) for row in width_table(traced, plan)} == {
         "stem": (8, 8),

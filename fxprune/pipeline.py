@@ -1,0 +1,364 @@
+"""Where stages meet: a model opened from the words of a command line, and the whole chain in one call."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Literal, TypeVar
+
+import torch
+from torch import nn
+
+from fxprune.bench import BenchTable, benchmark
+from fxprune.console import SILENT, Ticks, Watcher
+from fxprune.criteria import Criterion
+from fxprune.errors import FxpruneError, PlanError
+from fxprune.export import ExportReport, export_onnx
+from fxprune.files import check_writable, write_text
+from fxprune.inputs import Inputs
+from fxprune.inputs import example_inputs as find_inputs
+from fxprune.inspect import WidthRow, group_table, width_table
+from fxprune.loading import Loaded, load_model
+from fxprune.plan import plan as make_plan
+from fxprune.plots import plot_latency, plot_widths
+from fxprune.report import describe_export, describe_plan, describe_trace, report_markdown
+from fxprune.runtime import open_session
+from fxprune.slim import load, save, slim
+from fxprune.trace import ExampleInputs, Trace, trace
+from fxprune.types import Budget, Plan
+from fxprune.verify import Proof, verify
+from fxprune.weights import load_weights, read_metadata
+
+__all__ = [
+    "Opened",
+    "Paths",
+    "Result",
+    "compress",
+    "make_folder",
+    "onnx_inputs",
+    "open_model",
+    "percent",
+    "read_plan",
+]
+
+Batch = TypeVar("Batch")
+
+
+# --- models by name --------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class Opened:
+    """A model ready to work on.
+
+    Attributes:
+        model: With its weights, in evaluation mode; a slim one if the weights were.
+        inputs: Example inputs.
+        weights: In words, where the weights come from.
+    """
+
+    model: nn.Module
+    inputs: Inputs
+    weights: str
+
+
+def open_model(
+    spec: str, *, weights: Path | None = None, inputs: Sequence[str] = (), allow_pickle: bool = False
+) -> Opened:
+    """Load a model by name, give it weights and find its example inputs.
+
+    Args:
+        spec: As for ``load_model``.
+        weights: A file of weights; one that ``save`` wrote holds a plan, by which the model is slimmed.
+        inputs: As for ``example_inputs``.
+        allow_pickle: Unpickle files that need it.
+
+    Raises:
+        FxpruneError: The model, the weights or the inputs cannot be had.
+    """
+    loaded = load_model(spec, allow_pickle=allow_pickle)
+    example = find_inputs(loaded, inputs, allow_pickle=allow_pickle)
+    if weights is None:
+        return Opened(loaded.model, example, "pretrained" if loaded.pretrained else "as the model was made")
+    if read_metadata(weights).get("format") == "fxprune":
+        return Opened(load(loaded.model, weights, example).eval(), example, f"slim, from {weights}")
+    load_weights(loaded.model, weights, allow_pickle=allow_pickle)
+    return Opened(loaded.model, example, f"from {weights}")
+
+
+def read_plan(path: Path) -> Plan:
+    """The plan in a JSON file, or in the metadata of a file that ``save`` wrote.
+
+    Raises:
+        PlanError: There is no file, or no plan in it.
+    """
+    if path.suffix == ".safetensors":
+        return Plan.from_json(read_metadata(path).get("plan", ""))
+    try:
+        return Plan.from_json(path.read_text("utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise PlanError(
+            f"no plan can be read from {path}: {error}", advice="pass a file written by fxprune plan"
+        ) from error
+
+
+def onnx_inputs(path: Path, specs: Sequence[str] = ()) -> Inputs:
+    """Inputs for an ONNX file: those asked for, or random ones of its shapes with one sample.
+
+    Raises:
+        FxpruneError: The file or a text cannot be read.
+    """
+    nothing = Loaded(nn.Identity(), str(path))
+    if specs:
+        return find_inputs(nothing, specs)
+    ports = open_session(path).inputs
+    sizes = ("x".join(str(size) if isinstance(size, int) else "1" for size in port.shape) for port in ports)
+    made = find_inputs(nothing, [f"{shape}:{port.dtype}" for shape, port in zip(sizes, ports)])
+    assert isinstance(made, tuple)
+    return dict(zip((port.name for port in ports), made, strict=True))
+
+
+# --- the whole chain -------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Paths:
+    """The files that ``compress`` writes, all in one folder."""
+
+    plan: Path
+    weights: Path
+    dense_onnx: Path
+    slim_onnx: Path
+    groups: Path
+    bench: Path
+    widths_plot: Path
+    latency_plot: Path
+    report: Path
+
+    @staticmethod
+    def inside(folder: Path) -> Paths:
+        """Their usual names in a folder."""
+        return Paths(
+            plan=folder / "plan.json",
+            weights=folder / "slim.safetensors",
+            dense_onnx=folder / "dense.onnx",
+            slim_onnx=folder / "slim.onnx",
+            groups=folder / "groups.json",
+            bench=folder / "bench.json",
+            widths_plot=folder / "widths.png",
+            latency_plot=folder / "latency.png",
+            report=folder / "report.md",
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Result:
+    """What ``compress`` made.
+
+    Attributes:
+        slim: The slim model, fine-tuned if a ``finetune`` was given.
+        plan: What was kept.
+        proof: That the slim model computed what the dense one with zeroed units computes, before fine-tuning.
+        widths: Units of every group before and after.
+        exports: How the ``dense`` and the ``slim`` ONNX file were written.
+        bench: Both files, measured side by side.
+        paths: The files.
+        seconds: Wall time of each step.
+    """
+
+    slim: nn.Module = field(repr=False)
+    plan: Plan
+    proof: Proof
+    widths: tuple[WidthRow, ...]
+    exports: Mapping[str, ExportReport]
+    bench: BenchTable
+    paths: Paths
+    seconds: Mapping[str, float]
+
+    def markdown(self, title: str, *, first: Sequence[str] = ()) -> str:
+        """The report as Markdown text, with some paragraphs to begin with."""
+        return report_markdown(
+            title,
+            first=first,
+            plan=self.plan,
+            proof=self.proof,
+            widths=self.widths,
+            table=self.bench,
+            exports=self.exports,
+        )
+
+    def as_json(self) -> dict[str, object]:
+        """Plain values, for JSON."""
+        return {
+            "dense": asdict(self.plan.dense),
+            "slim": asdict(self.plan.predicted),
+            "notes": list(self.plan.notes),
+            "proof": asdict(self.proof),
+            "bench": asdict(self.bench),
+            "files": {name: str(path) for name, path in vars(self.paths).items()},
+            "seconds": dict(self.seconds),
+        }
+
+
+def compress(
+    model: nn.Module,
+    example_inputs: ExampleInputs,
+    budget: Budget,
+    *,
+    out: str | Path,
+    criterion: str | Criterion = "l1",
+    scope: Literal["global", "local"] = "global",
+    align: Literal["auto"] | int = "auto",
+    keep_at_least: int = 1,
+    protect: Sequence[str] = (),
+    only: Sequence[str] = (),
+    ratios: Mapping[str, float] | None = None,
+    target: str = "onnxruntime-cpu",
+    data: Iterable[Batch] | None = None,
+    loss: Callable[[nn.Module, Batch], torch.Tensor] | None = None,
+    finetune: Callable[[nn.Module], None] | None = None,
+    threads: int = 1,
+    seconds: float | None = None,
+    watcher: Watcher = SILENT,
+) -> Result:
+    """Everything in one call: trace, plan, slim, verify, fine-tune, export, benchmark, report.
+
+    Each file in the folder is written completely or not at all; ``report.md`` is the last, so a
+    folder with a report is a finished one.
+
+    Args:
+        model: The trained model; it is not changed.
+        example_inputs: As for ``trace``.
+        budget: What to keep.
+        out: A folder, made if it is not there; files of an earlier run are replaced.
+        criterion: As for ``plan``, like the options down to ``loss``.
+        scope: See ``plan``.
+        align: See ``plan``.
+        keep_at_least: See ``plan``.
+        protect: See ``plan``.
+        only: See ``plan``.
+        ratios: See ``plan``.
+        target: See ``plan``.
+        data: See ``plan``.
+        loss: See ``plan``.
+        finetune: Trains the slim model in place; called once, after it was verified.
+        threads: Of onnxruntime, in the benchmark.
+        seconds: How long to measure, instead of the benchmark's own number of rounds.
+        watcher: Is told about each step, ``fxprune.console.Steps()`` for one.
+
+    Returns:
+        The slim model, its plan and proof, the measurements, and where the files are.
+
+    Raises:
+        FxpruneError: A step failed; the message says which and what to do.
+
+    Example:
+        >>> import torch, fxprune
+        >>> net = torch.nn.Sequential(torch.nn.Conv2d(3, 64, 3), torch.nn.ReLU(), torch.nn.Conv2d(64, 8, 3))
+        >>> result = fxprune.compress(net, torch.randn(1, 3, 16, 16), fxprune.Budget(macs=0.5), out="small")
+        >>> result.slim[0].out_channels, result.paths.slim_onnx.name
+        (32, 'slim.onnx')
+    """
+    paths = Paths.inside(make_folder(out))
+    clock = _Clock(watcher)
+    with clock.step("trace") as ticks:
+        traced = trace(model, example_inputs)
+        ticks.note(describe_trace(traced))
+    with clock.step("plan") as ticks:
+        plan = make_plan(
+            traced,
+            budget,
+            criterion=criterion,
+            scope=scope,
+            align=align,
+            keep_at_least=keep_at_least,
+            protect=protect,
+            only=only,
+            ratios=ratios,
+            target=target,
+            data=data,
+            loss=loss,
+        )
+        ticks.note(describe_plan(plan))
+    with clock.step("slim") as ticks:
+        small = slim(traced, plan)
+        ticks.note(f"as a {getattr(small, 'fxprune_kind', 'module')}")
+    with clock.step("verify") as ticks:
+        proof = verify(traced, plan, small)
+        ticks.note(f"zeroed == slim within {proof.error:.1e}")
+    if finetune is not None:
+        finetune(small)
+        small.eval()
+    _write_model(traced, plan, small, paths)
+    exports = {}
+    for name, module, path in (("dense", model, paths.dense_onnx), ("slim", small, paths.slim_onnx)):
+        with clock.step(f"export {name}") as ticks:
+            exports[name] = export_onnx(module, example_inputs, path)
+            ticks.note(describe_export(exports[name]))
+    with clock.step("benchmark") as ticks:
+        files = {name: report.path for name, report in exports.items()}
+        table = benchmark(files, example_inputs, threads=threads, seconds=seconds, progress=percent(ticks))
+        ticks.note(f"×{table['slim'].speedup:.2f}")
+    with clock.step("report"):
+        widths = width_table(traced, plan)
+        result = Result(small, plan, proof, widths, exports, table, paths, clock.seconds)
+        _write_report(result, f"{type(model).__name__}, compressed")
+    return result
+
+
+def percent(ticks: Ticks) -> Callable[[float, str], None]:
+    """A benchmark's progress as ticks."""
+    return lambda done, what: ticks.tick(round(100 * done), 100, what)
+
+
+def _write_model(traced: Trace, plan: Plan, small: nn.Module, paths: Paths) -> None:
+    """What must survive if a later step fails; the report of an earlier run would belie it."""
+    paths.report.unlink(missing_ok=True)
+    write_text(paths.plan, plan.to_json())
+    save(small, plan, paths.weights)
+    groups = {"groups": [row.as_json() for row in group_table(traced)]}
+    write_text(paths.groups, json.dumps(groups, indent=1))
+
+
+def _write_report(result: Result, title: str) -> None:
+    paths = result.paths
+    write_text(paths.bench, result.bench.to_json())
+    plot_latency(result.bench.rows, paths.latency_plot)
+    plot_widths(result.widths, paths.widths_plot)
+    write_text(paths.report, result.markdown(title))
+
+
+class _Clock:
+    """Steps with their seconds."""
+
+    def __init__(self, watcher: Watcher) -> None:
+        self._watcher = watcher
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def step(self, title: str) -> Iterator[Ticks]:
+        started = time.monotonic()
+        with self._watcher.step(title) as ticks:
+            yield ticks
+        self.seconds[title] = round(time.monotonic() - started, 3)
+
+
+def make_folder(out: str | Path) -> Path:
+    """A folder to write into, made if it is not there.
+
+    Raises:
+        FxpruneError: It cannot be made or written.
+    """
+    path = Path(out)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise FxpruneError(
+            f"the folder {path} cannot be made: {error.strerror}", advice="choose a folder you may write to"
+        ) from error
+    check_writable(path / "report.md")
+    return path
