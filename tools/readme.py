@@ -21,6 +21,9 @@ README = ROOT / "README.md"
 
 SECTION = re.compile(r"(?m)^(<!-- begin: (fxprune[^\n]*?) -->\n).*?^(<!-- end -->)$", re.DOTALL)
 
+# What the installed program does, for an environment in which only the source lies.
+PROGRAM = "import sys; del sys.argv[0]; from fxprune.cli import main; sys.exit(main())"
+
 COLUMNS = "100"
 COLOURS = ("FORCE_COLOR", "PY_COLORS", "CLICOLOR_FORCE", "GITHUB_ACTIONS", "TTY_COMPATIBLE")
 
@@ -41,9 +44,8 @@ def render(text: str) -> str:
 def _printed(command: str) -> str:
     env = {key: value for key, value in os.environ.items() if key not in COLOURS}
     env |= {"COLUMNS": COLUMNS, "TERMINAL_WIDTH": COLUMNS, "NO_COLOR": "1", "TERM": "dumb", "PYTHONUTF8": "1"}
-    done = subprocess.run(
-        [sys.executable, "-m", *command.split()], cwd=ROOT, env=env, capture_output=True, encoding="utf-8"
-    )
+    arguments = [sys.executable, "-c", PROGRAM, *command.split()]
+    done = subprocess.run(arguments, cwd=ROOT, env=env, capture_output=True, encoding="utf-8")
     if done.returncode:
         raise RuntimeError(f"'{command}' ended with {done.returncode}:\n{done.stderr}")
     lines = [line.rstrip() for line in done.stdout.splitlines()]
