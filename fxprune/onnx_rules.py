@@ -38,7 +38,7 @@ class _SpatialMean(RewriteRuleClassBase):
         """The nodes to replace."""
         return op.ReduceMean(x, axes, _allow_other_attributes=True, _outputs=["mean"])
 
-    def check(self, context: object, x: ir.Value, axes: ir.Value, mean: ir.Value) -> MatchResult:  # noqa: ARG002
+    def check(self, context: object, x: ir.Value, axes: ir.Value, mean: ir.Value) -> MatchResult:
         """Whether they mean what the rule says, or why not."""
         result = MatchResult()
         if x.shape is None or len(x.shape) != 4:
@@ -50,7 +50,7 @@ class _SpatialMean(RewriteRuleClassBase):
             return result.fail("not over the two image dimensions", axes)
         return result
 
-    def rewrite(self, op: _Ops, x: ir.Value, axes: ir.Value, mean: ir.Value) -> ir.Value:  # noqa: ARG002
+    def rewrite(self, op: _Ops, x: ir.Value, axes: ir.Value, mean: ir.Value) -> ir.Value:
         """The nodes to put in their place."""
         node = mean.producer()
         assert node is not None
