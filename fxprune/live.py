@@ -10,6 +10,9 @@ from fxprune.trace import ExampleInputs, call_arguments
 
 __all__ = ["liven"]
 
+NEGLIGIBLE = 1e-4
+"""Largest entry of a tensor that takes no visible part in the result."""
+
 
 def liven(model: nn.Module, example_inputs: ExampleInputs, *, seed: int = 0) -> nn.Module:
     """Give every parameter a value that matters and calibrate batch-norm statistics by one run.
@@ -34,8 +37,10 @@ def liven(model: nn.Module, example_inputs: ExampleInputs, *, seed: int = 0) -> 
                 # Scales near one and small offsets keep deep networks in range.
                 scale = name.endswith("weight") or "gamma" in name or "scale" in name
                 parameter.copy_(1 + 0.2 * noise if scale else 0.1 * noise)
-            elif float(parameter.abs().max()) == 0:
-                parameter.copy_(noise * parameter[0].numel() ** -0.5)
+            elif float(parameter.abs().max()) < NEGLIGIBLE:
+                # Heads of zero, and layer scales that hide a branch behind a millionth.
+                line = parameter.squeeze()
+                parameter.copy_(noise * line[0].numel() ** -0.5 if line.ndim > 1 else 1 + 0.2 * noise)
         _calibrate(model, args, kwargs)
     return model.eval()
 
