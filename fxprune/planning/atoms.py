@@ -149,12 +149,13 @@ def _sub_cluster(cluster: Cluster, blocks: list[ItemBlock], items: IntArray) -> 
 
 
 def _serve_one(cluster: Cluster, mode: Mode) -> Served:
+    """Serve a cluster in the wanted way, or in the other one if that leaves nothing to remove."""
     rows = max(len(np.unique(block.rows)) for block in cluster.blocks)
     if mode == "whole" or (mode == "auto" and rows >= FEWEST_ROWS):
         served = serve_whole(cluster)
-        if served is not None:
-            return served
-    return serve_inside(cluster)
+        return serve_inside(cluster) if served is None or not served.removable.any() else served
+    served = serve_inside(cluster)
+    return served if served.removable.any() else serve_whole(cluster) or served
 
 
 def _atoms(

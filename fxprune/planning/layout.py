@@ -102,18 +102,22 @@ def serve_whole(cluster: Cluster) -> Served | None:
     """
     merger = _Merger(len(cluster.frozen))
     open_blocks = set(range(len(cluster.blocks)))
-    order = sorted(open_blocks, key=lambda b: -len(np.unique(cluster.blocks[b].rows)))
-    first: ItemBlock | None = None
-    for index in order:
+    taken = np.zeros(0, np.int64)  # rows that go whole
+    for index in sorted(open_blocks, key=lambda b: -len(np.unique(cluster.blocks[b].rows))):
         block = cluster.blocks[index]
         if index not in open_blocks or len(np.unique(block.rows)) < 2 or merger.merged[block.cells].any():
             continue
-        first = first or block
-        merger.tie(block.rows[:, None], block.cells)
-        open_blocks -= _drag(cluster.blocks, open_blocks, merger)
-        if len(np.unique(merger.bundle[first.rows])) < 2:
+        trial = _Merger(len(cluster.frozen))
+        trial.bundle = merger.bundle.copy()
+        trial.tie(block.rows[:, None], block.cells)
+        settled = _drag(cluster.blocks, open_blocks, trial)
+        # Coarser rows may not pull finer ones together; the finest must not be all of one piece.
+        if len(np.unique(trial.bundle[taken])) == len(np.unique(merger.bundle[taken])):
+            merger, open_blocks = trial, open_blocks - settled
+            taken = np.concatenate([taken, block.rows])
+        if len(np.unique(merger.bundle[taken])) < 2:
             return None
-    if first is None:
+    if not taken.size:
         return None
     # Rows of a layout that stays open, and columns, live as long as the layout does.
     removable = np.ones(len(cluster.frozen), bool)
@@ -171,11 +175,11 @@ def _serve(cluster: Cluster, blocks: Sequence[ItemBlock], merger: _Merger, remov
     equal = [b for b in blocks if b.columns is None]
     stuck: list[str] = []
     for family in _families(equal, merger.bundle):
-        ranked = _rank_family(cluster, family, merger.bundle, removable)
-        if ranked is None:
+        ranked, fine = _rank_family(cluster, family, merger.bundle, removable)
+        if not fine:
             cells = [block.cells for block in family]
             score = _mean_score(cluster, merger.bundle)
-            ranked = repair_bundles(cells, merger.bundle, removable, score)
+            ranked = repair_bundles(cells, merger.bundle, removable, score) or ranked
         if ranked is None:
             stuck.extend(block.node for block in family)
             for block in family:
@@ -214,11 +218,12 @@ def _mean_score(cluster: Cluster, bundle: IntArray) -> FloatArray:
 
 def _rank_family(
     cluster: Cluster, family: Sequence[ItemBlock], bundle: IntArray, removable: BoolArray
-) -> Ranked | None:
+) -> tuple[Ranked | None, bool]:
     """Serve the finest layout by rank; the coarser ones usually follow by themselves.
 
     Returns:
-        None if one of them does not.
+        What to merge, None if a layout cannot be served by rank; and whether no bundle of one layout had to
+        be merged with another for the sake of the next (they cross, and smaller bundles may exist).
     """
     size = int(bundle.max()) + 1
     merger = _Merger(size)
@@ -227,19 +232,21 @@ def _rank_family(
     score = np.bincount(bundle, cluster.score, size).astype(np.float64)
     weight = np.bincount(bundle, cluster.weight, size).astype(np.float64)
     inner = Cluster((), stays, score, weight)
+    fine = True
     for block in family:
         cells = bundle[block.cells]
         if _balanced(merger.bundle[cells], merger.bundle[stays]):
             continue
         ranked = _rank(merger.bundle[cells], _mean_score(inner, merger.bundle), merger.bundle[stays])
         if ranked is None:
-            return None
+            return None, False
         pairs, dropped = ranked
+        fine = fine and not merger.merged[np.concatenate(pairs)].any()
         stays |= np.isin(merger.bundle, dropped)
         merger.tie(*pairs)
     if not all(_balanced(merger.bundle[bundle[b.cells]], merger.bundle[stays]) for b in family):
-        return None
-    return (np.arange(size), merger.bundle), np.flatnonzero(stays)
+        return None, False
+    return ((np.arange(size), merger.bundle), np.flatnonzero(stays)), fine
 
 
 def _balanced(cells: IntArray, stays: IntArray) -> bool:

@@ -3,6 +3,10 @@
 A channel shuffle between two grouped convolutions partitions the same channels in two ways.  Cells
 that lie in the same rows of all layouts are interchangeable, so the search runs over such
 *kinds* of cells, and within a kind the lowest score goes first.
+
+Two partitions into equally many rows are a bipartite multigraph in which every row has the same degree; a
+bundle is a perfect matching, which such a graph always has (König), and what is left is regular
+again.  So matchings of least score use up every cell.  Anything else is repaired greedily.
 """
 
 from __future__ import annotations
@@ -11,6 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.optimize import linear_sum_assignment
 
 from fxprune.types import BoolArray, FloatArray, IntArray
 
@@ -70,6 +75,8 @@ def repair_bundles(
         seed = int(min(ready, key=lambda k: kinds.scores[k][taken[k]]))
         recipe = recipes.get(seed)
         if recipe is None or (taken + recipe > sizes).any():
+            recipe = _matching(kinds, seed, sizes - taken, taken)
+        if recipe is None:
             recipe = _repair(kinds, seed, sizes - taken, taken)
         if recipe is None:
             dead[seed] = True
@@ -105,6 +112,35 @@ def _kinds(layouts: Sequence[IntArray], stays: IntArray, score: FloatArray) -> _
     cuts = np.cumsum(np.bincount(kind.reshape(-1), minlength=len(patterns)))[:-1]
     members = np.split(found[order], cuts)
     return _Kinds(patterns, starts, block, members, [score[m] for m in members])
+
+
+def _matching(kinds: _Kinds, seed: int, left: IntArray, taken: IntArray) -> IntArray | None:
+    """The cheapest bundle with one cell in every row of two layouts, around a seed: int64[kinds].
+
+    Returns:
+        None if there are not two layouts of equally many rows, or no such bundle.
+    """
+    heights = np.bincount(kinds.block)
+    if len(heights) != 2 or heights[0] != heights[1] or (kinds.rows.sum(axis=1) != 2).any():
+        return None
+    one, other = np.split(kinds.rows, [heights[0]], axis=1)
+    if not (one.any(axis=1) & other.any(axis=1)).all():
+        return None
+    place = one.argmax(axis=1), other.argmax(axis=1)
+    ready = np.flatnonzero(left > 0)
+    prices = np.array([kinds.scores[k][taken[k]] for k in ready])
+    # Far more than any sum of scores, so that a full matching is preferred to a cheap one.
+    barrier = 2.0 * (np.abs(prices).sum() + 1)
+    price = np.full((heights[0], heights[0]), barrier)
+    price[place[0][ready], place[1][ready]] = prices
+    price[place[0][seed]] = barrier
+    price[place[0][seed], place[1][seed]] = -barrier * heights[0]
+    kind = np.full(price.shape, -1, np.int64)
+    kind[place[0][ready], place[1][ready]] = ready
+    chosen = kind[linear_sum_assignment(price)]
+    if (chosen < 0).any() or seed not in chosen:
+        return None
+    return np.bincount(chosen, minlength=len(left))
 
 
 def _repair(kinds: _Kinds, seed: int, left: IntArray, taken: IntArray) -> IntArray | None:
