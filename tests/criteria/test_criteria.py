@@ -133,8 +133,8 @@ def test_taylor(net: Net, traced: Trace, members: str) -> None:
     for grads in gradients(net):
         for u in range(6):
             terms = [
-                (net.one.weight[u] * grads["one.weight"][u]),
-                (net.two.weight[u] * grads["two.weight"][u]),
+                net.one.weight[u].detach() * grads["one.weight"][u],
+                net.two.weight[u].detach() * grads["two.weight"][u],
             ]
             if members == "all":
                 terms.append(net.read.weight[:, u].detach() * grads["read.weight"][:, u])
@@ -149,8 +149,8 @@ def test_hessian(net: Net, traced: Trace, members: str) -> None:
     for grads in gradients(net):
         for u in range(6):
             terms = [
-                (net.one.weight[u] * grads["one.weight"][u]),
-                (net.two.weight[u] * grads["two.weight"][u]),
+                net.one.weight[u].detach() * grads["one.weight"][u],
+                net.two.weight[u].detach() * grads["two.weight"][u],
             ]
             if members == "all":
                 terms.append(net.read.weight[:, u].detach() * grads["read.weight"][:, u])
