@@ -16,7 +16,7 @@ from torch import fx
 from fxprune.ops import FACTORIES, rule_for
 from fxprune.trace import Trace
 
-__all__ = ["DataFlow", "written"]
+__all__ = ["DataFlow", "aliased", "mutates", "written"]
 
 
 class DataFlow:
@@ -70,7 +70,7 @@ class DataFlow:
         back.add_node(sink)
         for node, users in self._users.items():
             # What is written in place and never read again still matters to somebody.
-            back.add_edges_from((user, node) for user in users or ([sink] if _mutates(node) else []))
+            back.add_edges_from((user, node) for user in users or ([sink] if mutates(node) else []))
         children: dict[fx.Node, list[fx.Node]] = {}
         for node, parent in nx.immediate_dominators(back, sink).items():
             if parent is not None and node is not parent:
@@ -97,19 +97,19 @@ class DataFlow:
         """Data from outside that the nodes read."""
         return frozenset(s for n in private for s in self._inputs[n] if s not in private)
 
+    def tensors(self, private: Set[fx.Node]) -> frozenset[str]:
+        """Parameters, buffers and constants that only these nodes read."""
+        return frozenset(name for name, readers in self._readers.items() if readers <= private)
+
     def parameters(self, private: Set[fx.Node]) -> tuple[str, ...]:
         """Parameters that only these nodes read, in the order of the model."""
-        names = {n for n, readers in self._readers.items() if readers <= private} & self._parameters
+        names = self.tensors(private) & self._parameters
         return tuple(n for n in self._trace.names if n in names)
 
     def weights(self, private: Set[fx.Node]) -> bool:
         """One of the nodes multiplies by weights that no other node reads."""
         own = set(self.parameters(private))
-        return any(
-            node in self._weighted and node in private
-            for name in own
-            for node in self._readers[name]
-        )
+        return any(node in self._weighted and node in private for name in own for node in self._readers[name])
 
     def distance(self, private: Set[fx.Node], output: fx.Node) -> int:
         """Fewest weighted nodes between the data the nodes start from and their output."""
@@ -173,22 +173,23 @@ def _is_pointwise(node: fx.Node) -> bool:
     return isinstance(node.target, torch._ops.OpOverload) and torch.Tag.pointwise in node.target.tags
 
 
-def _mutates(node: fx.Node) -> bool:
+def mutates(node: fx.Node) -> bool:
+    """The call writes into one of its arguments."""
     schema = getattr(node.target, "_schema", None)
     return schema is not None and bool(schema.is_mutable)
 
 
 def written(node: fx.Node) -> fx.Node | None:
     """The node whose tensor a call writes into in place, looking through views; None for most calls."""
-    if not _mutates(node):
+    if not mutates(node):
         return None
-    base = _aliased(node, write=True)
-    while base is not None and (behind := _aliased(base, write=False)) is not None:
+    base = aliased(node, write=True)
+    while base is not None and (behind := aliased(base, write=False)) is not None:
         base = behind
     return base
 
 
-def _aliased(node: fx.Node, *, write: bool) -> fx.Node | None:
+def aliased(node: fx.Node, *, write: bool) -> fx.Node | None:
     """The argument a call writes into, or of which its result is a view."""
     schema = getattr(node.target, "_schema", None)
     if schema is None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from os.path import commonprefix
+from itertools import takewhile
 
 from torch import fx
 
@@ -60,7 +60,7 @@ def _parameter_paths(names: Sequence[str]) -> list[list[str]]:
 
 
 def _shared(paths: Sequence[list[str]]) -> str:
-    return ".".join(commonprefix([list(p) for p in paths]))
+    return ".".join(parts[0] for parts in takewhile(lambda p: len(set(p)) == 1, zip(*paths)))
 
 
 def _heaviest_child(path: str, names: Sequence[str], sizes: dict[str, int]) -> str:

@@ -9,7 +9,7 @@ are run on what is left and their result is spread out again.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 
 import numpy as np
 import torch
@@ -44,10 +44,20 @@ class Oracle(fx.Interpreter):  # type: ignore[misc]
         dtype: Floating type to compute in.
         restrict: Run operators that would notice zeros on what is left; without it they see
             the zeros, which shows how inexact a removal is.
+        silent: Nodes whose results are multiplied by zero: structures that a plan cuts.
     """
 
-    def __init__(self, trace: Trace, found: Resolution, dtype: torch.dtype, *, restrict: bool = True) -> None:
+    def __init__(
+        self,
+        trace: Trace,
+        found: Resolution,
+        dtype: torch.dtype,
+        *,
+        restrict: bool = True,
+        silent: Set[fx.Node] = frozenset(),
+    ) -> None:
         super().__init__(trace.graph)
+        self.silent = silent
         self.trace = trace
         self.found = found
         self.dtype = dtype
@@ -60,6 +70,14 @@ class Oracle(fx.Interpreter):  # type: ignore[misc]
         return tensor.to(self.dtype) if tensor.is_floating_point() else tensor
 
     def run_node(self, n: fx.Node) -> object:
+        """The node's result, or zeros if it is silent."""
+        result = self._result(n)
+        if n in self.silent:
+            assert isinstance(result, torch.Tensor)
+            return torch.zeros_like(result)
+        return result
+
+    def _result(self, n: fx.Node) -> object:
         """Zero what is consumed, or compute on what is left."""
         if n.op != "call_function" or n not in self.flow.walk.calls:
             return super().run_node(n)

@@ -17,6 +17,7 @@ from torch import nn
 from fxprune import targets
 from fxprune.couple import coupling, flow
 from fxprune.criteria.base import Criterion
+from fxprune.cutting import cut
 from fxprune.errors import PlanError
 from fxprune.ops.contract import CONVOLUTIONS
 from fxprune.planning.atoms import Mode
@@ -28,10 +29,11 @@ from fxprune.planning.solve import Options, solve
 from fxprune.resize import resolve
 from fxprune.score import score
 from fxprune.sources import source_of
+from fxprune.structures import choose_structures
 from fxprune.trace import Trace
 from fxprune.types import Axis, BoolArray, Budget, Coupling, Group, IntArray, Plan
 
-__all__ = ["plan", "plan_removal", "plan_units"]
+__all__ = ["plan", "plan_removal", "plan_structures", "plan_units"]
 
 Batch = TypeVar("Batch")
 
@@ -215,6 +217,46 @@ def _units_at(trace: Trace, found: Coupling, name: str, dim: int, positions: Seq
     return units[index]
 
 
+def plan_structures(
+    trace: Trace, names: Sequence[str], *, keep: BoolArray | None = None, notes: Sequence[str] = ()
+) -> Plan:
+    """Cut structures whole, and with them any units.
+
+    Args:
+        trace: A traced model.
+        names: Structures to cut (``fxprune.structures.find_structures``).
+        keep: bool[n_units] over the units of the trace; units inside a structure do not matter.
+        notes: What the user should know.
+
+    Raises:
+        PlanError: A structure or a unit cannot go.
+
+    Example:
+        >>> import fxprune
+        >>> from torchvision.models import resnet18
+        >>> dense = fxprune.trace(resnet18(), torch.zeros(1, 3, 32, 32))
+        >>> made = plan_structures(dense, ["layer4.1"])
+        >>> made.removed, made.dense.params - made.predicted.params
+        (('layer4.1',), 4720640)
+    """
+    small, dense = cut(trace, names), coupling(trace)
+    if small is trace:
+        return plan_units(trace, np.ones(dense.n_units, bool) if keep is None else keep, notes=notes)
+    found = coupling(small)
+    branches = np.ones(dense.n_units, bool)
+    for structure in choose_structures(trace, names):
+        branches[structure.units] = False
+    left = np.ones(found.n_units, bool)
+    for axis, units in found.axes.items():
+        before = dense.axes.get(axis)
+        if before is not None:
+            # Zeros stay where a branch's place is part of a contract.
+            left[units[~branches[before] & ~found.pinned[units]]] = False
+            if keep is not None:
+                left[units[~keep[before]]] = False
+    return plan_units(small, left, notes=notes)
+
+
 def plan_units(trace: Trace, keep: BoolArray, *, notes: Sequence[str] = ()) -> Plan:
     """The plan that keeps exactly these units; what cannot live without the others goes as well.
 
@@ -242,8 +284,9 @@ def plan_units(trace: Trace, keep: BoolArray, *, notes: Sequence[str] = ()) -> P
     return Plan(
         kept=result.kept,
         predicted=predicted,
-        dense=found.cost.dense,
+        dense=coupling(trace.parent or trace).cost.dense,
         fingerprint=found.fingerprint,
+        removed=trace.cuts,
         notes=tuple(notes),
     )
 

@@ -18,7 +18,7 @@ from fxprune import labels
 from fxprune.couple import Flow, coupling, flow
 from fxprune.errors import PlanError
 from fxprune.labels import varying
-from fxprune.ops import rule_for
+from fxprune.ops import rule_for, storages
 from fxprune.ops.base import Call, OpRule, Rewrite, Scaled, Value
 from fxprune.ops.movement import live_positions
 from fxprune.sources import source_of
@@ -94,6 +94,11 @@ def keep_mask(trace: Trace, plan: Plan) -> BoolArray:
         raise PlanError(
             "the plan was made for another model",
             advice="plan again on this model (names, shapes and operators must be the same)",
+        )
+    if plan.removed != trace.cuts:
+        raise PlanError(
+            f"the plan cuts {', '.join(plan.removed) or 'nothing'}, this trace is cut at {', '.join(trace.cuts) or 'nothing'}",
+            advice="apply the plan with fxprune.slim, or cut the trace at plan.removed first",
         )
     keep = np.ones(found.n_units, bool)
     for axis, index in plan.kept.items():
@@ -242,9 +247,17 @@ class _Resolver:
             return
         rewrite = self._effective(call, rule.resize(dense, slim)) if rule.resize else Rewrite()
         if rule.move is not None and not _moves_right(rule, dense, slim, rewrite):
+            if self._written_later(node):
+                raise self._error(node, "is changed in place, and a selection of other channels would be a copy")
             self.gathers[node] = self._gather(node, rule, dense, slim)
         elif rewrite.args:
             self.rewrites[node] = rewrite
+
+    def _written_later(self, node: fx.Node) -> bool:
+        """Whether an operator after the node writes to the memory that its result shares."""
+        roots, last = storages(self.trace.graph.graph)
+        order = list(self.trace.graph.graph.nodes)
+        return order.index(node) < last.get(roots[node], -1)
 
     def _effective(self, call: Call, rewrite: Rewrite) -> Rewrite:
         """Only what really changes; symbolic sizes are scaled rather than replaced."""
@@ -277,7 +290,7 @@ class _Resolver:
         result, left = dense.args["result"], slim.args["result"]
         same_rank = isinstance(result, Value) and isinstance(left, Value) and result.rank == before.rank
         dims = [d for d in range(before.rank) if any(a.shape[d] > 1 for a in before.arrays)]
-        if not same_rank or len(dims) != 1 or rule.move is None:
+        if not same_rank or len(dims) != 1 or rule.move is None or _moves_others(rule, dense, dims[0]):
             raise self._error(node, "cannot be expressed by the same operator on fewer channels")
         assert isinstance(result, Value) and isinstance(left, Value)
         (dim,) = dims
@@ -340,6 +353,19 @@ def _moves_right(rule: OpRule, dense: Call, slim: Call, rewrite: Rewrite) -> boo
 
 def _same_sizes(array: IntArray, target: Value) -> bool:
     return all(n in (1, target.shape[d]) for d, n in enumerate(array.shape))
+
+
+def _moves_others(rule: OpRule, dense: Call, dim: int) -> bool:
+    """Whether a movement also moves positions along other dimensions than ``dim``."""
+    before, result = dense.tensors()[0], dense.args["result"]
+    assert rule.move is not None and isinstance(result, Value)
+    for d, n in enumerate(before.shape):
+        if d != dim and n > 1:
+            line = labels.along(np.arange(n, dtype=np.int64), d, before.rank)
+            moved = rule.move(dense, line, before.shape)
+            if not isinstance(moved, np.ndarray) or not np.array_equal(moved, line):
+                return True
+    return False
 
 
 def _plain(old: object, new: object) -> object:

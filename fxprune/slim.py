@@ -5,7 +5,8 @@ from __future__ import annotations
 import copy
 import json
 import operator
-from collections.abc import Mapping
+import sys
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Literal
 
@@ -14,16 +15,18 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import fx, nn
+from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
+from fxprune.cutting import cut, cut_sources, drop_gaps
 from fxprune.errors import FxpruneError, PlanError, SliceError
 from fxprune.files import atomic_path
 from fxprune.graphs import arguments_by_name, draft, set_tensor
 from fxprune.modules import refresh
-from fxprune.ops import overload
+from fxprune.ops import calculates, overload
 from fxprune.ops.base import Rewrite, Scaled
 from fxprune.resize import Gather, Resolution, keep_mask, resolve
-from fxprune.sources import source_of
+from fxprune.sources import source_of, user_line
 from fxprune.trace import ExampleInputs, Trace, evaluating
 from fxprune.trace import trace as _trace
 from fxprune.types import Plan
@@ -38,6 +41,14 @@ SAME = 1e-4
 # Arguments that torch.nn modules cache and ``modules.refresh`` updates.
 CACHED = frozenset({"groups", "normalized_shape", "num_groups", "group"})
 
+# How Python code learns the width of a tensor.
+SIZES = frozenset(
+    {
+        torch.Tensor.shape.__get__,  # type: ignore[attr-defined]
+        *(torch.Tensor.size, torch.Tensor.numel, torch.Tensor.nelement, torch.Tensor.__len__),
+    }
+)
+
 
 def slim(trace: Trace, plan: Plan, *, kind: Kind = "auto") -> nn.Module:
     """Apply a plan to the weights of the moment; the traced model is left untouched.
@@ -50,7 +61,8 @@ def slim(trace: Trace, plan: Plan, *, kind: Kind = "auto") -> nn.Module:
 
     Returns:
         The slim model.  ``.fxprune_kind`` is ``"module"`` or ``"graph"``; for a graph,
-        ``.fxprune_sources`` names the source lines whose hard-coded sizes forced it.
+        ``.fxprune_sources`` names the source lines whose hard-coded sizes, or whose joins that lost
+        a structure, forced it.
 
     Raises:
         PlanError: The plan was made for another model, or contradicts itself.
@@ -64,6 +76,13 @@ def slim(trace: Trace, plan: Plan, *, kind: Kind = "auto") -> nn.Module:
         >>> small[0].out_features, small[2].in_features, net[0].out_features
         (4, 4, 8)
     """
+    if plan.removed:
+        if kind == "module":
+            raise SliceError(
+                f"the user's own code cannot leave out {', '.join(plan.removed)}",
+                advice="use kind='graph' or 'auto' where a plan cuts structures",
+            )
+        trace, kind = cut(trace, plan.removed), "graph"
     found = resolve(trace, keep_mask(trace, plan))
     if kind != "graph":
         try:
@@ -84,7 +103,7 @@ def slim(trace: Trace, plan: Plan, *, kind: Kind = "auto") -> nn.Module:
             )
     graph = _graph_copy(trace, found)
     graph.fxprune_kind = "graph"  # type: ignore[assignment]
-    graph.fxprune_sources = _hard_coded(found)  # type: ignore[assignment]
+    graph.fxprune_sources = (*cut_sources(trace), *_hard_coded(found))  # type: ignore[assignment]
     return graph
 
 
@@ -157,31 +176,74 @@ def _parameters_behind(node: fx.Node) -> list[str]:
 def _difference(trace: Trace, found: Resolution, module: nn.Module) -> str:
     """Why the module copy cannot stand for the graph, or empty.
 
-    Where only numbers that torch.nn modules cache have changed, the copy runs the same operators
-    by construction and a dry run shows that its code accepts the shapes; else the two are compared
-    on the example inputs.
+    Where only numbers that torch.nn modules cache have changed and the model's own code neither asks
+    for sizes nor calculates with numbers, the copy runs the same operators by construction and a dry
+    run shows that its code accepts the shapes; else the two are compared on the example inputs.
     """
     args, kwargs = trace.args, dict(trace.kwargs)
-    by_construction = not found.gathers and all(set(r.args) <= CACHED for r in found.rewrites.values())
+    cached = not found.gathers and all(set(r.args) <= CACHED for r in found.rewrites.values())
     on_meta = any(t.device.type == "meta" for t in module.parameters())
     with torch.no_grad(), torch.random.fork_rng(devices=[]), evaluating(module):
         if trace.kind == "recorded":
             module(*args, **kwargs)
             return ""
-        if by_construction or on_meta:
-            _dry_run(module, args, kwargs)
-            return "" if by_construction else "the model has no data to compare on"
+        asks = ""
+        if cached or on_meta:
+            asks = _dry_run(module, args, kwargs)
+            if cached and not asks and not any(map(calculates, trace.graph.graph.nodes)):
+                return ""
+        if on_meta:
+            return f"no data to compare on, and widths may steer the code{asks}"
         graph = _graph_copy(trace, found)
+        args, kwargs = _varied(args, kwargs)
         with evaluating(graph):
             one, two = pytree.tree_leaves(module(*args, **kwargs)), pytree.tree_leaves(graph(*args, **kwargs))
     return _unequal(one, two)
 
 
-def _dry_run(module: nn.Module, args: tuple[object, ...], kwargs: Mapping[str, object]) -> None:
-    """Run the module without numbers."""
+def _varied(
+    args: tuple[object, ...], kwargs: Mapping[str, object]
+) -> tuple[tuple[object, ...], dict[str, object]]:
+    """The example inputs, constant ones (zeros, say) replaced by random numbers: zeros hide differences."""
+
+    def redraw(t: torch.Tensor) -> torch.Tensor:
+        constant = t.is_floating_point() and t.numel() > 1 and bool((t == t.flatten()[0]).all())
+        return torch.randn_like(t) if constant else t
+
+    varied: tuple[tuple[object, ...], dict[str, object]] = pytree.tree_map_only(
+        torch.Tensor, redraw, (args, dict(kwargs))
+    )
+    return varied
+
+
+class _SizeWatch(TorchFunctionMode):  # type: ignore[misc]
+    """Notices code outside of torch that asks a tensor for its size: what it does may hang on widths."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.where = ""
+
+    def __torch_function__(
+        self,
+        func: Callable[..., object],
+        types: object,
+        args: tuple[object, ...] = (),
+        kwargs: Mapping[str, object] | None = None,
+    ) -> object:
+        if func in SIZES and not self.where:
+            # The batch (dimension 0) is no width.
+            batch = func is torch.Tensor.size and args[1:] == (0,)
+            self.where = "" if batch else user_line(sys._getframe(1))
+        return func(*args, **(kwargs or {}))
+
+
+def _dry_run(module: nn.Module, args: tuple[object, ...], kwargs: Mapping[str, object]) -> str:
+    """Run the module without numbers; returns where the user's code asks for sizes, if it does."""
     state = {n: t.to("meta") for n, t in [*module.named_parameters(), *module.named_buffers()]}
     args, kwargs = pytree.tree_map_only(torch.Tensor, lambda t: t.to("meta"), (args, dict(kwargs)))
-    torch.func.functional_call(module, state, args, dict(kwargs))
+    with _SizeWatch() as watch:
+        torch.func.functional_call(module, state, args, dict(kwargs))
+    return f" ({watch.where})" if watch.where else ""
 
 
 def _unequal(one: list[object], two: list[object]) -> str:
@@ -212,6 +274,7 @@ def _graph_copy(trace: Trace, found: Resolution) -> fx.GraphModule:
     for node, gather in found.gathers.items():
         if node in made.copies:
             _apply_gather(made.graph, made.root, made.copies[node], gather)
+    drop_gaps(made.graph)
     return made.module(type(trace.model).__name__, training=trace.model.training)
 
 

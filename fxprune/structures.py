@@ -8,12 +8,11 @@ block computes); where it concatenates, a *branch*.  No module class or name is 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Set
 from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
-import torch
 from torch import fx
 
 from fxprune.couple import Flow, coupling, flow
@@ -26,7 +25,7 @@ from fxprune.ops.base import Value
 from fxprune.ops.movement import CONCATENATIONS
 from fxprune.planning.blocks import breach, close
 from fxprune.trace import Trace
-from fxprune.types import BoolArray, IntArray
+from fxprune.types import BoolArray, Coupling, IntArray
 
 __all__ = ["Structure", "choose_structures", "find_structures"]
 
@@ -88,7 +87,7 @@ def find_structures(trace: Trace) -> tuple[Structure, ...]:
         order = {node: k for k, node in enumerate(trace.graph.graph.nodes)}
         found.sort(key=lambda s: order[s.output])
         names = named([(s.nodes, s.parameters) for s in found], trace)
-        checked = [_checked(trace, replace(s, name=n)) for s, n in zip(found, names, strict=True)]
+        checked = [_checked(trace, data, replace(s, name=n)) for s, n in zip(found, names, strict=True)]
         trace.cache["structures"] = tuple(checked)
     result = trace.cache["structures"]
     assert isinstance(result, tuple)
@@ -145,11 +144,8 @@ def _summands(node: fx.Node) -> tuple[fx.Node, fx.Node] | None:
 
 def _scaled(node: fx.Node, branch: fx.Node) -> str:
     """Why the sum without this operand is not just its other operand."""
-    factor = -1 if qualified_name(node.target) == "aten::sub" else 1
-    factor *= node.kwargs.get("alpha", 1)  # type: ignore[operator]
-    if branch is node.args[0] and factor != 1:
-        return "the other operand of the sum is scaled there"
-    return ""
+    plain = qualified_name(node.target) == "aten::add" and node.kwargs.get("alpha", 1) == 1
+    return "" if plain or branch is not node.args[0] else "the other operand of the sum is scaled there"
 
 
 def _shortcut(data: DataFlow, private: frozenset[fx.Node], other: fx.Node) -> int | None:
@@ -203,10 +199,12 @@ def _structure(
     return Structure("", kind, output, nodes, data.parameters(private), joins, np.zeros(0, np.int64))
 
 
-def _checked(trace: Trace, found: Structure) -> Structure:
+def _checked(trace: Trace, data: DataFlow, found: Structure) -> Structure:
     """Say why a structure cannot go, if it cannot."""
-    check = _residual_problem if found.kind == "residual" else _branch_problem
-    reason = found.reason or _common_problem(trace, found) or check(trace, found)
+    reason = found.reason or _common_problem(trace, found)
+    if not reason:
+        added = found.kind == "residual"
+        reason = _residual_problem(trace, found) if added else _branch_problem(trace, data, found)
     return replace(found, removable=not reason, reason=reason)
 
 
@@ -237,7 +235,7 @@ def _residual_problem(trace: Trace, found: Structure) -> str:
     return ""
 
 
-def _branch_problem(trace: Trace, found: Structure) -> str:
+def _branch_problem(trace: Trace, data: DataFlow, found: Structure) -> str:
     """Its channels must be free, made nowhere else, and leave something everywhere."""
     coupled = coupling(trace)
     for join in found.joins:
@@ -245,43 +243,34 @@ def _branch_problem(trace: Trace, found: Structure) -> str:
             return "nothing else is concatenated with it"
     if not len(found.units):
         return "what it adds to the concatenation carries no units (positions, samples)"
-    if coupled.pinned[found.units].any():
-        group = next((g for g in coupled.groups if g.pinned and np.isin(found.units, g.units).any()), None)
-        return f"its channels are pinned: {group.pinned if group else 'rows of a layout'}"
-    own = set(found.parameters)
+    gone = np.zeros(coupled.n_units, bool)
+    gone[found.units] = True
+    own = data.tensors(set(found.nodes))
     for group in coupled.groups:
-        if np.isin(group.units, found.units).any():
+        if gone[group.units].any():
+            if group.pinned is not None:
+                return f"its channels are pinned: {group.pinned}"
             elsewhere = [name for name, _ in group.producers if name not in own]
             if elsewhere:
                 return f"its channels are tied with those that '{elsewhere[0]}' makes"
-    keep = np.ones(coupled.n_units, bool)
-    keep[found.units] = False
-    keep = close(coupled.blocks, keep)
-    return _layout_problem(trace, found, keep)
+    if coupled.pinned[found.units].any():
+        return "rows of a layout it belongs to are pinned"
+    return _layout_problem(coupled, own, gone)
 
 
-def _layout_problem(trace: Trace, found: Structure, keep: BoolArray) -> str:
-    coupled = coupling(trace)
+def _layout_problem(coupled: Coupling, own: Set[str], gone: BoolArray) -> str:
+    """What else would break or have to go, if these units went."""
+    keep = close(coupled.blocks, ~gone)
     for block in coupled.blocks:
         problem = breach(block, keep)
         if problem:
             return f"the layout at '{block.node}' would not stay rectangular: {problem}"
-    own = _private_tensors(trace, found)
     for (name, _), units in coupled.axes.items():
-        if name not in own and not keep[units].any():
+        lost = ~keep[units]
+        if name in own or not lost.any():
+            continue
+        if lost.all():
             return f"nothing would be left of '{name}'"
-        lost = units[~keep[units]]
-        if name not in own and len(np.setdiff1d(lost, found.units)):
+        if not gone[units[lost]].all():
             return f"other channels of '{name}' would have to go as well"
     return ""
-
-
-def _private_tensors(trace: Trace, found: Structure) -> set[str]:
-    """Parameters, buffers and constants that only the structure reads."""
-    private = set(found.nodes)
-    readers: dict[str, set[fx.Node]] = {}
-    for node in trace.graph.graph.nodes:
-        if node.op == "get_attr":
-            name = str(node.target)
-            readers.setdefault(trace.aliases.get(name, name), set()).update(node.users)
-    return {name for name, users in readers.items() if users <= private} | set(found.parameters)

@@ -47,6 +47,8 @@ class Trace:
         why_static: Why the batch is fixed, if it is.
         extra: A second graph, in training mode, where the model has parts that only run there
             (auxiliary heads), so that they follow the widths of the trunk.
+        parent: The trace this one was cut from (``fxprune.cutting``); None for a model as it is.
+        cuts: Names of the structures that were cut.
     """
 
     model: nn.Module
@@ -58,6 +60,8 @@ class Trace:
     batch: int
     why_static: str = ""
     extra: fx.GraphModule | None = None
+    parent: Trace | None = field(default=None, repr=False)
+    cuts: tuple[str, ...] = ()
     cache: dict[str, object] = field(default_factory=dict, repr=False)
 
     def tensor(self, name: str) -> torch.Tensor:
@@ -90,7 +94,12 @@ class Trace:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Digest of names, shapes and operators: equal for models that a plan may be exchanged between."""
+        """Digest of names, shapes and operators: equal for models that a plan may be exchanged between.
+
+        What was cut does not count: a plan names its cuts and is made for the complete model.
+        """
+        if self.parent is not None:
+            return self.parent.fingerprint
         digest = hashlib.sha256()
         for name in self.names:
             digest.update(f"{name}{tuple(self.tensor(name).shape)}".encode())

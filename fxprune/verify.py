@@ -14,11 +14,13 @@ from torch.fx import _pytree as fx_pytree
 from torch.utils import _pytree as pytree
 
 from fxprune.couple import coupling
+from fxprune.cutting import cut
 from fxprune.errors import VerificationError
 from fxprune.live import liven
 from fxprune.oracle import Oracle, wide
 from fxprune.resize import Resolution, keep_mask, resolve
 from fxprune.slim import slim as _slim
+from fxprune.structures import choose_structures
 from fxprune.trace import ExampleInputs, Trace, call_arguments, evaluating
 from fxprune.trace import trace as _trace
 from fxprune.types import Plan
@@ -46,6 +48,8 @@ class Proof:
         inputs: Number of inputs compared (the example, and random ones of its shape).
         livened: The comparison ran with random weights because the model's own output is
             constant, as with a zero-initialised head, and would have proved nothing.
+        structures: Structures cut whole; the dense model was run with their results multiplied by
+            zero and compared with the model that was cut, before anything else was removed.
     """
 
     error: float
@@ -57,6 +61,7 @@ class Proof:
     units: int
     inputs: int
     livened: bool
+    structures: int = 0
 
     def to_json(self) -> str:
         """The proof as JSON text."""
@@ -64,9 +69,10 @@ class Proof:
 
     def __str__(self) -> str:
         note = f", {self.inexact} of them inexact (zeroing alone would differ by {self.inexact_difference:.1e})"
+        cuts = f"{self.structures} structures cut, " if self.structures else ""
         return (
             f"zeroed == slim within {self.error:.1e} (limit {self.tolerance:.0e}, {self.dtype}, {self.inputs} inputs); "
-            f"{self.units} units removed{note if self.inexact else ''}, effect {self.effect:.1e}"
+            f"{cuts}{self.units} units removed{note if self.inexact else ''}, effect {self.effect:.1e}"
         )
 
 
@@ -110,23 +116,23 @@ def verify(
     """
     if any(p.device.type == "meta" for p in trace.model.parameters()):
         raise VerificationError("the model has no numbers to compare", advice="load its weights first")
-    found = resolve(trace, keep_mask(trace, plan))
+    what = _Removal.of(trace, plan)
     given = call_arguments(inputs) if inputs is not None else (trace.args, dict(trace.kwargs))
     samples = [given, _random_like(given, seed)] if trace.kind == "export" else [given]
     try:
-        measured = [_compare(trace, found, slim, s, torch.float64) for s in samples]
+        measured = [m for s in samples for m in _compare_all(trace, what, slim, s, torch.float64)]
         dtype = "float64"
     except (RuntimeError, TypeError, NotImplementedError):
-        measured = [_compare(trace, found, slim, s, torch.float32) for s in samples]
+        measured = [m for s in samples for m in _compare_all(trace, what, slim, s, torch.float32)]
         dtype = "float32"
     if all(m.flat for m in measured):
         return _on_live_copy(trace, plan, slim, tolerance, seed)
-    coupled = coupling(trace)
+    coupled = coupling(what.trace)
     exact = np.ones(coupled.n_units, bool)
     for group in coupled.groups:
         if not group.exact:
             exact[group.units] = False
-    dead = ~found.keep
+    dead = ~what.found.keep
     proof = Proof(
         error=max(m.error for m in measured),
         tolerance=tolerance,
@@ -137,6 +143,7 @@ def verify(
         units=int(dead.sum()),
         inputs=len(samples),
         livened=False,
+        structures=len(plan.removed),
     )
     _gate(proof, slim)
     return proof
@@ -151,12 +158,70 @@ def _gate(proof: Proof, slim: nn.Module) -> None:
         )
 
 
+@dataclass(frozen=True, eq=False)
+class _Removal:
+    """What a plan removes: structures first, then units of the trace that is left."""
+
+    trace: Trace
+    found: Resolution
+
+    @staticmethod
+    def of(trace: Trace, plan: Plan) -> _Removal:
+        small = cut(trace, plan.removed)
+        return _Removal(small, resolve(small, keep_mask(small, plan)))
+
+
 @dataclass(frozen=True)
 class _Measured:
     error: float
     effect: float
     zeroed: float
     flat: bool
+
+
+def _compare_all(
+    trace: Trace,
+    what: _Removal,
+    slim: nn.Module,
+    sample: tuple[tuple[object, ...], Mapping[str, object]],
+    dtype: torch.dtype,
+) -> list[_Measured]:
+    """Structures multiplied by zero against the cut model, then its units zeroed against the slim one."""
+    measured = [_compare(what.trace, what.found, slim, sample, dtype)]
+    return measured if what.trace is trace else [*measured, _compare_cut(trace, what.trace, sample, dtype)]
+
+
+def _compare_cut(
+    trace: Trace,
+    small: Trace,
+    sample: tuple[tuple[object, ...], Mapping[str, object]],
+    dtype: torch.dtype,
+) -> _Measured:
+    silent = {s.output for s in choose_structures(trace, small.cuts)}
+    args, kwargs = _typed(sample, dtype)
+    with torch.no_grad(), torch.random.fork_rng(devices=[]), wide(dtype), evaluating(trace.model):
+        operands = fx_pytree.tree_flatten_spec((args, kwargs), trace.graph._in_spec)
+        dense = _leaves(Oracle(trace, _everything(trace), dtype).run(*operands))
+        zeroed = _leaves(Oracle(trace, _everything(trace), dtype, silent=silent).run(*operands))
+        left = _leaves(Oracle(small, _everything(small), dtype).run(*operands))
+    flat = all(float(d.abs().max()) == 0 for d in dense if d.numel())
+    return _Measured(_distance(zeroed, left), _distance(dense, zeroed), 0.0, flat)
+
+
+def _everything(trace: Trace) -> Resolution:
+    """A resolution in which every unit stays."""
+    coupled = coupling(trace)
+    return Resolution(np.ones(coupled.n_units, bool), {}, {}, {}, {}, coupled.cost.dense)
+
+
+def _typed(
+    sample: tuple[tuple[object, ...], Mapping[str, object]], dtype: torch.dtype
+) -> tuple[tuple[object, ...], dict[str, object]]:
+    """Floating inputs in another type."""
+    args, kwargs = pytree.tree_map_only(
+        torch.Tensor, lambda t: t.to(dtype) if t.is_floating_point() else t, (sample[0], dict(sample[1]))
+    )
+    return args, kwargs
 
 
 def _compare(
@@ -166,9 +231,7 @@ def _compare(
     sample: tuple[tuple[object, ...], Mapping[str, object]],
     dtype: torch.dtype,
 ) -> _Measured:
-    args, kwargs = pytree.tree_map_only(
-        torch.Tensor, lambda t: t.to(dtype) if t.is_floating_point() else t, (sample[0], dict(sample[1]))
-    )
+    args, kwargs = _typed(sample, dtype)
     with torch.no_grad(), torch.random.fork_rng(devices=[]), wide(dtype):
         if trace.kind == "recorded":
             models = (_zeroed_copy(trace, found), trace.model, slim)
@@ -179,8 +242,7 @@ def _compare(
             operands = fx_pytree.tree_flatten_spec((args, kwargs), trace.graph._in_spec)
             with evaluating(trace.model):
                 zeroed = _leaves(Oracle(trace, found, dtype).run(*operands))
-                everything = Resolution(np.ones_like(found.keep), {}, {}, {}, {}, found.cost)
-                dense = _leaves(Oracle(trace, everything, dtype).run(*operands))
+                dense = _leaves(Oracle(trace, _everything(trace), dtype).run(*operands))
                 blunt = _leaves(Oracle(trace, found, dtype, restrict=False).run(*operands))
     return _Measured(
         error=_distance(zeroed, small),
@@ -300,13 +362,15 @@ def _on_live_copy(trace: Trace, plan: Plan, slim: nn.Module, tolerance: float, s
     model = liven(copy.deepcopy(trace.model), inputs, seed=seed)
     live = _trace(model, inputs)
     small = _slim(live, plan, kind="graph" if kind == "graph" else "module")
-    found = resolve(live, keep_mask(live, plan))
-    measured = _compare(live, found, small, (live.args, live.kwargs), torch.float64)
-    if measured.flat:
+    what = _Removal.of(live, plan)
+    measured = _compare_all(live, what, small, (live.args, live.kwargs), torch.float64)
+    if all(m.flat for m in measured):
         raise VerificationError(
             "the model's output is zero whatever its weights: nothing can be compared",
             advice="give example inputs that produce an output",
         )
-    proof = Proof(measured.error, tolerance, "float64", measured.effect, 0, measured.zeroed, int((~found.keep).sum()), 1, True)
+    error, effect, zeroed = (max(getattr(m, k) for m in measured) for k in ("error", "effect", "zeroed"))
+    units = int((~what.found.keep).sum())
+    proof = Proof(error, tolerance, "float64", effect, 0, zeroed, units, 1, True, len(plan.removed))
     _gate(proof, slim)
     return proof
