@@ -321,7 +321,10 @@ class Walk:
                 args[argument.name] = argument.default_value
                 continue
             args[argument.name] = self._argument(raw, argument.name, symbolic)
-        return Call(qualified_name(node.target), args, _shapes(node.meta.get("val")) or (), frozenset(symbolic))
+        # A recorded graph has an item for every result, read or not.
+        used = {u.args[1] for u in node.users if u.users and getattr(u.target, "__name__", "") == "getitem"}
+        shapes = _shapes(node.meta.get("val")) or ()
+        return Call(qualified_name(node.target), args, shapes, frozenset(symbolic), frozenset(used))  # type: ignore[arg-type]
 
     def _argument(self, raw: object, name: str, symbolic: set[tuple[str, int]]) -> object:
         if isinstance(raw, fx.Node):

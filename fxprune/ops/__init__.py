@@ -12,7 +12,17 @@ from fxprune.ops import contract, factory, movement, normalise, pointwise, reduc
 from fxprune.ops.base import OpRule
 from fxprune.ops.normalise import BATCH_NORMS
 
-__all__ = ["DROPOUTS", "FACTORIES", "RULES", "batch_norm_weights", "overload", "qualified_name", "rule_for"]
+__all__ = [
+    "DROPOUTS",
+    "FACTORIES",
+    "RULES",
+    "batch_norm_weights",
+    "calculates",
+    "overload",
+    "qualified_name",
+    "rule_for",
+    "storages",
+]
 
 RULES: tuple[OpRule, ...] = (
     *pointwise.RULES,
@@ -71,6 +81,20 @@ def rule_for(target: object) -> OpRule | None:
     return _BY_NAME.get(qualified_name(target))
 
 
+def calculates(node: fx.Node) -> bool:
+    """Whether a call combines a tensor with a plain number, which Python code may have made from widths.
+
+    Example:
+        >>> import torch
+        >>> graph = fx.Graph()
+        >>> calculates(graph.call_function(torch.ops.aten.mul.Tensor, (graph.placeholder("x"), 0.5)))
+        True
+    """
+    if node.op != "call_function" or qualified_name(node.target) not in pointwise.ARITHMETIC:
+        return False
+    return any(isinstance(a, (int, float)) for a in node.args)
+
+
 def batch_norm_weights(graph: fx.Graph) -> set[str]:
     """Names of the scale parameters of the batch norms in a graph."""
     names = set()
@@ -80,3 +104,30 @@ def batch_norm_weights(graph: fx.Graph) -> set[str]:
             if isinstance(scale, fx.Node) and scale.op == "get_attr":
                 names.add(str(scale.target))
     return names
+
+
+def storages(graph: fx.Graph) -> tuple[dict[fx.Node, fx.Node], dict[fx.Node, int]]:
+    """Which nodes may share memory, and when it is last written to.
+
+    Returns:
+        For every node the first node of its memory, and for such a first node the place in the
+        graph of the last operator that writes there.
+    """
+    roots: dict[fx.Node, fx.Node] = {}
+    last: dict[fx.Node, int] = {}
+    for place, node in enumerate(graph.nodes):
+        roots[node] = node
+        if getattr(node.target, "__name__", "") == "getitem":
+            roots[node] = roots[node.args[0]]
+        if not isinstance(node.target, torch._ops.OpOverload):
+            continue
+        schema = node.target._schema
+        shares = any(r.alias_info is not None for r in schema.returns)
+        for argument, operand in zip(schema.arguments, node.args):
+            if argument.alias_info is None or not isinstance(operand, fx.Node):
+                continue
+            if argument.alias_info.is_write:
+                last[roots[operand]] = place
+            if shares:
+                roots[node] = roots[operand]
+    return roots, last

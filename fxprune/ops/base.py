@@ -58,12 +58,14 @@ class Call:
         args: Tensors as Value, lists of tensors as lists of Value, the rest as plain numbers.
         out: Shape of the result, or the list of shapes where there are several.
         symbolic: Names of arguments (with the list position) that are symbolic sizes.
+        used: Numbers of the results that are read, where there are several.
     """
 
     op: str
     args: Mapping[str, Argument]
     out: Shape | list[Shape]
     symbolic: frozenset[tuple[str, int]] = frozenset()
+    used: frozenset[int] = frozenset()
 
     def tensor(self, name: str) -> Value:
         """A tensor argument that must be there."""
@@ -89,7 +91,7 @@ class Call:
     def integer(self, name: str, default: int = 0) -> int:
         """An integer argument."""
         value = self.args.get(name)
-        return default if value is None else int(value)  # type: ignore[call-overload, no-any-return]
+        return default if value is None else int(value)  # type: ignore[call-overload]
 
     def integers(self, name: str) -> list[int]:
         """A list of integers; a single number becomes a list of one."""

@@ -271,7 +271,8 @@ def _index(ctx: Context, call: Call) -> Output:
 
 
 def _flip(call: Call, array: IntArray, shape: Shape) -> IntArray:
-    return np.flip(array, [d % len(shape) for d in call.integers("dims")])
+    flipped: IntArray = np.flip(array, tuple(d % len(shape) for d in call.integers("dims")))
+    return flipped
 
 
 def _roll(call: Call, array: IntArray, shape: Shape) -> IntArray:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from fxprune.labels import along, take
 from fxprune.ops.base import Call, Context, OpRule, Value
 
-__all__ = ["RULES", "pointwise"]
+__all__ = ["ARITHMETIC", "RULES", "pointwise"]
 
 
 def pointwise(ctx: Context, call: Call) -> Value:
@@ -76,6 +76,11 @@ POINTWISE = (
     "aten::_assert_async",
     "aten::maximum",
     "aten::minimum",
+)
+
+# What Python's operators become.
+ARITHMETIC = frozenset(
+    f"aten::{n}" for n in ("add", "sub", "rsub", "mul", "div", "pow", "remainder", "floor_divide", "true_divide")
 )
 
 SAME = (

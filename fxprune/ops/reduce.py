@@ -45,13 +45,23 @@ def reduced(ctx: Context, value: Value, dims: Sequence[int], *, exact: bool, kee
     return Value(tuple(shape), tuple(arrays), "" if arrays else value.origin)
 
 
+def _is_sum(call: Call) -> bool:
+    """Zeros add nothing to a sum or a norm, but are the smallest magnitude (order below zero)."""
+    order = call.args.get("ord", call.args.get("p", 2))
+    return not isinstance(order, (int, float)) or order >= 0
+
+
 def _reduce(exact: bool) -> Callable[[Context, Call], Output]:
     def rule(ctx: Context, call: Call) -> Output:
         name = "self" if "self" in call.args else "x"
         value = call.tensor(name)
         keep = bool(call.args.get("keepdim", False))
-        result = reduced(ctx, value, _dims(call, value.rank), exact=exact, keep=keep, argument=name)
+        dims = _dims(call, value.rank)
+        result = reduced(ctx, value, dims, exact=exact and _is_sum(call), keep=keep, argument=name)
         if isinstance(call.out, list):
+            if call.op in PLACES and 1 in call.used:
+                gone = [a for a in value.arrays if set(varying(a)) & set(dims)]
+                ctx.pin(gone, "the op returns positions along this axis")
             return [Value(shape, result.arrays, result.origin) for shape in call.out]
         return Value(call.out, result.arrays, result.origin)
 
@@ -109,6 +119,9 @@ def _cosine(ctx: Context, call: Call) -> Value:
     arrays = [a.squeeze(dim) for a in merged if a.shape[dim] == 1]
     return Value(call.shape, tuple(arrays))
 
+
+# These return positions as their second result.
+PLACES = frozenset({"aten::max", "aten::min", "aten::median"})
 
 RULES = (
     OpRule(("aten::sum", "aten::linalg_vector_norm", "aten::norm", "aten::nansum"), _reduce(exact=True)),

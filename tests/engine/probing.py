@@ -1,0 +1,187 @@
+"""Try a probe: remove arbitrary channels again and again, and say what came of it."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import nn
+
+from engine.probe_nets import Example, Probe
+from fxprune.couple import coupling
+from fxprune.errors import PlanError
+from fxprune.live import liven
+from fxprune.plan import plan_removal, plan_units
+from fxprune.slim import slim
+from fxprune.trace import Trace, call_arguments, trace
+from fxprune.types import Plan
+from fxprune.verify import verify
+
+EXACT = 1e-10
+"""Largest relative difference in float64 that rounding explains: these nets are a few layers deep, so
+products of some hundred terms lose three or four of the sixteen digits."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came of removing channels.
+
+    Attributes:
+        verdict: As ``Probe.verdict``, or ``"wrong"``.
+        error: Largest relative difference between slim and zeroed dense model.
+        free: Channels that may go.
+        units: Units these form.
+        whys: Reasons of refusals.
+        effect: Largest effect of a removal on the output.
+        done: Plans that were carried out.
+        refused: Plans that were refused.
+    """
+
+    verdict: str
+    error: float
+    free: int
+    units: int
+    whys: tuple[str, ...]
+    effect: float
+    done: int
+    refused: int
+
+
+def prepared(probe: Probe, seed: int = 0) -> tuple[Trace, Example]:
+    """The probe's network with live weights, traced."""
+    torch.manual_seed(seed)
+    model, example = probe.build()
+    liven(model, example, seed=seed)
+    return trace(model, example), example
+
+
+def without_removed(model: nn.Module, kept: Mapping[tuple[str, int], tuple[int, ...]]) -> nn.Module:
+    """A dense copy in which every slice of a parameter that the plan removes is zero.
+
+    Knows nothing of rules or labels, only the plan: an oracle that shares no code with the engine.
+    """
+    clone = copy.deepcopy(model).double().eval()
+    tensors = dict(clone.named_parameters())
+    for (name, dim), index in kept.items():
+        if name in tensors:
+            dead = sorted(set(range(tensors[name].shape[dim])) - set(index))
+            tensors[name].data.index_fill_(dim, torch.tensor(dead), 0.0)
+    return clone
+
+
+def distance(one: object, two: object) -> float:
+    """Largest difference of two outputs relative to the largest entry."""
+    assert isinstance(one, torch.Tensor) and isinstance(two, torch.Tensor)
+    assert one.shape == two.shape, f"{tuple(one.shape)} is not {tuple(two.shape)}"
+    return float((one - two).abs().max() / one.abs().max().clamp_min(1e-300))
+
+
+def run(model: nn.Module, example: Example) -> object:
+    """The model's output in float64 and evaluation mode."""
+    args, kwargs = call_arguments(example)
+    args, kwargs = torch.utils._pytree.tree_map_only(
+        torch.Tensor, lambda t: t.double() if t.is_floating_point() else t, (args, kwargs)
+    )
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    try:
+        with torch.no_grad():
+            return model(*args, **kwargs)
+    finally:
+        torch.set_default_dtype(before)
+
+
+def subsets(probe: Probe, traced: Trace, draws: int, seed: int) -> list[np.ndarray]:
+    """Random subsets of the channels that may go, whole units each, never all of them."""
+    found = coupling(traced)
+    units = found.axes[probe.axis]
+    free = np.unique(units[~found.pinned[units]])
+    rng = np.random.default_rng(seed)
+    drawn = []
+    for _ in range(draws):
+        count = rng.integers(1, max(len(free), 2))
+        keep = np.ones(found.n_units, bool)
+        keep[rng.choice(free, count, replace=False)] = False
+        # Only what is asked for is random: a layer that would be emptied keeps one of its channels.
+        for at in found.axes.values():
+            if not keep[at].any():
+                keep[rng.choice(at)] = True
+        drawn.append(np.flatnonzero(~keep[units]))
+    return drawn
+
+
+def rectangles(probe: Probe, traced: Trace, draws: int, seed: int) -> list[Plan]:
+    """Plans that respect the layouts: whole rows of a block, or equally many cells of every row."""
+    found = coupling(traced)
+    units = set(found.axes[probe.axis].tolist())
+    rng = np.random.default_rng(seed)
+    plans = []
+    for k in range(draws):
+        for block in found.blocks:
+            if not units & set(block.cells.ravel().tolist()) or found.pinned[block.cells].all():
+                continue
+            keep = np.ones(found.n_units, bool)
+            h, d = block.cells.shape
+            if k % 2 == 0 and h > 1:
+                keep[block.cells[rng.choice(h, rng.integers(1, h), replace=False)]] = False
+            elif block.columns is not None:
+                keep[block.cells[:, rng.choice(d, rng.integers(1, d), replace=False)]] = False
+            else:
+                count = rng.integers(1, d)
+                for row in block.cells:
+                    keep[rng.choice(row, count, replace=False)] = False
+            try:
+                plans.append(plan_units(traced, keep))
+            except PlanError:
+                continue
+    return plans
+
+
+def examine(probe: Probe, *, draws: int = 4, seed: int = 0) -> Outcome:
+    """Remove random subsets of the probe's channels and compare with the dense model."""
+    traced, example = prepared(probe, seed)
+    found = coupling(traced)
+    units = found.axes[probe.axis]
+    free = ~found.pinned[units]
+    whys = [str(g.pinned) for g in found.groups if g.pinned is not None and probe.axis in g.indices]
+    exact = all(g.exact for g in found.groups if probe.axis in g.indices and g.pinned is None)
+    plans: list[Plan] = []
+    refused = 0
+    if free.any():
+        for gone in subsets(probe, traced, draws, seed):
+            try:
+                made = plan_removal(traced, {probe.axis: gone.tolist()})
+            except PlanError as error:
+                # That a part of a split would vanish has nothing to do with which channels were drawn.
+                if "emptied" not in str(error):
+                    whys.append(str(error))
+                    refused += 1
+                continue
+            if not len(gone):
+                continue
+            assert not set(made.kept[probe.axis]) & set(gone.tolist()), "what was asked is still there"
+            plans.append(made)
+        if refused:
+            plans += rectangles(probe, traced, 2, seed)
+    error = effect = 0.0
+    for made in plans:
+        for kind in ("auto", "graph"):
+            small = slim(traced, made, kind=kind)
+            proof = verify(traced, made, small, tolerance=1e9)
+            error, effect = max(error, proof.error), max(effect, proof.effect)
+            count = sum(p.numel() for p in small.parameters())
+            assert count == made.predicted.params, f"{count} parameters, {made.predicted.params} predicted"
+            if exact and probe.zero:
+                zeroed = run(without_removed(traced.model, made.kept), example)
+                error = max(error, distance(zeroed, run(small.double(), example)))
+    verdict = "pinned" if not free.any() else "blocks" if refused else "exact"
+    if not exact and verdict != "pinned":
+        verdict = "inexact"
+    if error > EXACT:
+        verdict = "wrong"
+    return Outcome(
+        verdict, error, int(free.sum()), len(np.unique(units[free])), tuple(whys), effect, len(plans), refused
+    )
