@@ -114,11 +114,19 @@ class Aulm:
             factor = torch.where(active, factor, self.factor)
         self.factor = factor
         held_factor = factor if active is None else torch.where(active, factor, 1.0)
-        for t, y, f in zip(target, dual, self._view.spread(held_factor, outside=1.0), strict=True):
+        for t, y, f in zip(
+            target, dual, self._view.spread(held_factor, self._dual, outside=1.0), strict=True
+        ):
             f = f.to(t.dtype)
             torch.mul(t, (1 - f) * self.rho, out=y)  # Y + rho (W - F) = rho (T - F), with F = f T
             t.mul_(2 * f - 1)  # F - Y / rho = F - (T - F)
         self._measure(weights)
+
+    def auxiliary(self) -> list[Tensor]:
+        """F of the last update, for every slot: ``target + Y / rho``, exactly zero where the factor is."""
+        sums = torch._foreach_add(self._target, self._dual, alpha=1 / self.rho)
+        factors = self._view.spread((self.factor != 0).to(self._view.dtype), self._dual, outside=1.0)
+        return [s.mul_(f) for s, f in zip(map(held, sums), factors, strict=True)]
 
     def _measure(self, weights: list[Tensor]) -> None:
         """``W - F = W - target - Y / rho``."""
@@ -137,7 +145,7 @@ class Aulm:
         masks: list[Tensor | None] = [None] * len(covered)
         if not all(covered):
             ones = torch.ones_like(self.factor) if active is None else active.to(self.factor.dtype)
-            laid = self._view.spread(ones, outside=0.0)
+            laid = self._view.spread(ones, self._target, outside=0.0)
             masks = [None if whole else mask for whole, mask in zip(covered, laid, strict=True)]
         return _Quadratic.apply(self.rho, self._target, masks, *self._view.tensors())  # type: ignore[no-any-return]
 

@@ -268,7 +268,8 @@ class GroupRegularizer(Regularizer):
         From here on ``penalty()`` is zero: this is masked fine-tuning.  Every parameter slice of
         the units that go is zeroed: producers, affine parameters and the consumers' inputs.
         """
-        self._finished = self.alive()
+        if self._finished is None:
+            self._finished = self.alive()
         self._zero(~self._finished)
 
     def mask_(self) -> None:

@@ -11,13 +11,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
 
 if dist.is_available():
+    from torch.distributed.fsdp import FSDPModule
     from torch.distributed.tensor import DTensor, Shard
     from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
 
-__all__ = ["Part", "all_reduce", "held", "part", "wrapped"]
+__all__ = ["Part", "all_reduce", "gathering", "held", "part", "wrapped"]
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,15 @@ class Part:
 
 def _sharded(tensor: Tensor) -> bool:
     return dist.is_available() and isinstance(tensor, DTensor)
+
+
+def gathering(owner: nn.Module) -> list[nn.Module]:
+    """Modules that swap their sharded parameters for whole ones while they compute.
+
+    Such a module may still hold the whole ones after its forward pass; its ``reshard()`` brings the
+    parameters back that the optimizer knows.
+    """
+    return [m for m in owner.modules() if dist.is_available() and isinstance(m, FSDPModule)]
 
 
 def held(tensor: Tensor) -> Tensor:

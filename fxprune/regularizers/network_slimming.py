@@ -107,8 +107,9 @@ class NetworkSlimming(GroupRegularizer):
         assert self._lr is not None
         coefficient = self.strength * self._coefficient
         self._last_penalty = (coefficient * self.view.sums(1)).sum()
-        bounds = self.view.spread(learning_rate(self._lr, self.view) * coefficient, outside=0.0)
-        for tensor, bound in zip(self.view.tensors(), bounds, strict=True):
+        tensors = self.view.tensors()
+        bounds = self.view.spread(learning_rate(self._lr, self.view) * coefficient, tensors, outside=0.0)
+        for tensor, bound in zip(tensors, bounds, strict=True):
             local, limit = held(tensor), bound.to(tensor.dtype)
             local.sub_(torch.maximum(torch.minimum(local, limit), -limit))
 

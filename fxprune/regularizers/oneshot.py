@@ -51,6 +51,9 @@ class OneShot(Regularizer):
     ) -> None:
         self.groups = tuple(groups)
         self._trace = trace_of(self.groups)
+        every = {group.name for group in coupling(self._trace).groups if group.pinned is None}
+        mine = [group.name for group in self.groups if group.pinned is None]
+        self._only = () if every <= set(mine) else tuple(mine)
         self._budget, self._criterion, self._seed = budget, criterion, seed
         self._scope: Literal["global", "local"] = scope
         self._owner, _ = find_parameters(model, (n for g in groups for n, _ in g.indices))
@@ -82,7 +85,12 @@ class OneShot(Regularizer):
         if self._finished is not None and budget is None:
             return self._finished
         return plan(
-            self._trace, budget or self._budget, criterion=self._criterion, scope=self._scope, seed=self._seed
+            self._trace,
+            budget or self._budget,
+            criterion=self._criterion,
+            scope=self._scope,
+            only=self._only,
+            seed=self._seed,
         )
 
     def _axes(self, cut: Plan) -> Mapping[tuple[str, int], Tensor]:

@@ -7,23 +7,14 @@ everything: no Python loop runs over channels.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from fxprune.regularizers.layout import Layout, Slot
-from fxprune.regularizers.local import Part, all_reduce, held, part, wrapped
+from fxprune.regularizers.local import all_reduce, gathering, held, part, wrapped
 
 __all__ = ["GroupView", "energy", "rank_within"]
-
-
-@dataclass(frozen=True)
-class _Place:
-    """How a slot's positions meet the part of the parameter this process holds."""
-
-    part: Part
-    view: tuple[int, ...]
 
 
 class GroupView:
@@ -45,6 +36,7 @@ class GroupView:
         self.layout = layout
         homes = [slot.name.rpartition(".") for slot in layout.slots]
         self._homes = [(owner.get_submodule(path), leaf) for path, _, leaf in homes]
+        self._gathering = gathering(owner)
         tensors = self.tensors()
         device = tensors[0].device if tensors else torch.device("cpu")
         self.dtype = torch.float64 if any(t.dtype == torch.float64 for t in tensors) else torch.float32
@@ -71,7 +63,9 @@ class GroupView:
         return self.position_term.device
 
     def tensors(self) -> list[Tensor]:
-        """The parameter of every slot, as the module holds it now."""
+        """The parameter of every slot, as the optimizer knows it."""
+        for module in self._gathering:
+            module.reshard()  # type: ignore[operator]
         return [getattr(module, leaf) for module, leaf in self._homes]
 
     def zeros(self) -> list[Tensor]:
@@ -149,24 +143,22 @@ class GroupView:
 
     # Factors ---------------------------------------------------------------------------------
 
-    def spread(self, values: Tensor, *, outside: float) -> list[Tensor]:
+    def spread(self, values: Tensor, tensors: Sequence[Tensor], *, outside: float) -> list[Tensor]:
         """Lay one value per term along the parameters.
 
         Args:
             values: [n_terms].
+            tensors: The parameter of each slot, or something placed like it.
             outside: Value at positions that belong to no term.
 
         Returns:
             For each slot a tensor that broadcasts against the part of the parameter held here.
         """
         padded = torch.cat([values, values.new_full((1,), outside)])
-        return self.lay(padded[self.position_term])
-
-    def lay(self, positions: Tensor) -> list[Tensor]:
-        """Lay one value per position along the parameters; see ``spread``."""
+        positions = padded[self.position_term]
         pieces = positions.split([slot.size for slot in self.layout.slots]) if self.layout.slots else ()
         laid = []
-        for slot, piece, tensor in zip(self.layout.slots, pieces, self.tensors(), strict=True):
+        for slot, piece, tensor in zip(self.layout.slots, pieces, tensors, strict=True):
             piece = piece.view(slot.broadcast)
             if not self._whole([tensor]):
                 here = part(tensor)
@@ -182,8 +174,9 @@ class GroupView:
         Args:
             factor: [n_terms]; 0 makes exact zeros.
         """
-        factors = self.spread(factor.to(self.dtype), outside=1.0)
-        tensors = [held(t) for t in self.tensors()]
+        current = self.tensors()
+        factors = self.spread(factor.to(self.dtype), current, outside=1.0)
+        tensors = [held(t) for t in current]
         if len({t.dtype for t in tensors} | {self.dtype}) > 1:
             factors = [f.to(t.dtype) for f, t in zip(factors, tensors, strict=True)]
         n = self._vectors
@@ -203,7 +196,7 @@ class GroupView:
         Returns:
             One tensor like each parameter.
         """
-        factors = self.spread(power * slope, outside=0.0)
+        factors = self.spread(power * slope, tensors, outside=0.0)
         made = []
         for tensor, factor in zip(tensors, factors, strict=True):
             local = held(tensor)
