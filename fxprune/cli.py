@@ -32,6 +32,12 @@ __all__ = ["app", "main"]
 FAILED_CODE = 1
 INTERRUPTED_CODE = 130
 _PIPE_WIDTH = 160
+# What a wrong command line raises; its base class has moved from click into typer.
+_SAID: tuple[type[BaseException], ...] = (
+    typer.Exit,
+    typer.Abort,
+    *(c for c in typer.BadParameter.__mro__ if c.__name__ == "ClickException"),
+)
 
 
 class _Group(TyperGroup):
@@ -42,17 +48,31 @@ class _Group(TyperGroup):
         try:
             result: object = super().invoke(ctx)
             return result
-        except FxpruneError as error:
-            if _debugging(ctx):
-                raise
-            show_error(error, Console(stderr=True))
-            raise typer.Exit(FAILED_CODE) from error
+        except _SAID:
+            raise  # the command line is wrong, or a command has said its last word
         except KeyboardInterrupt as error:
-            Console(stderr=True).print("interrupted; nothing half-written was left")
+            _say("interrupted; no file was left half-written")
             raise typer.Exit(INTERRUPTED_CODE) from error
         except BrokenPipeError as error:  # the reader of stdout has gone, as in "| head"
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             raise typer.Exit(FAILED_CODE) from error
+        except Exception as error:
+            if _debugging(ctx):
+                raise
+            show_error(error if isinstance(error, FxpruneError) else _unforeseen(error), _stderr())
+            raise typer.Exit(FAILED_CODE) from error
+
+
+def _unforeseen(error: Exception) -> FxpruneError:
+    """An error that is not fxprune's own: of the model's code, or a bug."""
+    from fxprune.sources import source_of
+
+    text = " ".join(str(error).split())
+    return FxpruneError(
+        f"{type(error).__name__}: {text[:500]}",
+        source=source_of(error),
+        advice="fxprune --debug shows where it came from; if that is not the model's own code, please report it",
+    )
 
 
 def _debugging(ctx: typer.Context) -> bool:
@@ -379,12 +399,16 @@ if importlib.util.find_spec("fxprune.train") is not None:
 # --- what the commands share -----------------------------------------------------------------
 
 
+def _stderr() -> Console:
+    return Console(stderr=True)
+
+
 def _steps() -> Steps:
-    return Steps(Console(stderr=True))
+    return Steps(_stderr())
 
 
 def _say(text: str) -> None:
-    Console(stderr=True).print(text, markup=False, highlight=False, soft_wrap=True)
+    _stderr().print(text, markup=False, highlight=False, soft_wrap=True)
 
 
 def _open(

@@ -81,19 +81,28 @@ Params = Annotated[
 Channels = Annotated[
     float | None,
     typer.Option(
-        "--channels", metavar="FRACTION", help="Channels to keep in every group.", rich_help_panel=_BUDGET
+        "--channels", metavar="FRACTION", help="Channels to keep, over all groups.", rich_help_panel=_BUDGET
     ),
 ]
 Latency = Annotated[
     float | None,
     typer.Option(
-        "--latency", metavar="FRACTION", help="Latency to keep, on the target.", rich_help_panel=_BUDGET
+        "--latency",
+        metavar="FRACTION",
+        help="Latency to keep, on the target (a later release).",
+        rich_help_panel=_BUDGET,
     ),
 ]
 
 Criterion = Annotated[
     str,
-    typer.Option("--criterion", "-c", metavar="NAME", help="How channels are ranked.", rich_help_panel=_PLAN),
+    typer.Option(
+        "--criterion",
+        "-c",
+        metavar="NAME",
+        help="How channels are ranked: l1, l2, bn_scale, fpgm or random; with --data also taylor, hessian or activation.",
+        rich_help_panel=_PLAN,
+    ),
 ]
 Data = Annotated[
     Path | None,
@@ -162,7 +171,12 @@ Ratio = Annotated[
 ]
 Target = Annotated[
     str,
-    typer.Option("--target", metavar="NAME", help="The runtime to prune for.", rich_help_panel=_PLAN),
+    typer.Option(
+        "--target",
+        metavar="NAME",
+        help="The runtime to prune for: onnxruntime-cpu (this machine's), -avx512 or -avx2 after it, or any.",
+        rich_help_panel=_PLAN,
+    ),
 ]
 
 Json = Annotated[

@@ -6,6 +6,7 @@ Everything here goes to stderr, so that stdout holds results and nothing else.
 from __future__ import annotations
 
 import contextlib
+import re
 import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
@@ -129,6 +130,6 @@ def show_error(error: FxpruneError, console: Console) -> None:
             text.append(f"\n{label}: ", style="dim").append(value)
     if error.advice:
         text.append("\nwhat to do: ", style="bold").append(error.advice)
-    name = type(error).__name__.removesuffix("Error").removesuffix("Fxprune") or "error"
-    title = {"error": "error", "": "error"}.get(name, f"{name.lower()} error")
+    words = re.sub(r"(?<!^)(?=[A-Z])", " ", type(error).__name__).lower()
+    title = "error" if type(error) is FxpruneError else words
     console.print(Panel(text, title=title, title_align="left", border_style="red", expand=False))

@@ -162,7 +162,8 @@ def train(
 def _shuffled(digits: Digits, random: torch.Generator) -> tuple[torch.Tensor, ...]:
     order = torch.randperm(len(digits.train_labels), generator=random)
     # A last batch of few images would give batch norm poor statistics.
-    return order[: len(order) // BATCH * BATCH].split(BATCH)
+    batches: tuple[torch.Tensor, ...] = order[: len(order) // BATCH * BATCH].split(BATCH)
+    return batches
 
 
 def accuracy(model: nn.Module, digits: Digits) -> float:
@@ -170,7 +171,7 @@ def accuracy(model: nn.Module, digits: Digits) -> float:
     model.eval()
     with torch.inference_mode():
         right = model(digits.test_images).argmax(1) == digits.test_labels
-    return right.double().mean().item()
+    return float(right.double().mean())
 
 
 @dataclass(frozen=True, eq=False)

@@ -83,11 +83,18 @@ def open_model(
     loaded = load_model(spec, allow_pickle=allow_pickle)
     example = find_inputs(loaded, inputs, allow_pickle=allow_pickle)
     if weights is None:
-        return Opened(loaded.model, example, "pretrained" if loaded.pretrained else "as the model was made")
+        return Opened(loaded.model, example, _origin(loaded))
     if read_metadata(weights).get("format") == "fxprune":
         return Opened(load(loaded.model, weights, example).eval(), example, f"slim, from {weights}")
     load_weights(loaded.model, weights, allow_pickle=allow_pickle)
     return Opened(loaded.model, example, f"from {weights}")
+
+
+def _origin(loaded: Loaded) -> str:
+    if loaded.pretrained:
+        return "pretrained"
+    zoo = loaded.spec.partition(":")[0] in ("torchvision", "timm")
+    return "random (append @pretrained, or pass --weights)" if zoo else "as the factory made them"
 
 
 def read_plan(path: Path) -> Plan:

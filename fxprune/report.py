@@ -74,6 +74,10 @@ def share(fraction: float) -> str:
     return f"{percent:.1f} %" if percent >= 0.1 else f"{percent:.1g} %"
 
 
+def _groups(number: int) -> str:
+    return f"{number} group{'s' * (number != 1)}"
+
+
 @dataclass(frozen=True)
 class Sheet:
     """A table before it is drawn.
@@ -132,7 +136,7 @@ def group_sheet(rows: Sequence[GroupRow]) -> Sheet:
     """The groups that can be pruned."""
     free = [row for row in rows if row.pinned is None]
     return Sheet(
-        title=f"{len(free)} groups can be pruned",
+        title=f"{_groups(len(free))} can be pruned",
         columns=("group", "width>", "axes>", "params>", "MACs>", "removing"),
         rows=tuple(
             (
@@ -165,7 +169,7 @@ def pin_sheet(rows: Sequence[GroupRow], *, everything: bool = False) -> Sheet:
     shown = [(row, pin) for row, pin in pinned if everything or pin.kind != "contract"]
     hidden = len(pinned) - len(shown)
     return Sheet(
-        title=f"{len(shown)} groups are pinned",
+        title=f"{_groups(len(shown))} pinned",
         columns=("group", "width>", "why", "by", "source"),
         rows=tuple(
             (
@@ -177,7 +181,7 @@ def pin_sheet(rows: Sequence[GroupRow], *, everything: bool = False) -> Sheet:
             )
             for row, pin in shown
         ),
-        footer=f"and {hidden} axes that are no channels, such as kernel extents (--all shows them)"
+        footer=f"not shown: {hidden} axes that are no channels, such as kernel extents (--all shows them)"
         if hidden
         else "",
     )
@@ -203,13 +207,13 @@ def width_sheet(rows: Sequence[WidthRow]) -> Sheet:
     changed = [row for row in rows if row.after != row.before]
     same = len(rows) - len(changed)
     return Sheet(
-        title=f"{len(changed)} of {len(rows)} groups get narrower",
+        title=f"{len(changed)} of {_groups(len(rows))} narrower",
         columns=("group", "dense>", "slim>", "kept>", "axes>"),
         rows=tuple(
             (row.name, str(row.before), str(row.after), share(row.after / max(row.before, 1)), str(row.axes))
             for row in changed
         ),
-        footer=f"{same} stay as they are" if same else "",
+        footer=f"unchanged: {_groups(same)}" if same else "",
     )
 
 
