@@ -184,14 +184,15 @@ def _levels(layout: Layout) -> list[tuple[IntArray, IntArray]]:
     """(cells, rows) matrices of every nesting level, the finest first."""
     levels = [*layout.rows, layout.cells]
     return [
-        (levels[k].reshape(-1, levels[k].shape[-1]), levels[k - 1].ravel()) for k in range(len(levels) - 1, 0, -1)
+        (levels[k].reshape(-1, levels[k].shape[-1]), levels[k - 1].ravel())
+        for k in range(len(levels) - 1, 0, -1)
     ]
 
 
 def _equal_rows(walk: Walk, units: IntArray) -> IntArray:
     """Pairs of labels that are one unit but not yet tied: rows of equal cells, a row and its only unit."""
     first: dict[bytes, int] = {}
-    pairs = []
+    pairs: list[tuple[int, int]] = []
     for layout in walk.layouts.values():
         for cells, rows in _levels(layout):
             ordered = np.sort(units[cells], axis=1)

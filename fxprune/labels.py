@@ -16,7 +16,17 @@ from scipy.sparse.csgraph import connected_components
 
 from fxprune.types import IntArray
 
-__all__ = ["along", "collapse", "components", "filtered", "nested_shape", "reshape", "spread", "take", "varying"]
+__all__ = [
+    "along",
+    "collapse",
+    "components",
+    "filtered",
+    "nested_shape",
+    "reshape",
+    "spread",
+    "take",
+    "varying",
+]
 
 Shape = tuple[int, ...]
 
@@ -45,8 +55,8 @@ def take(array: IntArray, dim: int, index: IntArray | slice) -> IntArray:
     """Index a label array along one dimension; a dimension of size 1 does not notice."""
     if array.shape[dim] == 1:
         return array
-    where = [slice(None)] * array.ndim
-    where[dim] = index  # type: ignore[call-overload]
+    where: list[IntArray | slice] = [slice(None)] * array.ndim
+    where[dim] = index
     return array[tuple(where)]
 
 
@@ -115,7 +125,7 @@ def components(size: int, left: IntArray, right: IntArray) -> IntArray:
     ones = np.ones(len(left), dtype=np.int8)
     graph = coo_array((ones, (left, right)), shape=(size, size))
     _, component = connected_components(graph, directed=False)
-    return component.astype(np.int64)
+    return np.asarray(component, dtype=np.int64)
 
 
 def nested_shape(mask: npt.NDArray[np.bool_]) -> Shape | None:

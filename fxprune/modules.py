@@ -64,7 +64,9 @@ def _prelu(module: nn.Module, groups: Groups) -> None:
     module.num_parameters = module.weight.numel()
 
 
-REFRESH: tuple[tuple[type[nn.Module] | tuple[type[nn.Module], ...], Callable[[nn.Module, Groups], None]], ...] = (
+REFRESH: tuple[
+    tuple[type[nn.Module] | tuple[type[nn.Module], ...], Callable[[nn.Module, Groups], None]], ...
+] = (
     (_ConvNd, _conv),
     (nn.Linear, _linear),
     (nn.Bilinear, _bilinear),
@@ -97,4 +99,3 @@ def _groups_of(path: str, module: nn.Module, groups: Mapping[str, int]) -> Group
         if found is not None:
             return found
     return None
-

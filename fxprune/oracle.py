@@ -9,14 +9,14 @@ are run on what is left and their result is spread out again.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Set
+from collections.abc import Iterator, Mapping, Set
 
 import numpy as np
 import torch
 from torch import fx
 
 from fxprune.couple import flow
-from fxprune.labels import nested_shape, varying
+from fxprune.labels import nested_shape
 from fxprune.ops.base import Scaled, Value
 from fxprune.resize import Resolution
 from fxprune.trace import Trace
@@ -35,7 +35,7 @@ def wide(dtype: torch.dtype) -> Iterator[None]:
         torch.set_default_dtype(before)
 
 
-class Oracle(fx.Interpreter):  # type: ignore[misc]
+class Oracle(fx.Interpreter):
     """Runs the traced graph with the dead units of a resolution zeroed.
 
     Args:
@@ -82,7 +82,6 @@ class Oracle(fx.Interpreter):  # type: ignore[misc]
         if n.op != "call_function" or n not in self.flow.walk.calls:
             return super().run_node(n)
         args, kwargs = self.fetch_args_kwargs_from_env(n)
-        args, kwargs = fx.map_arg((args, kwargs), lambda a: a)  # type: ignore[assignment]
         values = self._named(n, args, kwargs)
         if n in self.flow.walk.restricted and self.restrict and self._touched(n):
             return self._restricted(n, values)
@@ -90,10 +89,12 @@ class Oracle(fx.Interpreter):  # type: ignore[misc]
             values = self._zeroed(values, name, arrays)
         return n.target(**values)  # type: ignore[operator]
 
-    def _named(self, node: fx.Node, args: object, kwargs: object) -> dict[str, object]:
+    def _named(
+        self, node: fx.Node, args: tuple[object, ...], kwargs: Mapping[str, object]
+    ) -> dict[str, object]:
         """Arguments by schema name, computed in the oracle's type."""
         names = [a.name for a in node.target._schema.arguments]  # type: ignore[union-attr]
-        values = {**dict(zip(names, args, strict=False)), **kwargs}  # type: ignore[call-overload]
+        values = {**dict(zip(names, args, strict=False)), **kwargs}
         return {k: self.dtype if v is torch.float32 else v for k, v in values.items()}
 
     def _live(self, arrays: tuple[np.ndarray, ...]) -> torch.Tensor:
@@ -102,7 +103,9 @@ class Oracle(fx.Interpreter):  # type: ignore[misc]
             mask = mask & self.found.keep[self.flow.units(array)]
         return torch.from_numpy(np.ascontiguousarray(mask))
 
-    def _zeroed(self, values: dict[str, object], name: str, arrays: tuple[np.ndarray, ...]) -> dict[str, object]:
+    def _zeroed(
+        self, values: dict[str, object], name: str, arrays: tuple[np.ndarray, ...]
+    ) -> dict[str, object]:
         mask = self._live(arrays)
         if bool(mask.all()):
             return values

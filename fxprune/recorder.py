@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping
 from pathlib import Path
+from types import FrameType
 
 import torch
 from torch import fx, nn
@@ -21,20 +22,20 @@ _TORCH = str(Path(torch.__file__).parent / "_")[:-1]  # ends with a separator: t
 def _user_frame() -> str:
     """The innermost frame outside torch and fxprune, in the form torch.fx keeps stack traces."""
     own = str(Path(__file__).parent)
-    frame = sys._getframe(2)
+    frame: FrameType | None = sys._getframe(2)
     while frame is not None:
         code = frame.f_code
         if not code.co_filename.startswith((_TORCH, own, "<")):
             return f'  File "{code.co_filename}", line {frame.f_lineno}, in {code.co_name}'
-        frame = frame.f_back  # type: ignore[assignment]
+        frame = frame.f_back
     return ""
 
 
-class _Recorder(TorchDispatchMode):  # type: ignore[misc]
+class _Recorder(TorchDispatchMode):
     """Turns every operator that really runs into a graph node."""
 
     def __init__(self, model: nn.Module) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.graph = fx.Graph()
         self.root = nn.Module()
         self.nodes: dict[int, fx.Node] = {}
@@ -73,7 +74,8 @@ class _Recorder(TorchDispatchMode):  # type: ignore[misc]
             self.bind(result, node)
         elif isinstance(result, (tuple, list)):
             node.meta["val"] = [
-                torch.empty(r.shape, dtype=r.dtype, device="meta") if isinstance(r, torch.Tensor) else r for r in result
+                torch.empty(r.shape, dtype=r.dtype, device="meta") if isinstance(r, torch.Tensor) else r
+                for r in result
             ]
             for k, part in enumerate(result):
                 if isinstance(part, torch.Tensor):

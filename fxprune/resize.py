@@ -246,12 +246,50 @@ class _Resolver:
             self.gathers[node] = Gather(0, _kept_positions(dense, slim, 0), of_result=True)
             return
         rewrite = self._effective(call, rule.resize(dense, slim)) if rule.resize else Rewrite()
-        if rule.move is not None and not _moves_right(rule, dense, slim, rewrite):
+        if rule.move is not None and not self._moves_right(node, rule, dense, slim, rewrite):
             if self._written_later(node):
-                raise self._error(node, "is changed in place, and a selection of other channels would be a copy")
+                raise self._error(
+                    node, "is changed in place, and a selection of other channels would be a copy"
+                )
             self.gathers[node] = self._gather(node, rule, dense, slim)
         elif rewrite.args:
             self.rewrites[node] = rewrite
+
+    def _moves_right(self, node: fx.Node, rule: OpRule, dense: Call, slim: Call, rewrite: Rewrite) -> bool:
+        """The slim op puts what is left where the dense op puts it, the gaps closed.
+
+        Positions are compared, not units: a unit may sit in several places whose values differ.
+        """
+        assert rule.move is not None
+        before, after = dense.tensors()[0], slim.tensors()[0]
+        call = _rewritten(slim, rewrite)
+        labelled = self.flow.walk.calls[node].tensors()[0]
+        wanted, given = slim.args["result"], dense.args["result"]
+        expected = wanted if isinstance(wanted, list) else [wanted]
+        originals = given if isinstance(given, list) else [given]
+        for units, array in zip(before.arrays, (a for a in labelled.arrays if varying(a)), strict=True):
+            alive = self.keep[units.ravel()]
+            places = np.arange(units.size, dtype=np.int64).reshape(units.shape)
+            left = labels.filtered(places, alive, self.flow.walk.order(array))
+            assert left is not None
+            try:
+                moved = _as_list(rule.move(call, left, after.shape))
+                dense_moved = _as_list(rule.move(dense, places, before.shape))
+                moved_labels = _as_list(rule.move(dense, array, before.shape))
+            except (IndexError, ValueError):
+                return False
+            for m, d, label, original, target in zip(
+                moved, dense_moved, moved_labels, originals, expected, strict=True
+            ):
+                if not any(np.array_equal(a, self.flow.units(label)) for a in original.arrays):
+                    continue  # pinned on the way
+                order = self.flow.walk.order(label)
+                goal = labels.filtered(d, alive, [*(k for k in varying(d) if k not in order), *order])
+                if goal is None or not np.array_equal(labels.collapse(m), labels.collapse(goal)):
+                    return False
+                if not _same_sizes(m, target):
+                    return False
+        return True
 
     def _written_later(self, node: fx.Node) -> bool:
         """Whether an operator after the node writes to the memory that its result shares."""
@@ -266,7 +304,8 @@ class _Resolver:
             old = call.args.get(name)
             if isinstance(new, list) and isinstance(old, (list, tuple)) and len(new) == len(old):
                 items = [
-                    _scaled(o, n, (name, k) in call.symbolic) for k, (o, n) in enumerate(zip(old, new, strict=True))
+                    _scaled(o, n, (name, k) in call.symbolic)
+                    for k, (o, n) in enumerate(zip(old, new, strict=True))
                 ]
                 if any(i is not None for i in items) or rewrite.op:
                     changed[name] = items
@@ -319,36 +358,20 @@ def _kept_positions(dense: Call, slim: Call, dim: int) -> IntArray:
     return live_positions(before, after, dim)
 
 
-def _moves_right(rule: OpRule, dense: Call, slim: Call, rewrite: Rewrite) -> bool:
-    """The slim op on the labels that are left gives the labels that should be left."""
-    assert rule.move is not None
-    before, after = dense.tensors()[0], slim.tensors()[0]
-    args = {k: v for k, v in slim.args.items()}
+def _rewritten(slim: Call, rewrite: Rewrite) -> Call:
+    """The slim call with its new arguments."""
+    args = dict(slim.args)
     for name, new in rewrite.args.items():
         old = args.get(name)
         if isinstance(new, list) and isinstance(old, list) and len(old) == len(new):
             args[name] = [_plain(o, n) for o, n in zip(old, new, strict=True)]
         else:
             args[name] = new
-    call = Call(slim.op, args, slim.out, slim.symbolic)
-    wanted, given = slim.args["result"], dense.args["result"]
-    expected = wanted if isinstance(wanted, list) else [wanted]
-    originals = given if isinstance(given, list) else [given]
-    for array_before, array_after in zip(before.arrays, after.arrays, strict=True):
-        try:
-            moved = rule.move(call, array_after, after.shape)
-            dense_moved = rule.move(dense, array_before, before.shape)
-        except (IndexError, ValueError):
-            return False
-        moved = moved if isinstance(moved, list) else [moved]
-        dense_moved = dense_moved if isinstance(dense_moved, list) else [dense_moved]
-        for m, d, original, target in zip(moved, dense_moved, originals, expected, strict=True):
-            match = next((k for k, a in enumerate(original.arrays) if np.array_equal(a, d)), None)
-            if match is not None and not np.array_equal(labels.collapse(m), labels.collapse(target.arrays[match])):
-                return False
-            if match is not None and not _same_sizes(m, target):
-                return False
-    return True
+    return Call(slim.op, args, slim.out, slim.symbolic)
+
+
+def _as_list(moved: IntArray | list[IntArray]) -> list[IntArray]:
+    return moved if isinstance(moved, list) else [moved]
 
 
 def _same_sizes(array: IntArray, target: Value) -> bool:

@@ -90,7 +90,7 @@ def slim(trace: Trace, plan: Plan, *, kind: Kind = "auto") -> nn.Module:
             problem = "" if kind == "module" else _difference(trace, found, module)
         except FxpruneError:
             raise
-        except Exception as error:  # the user's own code may raise anything on fewer channels
+        except Exception as error:  # noqa: BLE001 - the user's own code may raise anything on fewer channels
             problem = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
         if not problem:
             module.fxprune_kind = "module"  # type: ignore[assignment]
@@ -216,7 +216,7 @@ def _varied(
     return varied
 
 
-class _SizeWatch(TorchFunctionMode):  # type: ignore[misc]
+class _SizeWatch(TorchFunctionMode):
     """Notices code outside of torch that asks a tensor for its size: what it does may hang on widths."""
 
     def __init__(self) -> None:
@@ -356,7 +356,11 @@ def save(model: nn.Module, plan: Plan, path: str | Path) -> None:
         if id(tensor) not in seen and isinstance(tensor, torch.Tensor):
             seen.add(id(tensor))
             tensors[name] = tensor.detach().cpu().contiguous()
-    metadata = {"format": "fxprune", "kind": str(getattr(model, "fxprune_kind", "module")), "plan": plan.to_json()}
+    metadata = {
+        "format": "fxprune",
+        "kind": str(getattr(model, "fxprune_kind", "module")),
+        "plan": plan.to_json(),
+    }
     with atomic_path(path, error=SliceError) as temporary:
         save_file(tensors, temporary, metadata)
         # safetensors makes private files; a model is as public as its folder.
@@ -414,8 +418,10 @@ def _read(path: Path) -> tuple[Plan, Kind, dict[str, torch.Tensor]]:
                 raise SliceError(f"{path} was not written by fxprune.save", advice="pass such a file")
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
     except (OSError, SafetensorError, json.JSONDecodeError) as error:
-        raise SliceError(f"cannot read {path}: {error}", advice="pass a file written by fxprune.save") from error
+        raise SliceError(
+            f"cannot read {path}: {error}", advice="pass a file written by fxprune.save"
+        ) from error
     kind = metadata.get("kind", "auto")
     if kind not in ("module", "graph"):
         raise PlanError(f"{path} names an unknown kind of model: {kind!r}")
-    return Plan.from_json(metadata["plan"]), kind, tensors  # type: ignore[return-value]
+    return Plan.from_json(metadata["plan"]), kind, tensors

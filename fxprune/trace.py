@@ -234,9 +234,9 @@ def _inlined(module: fx.GraphModule) -> fx.GraphModule:
                 if part.op == "placeholder":
                     values[part] = next(operands)
                 elif part.op == "output":
-                    results = fx.map_arg(part.args[0], lambda n: values[n])  # type: ignore[arg-type,return-value]
+                    results = fx.map_arg(part.args[0], values.__getitem__)  # type: ignore[arg-type]
                 else:
-                    values[part] = module.graph.node_copy(part, lambda n: values[n])  # type: ignore[arg-type,return-value]
+                    values[part] = module.graph.node_copy(part, values.__getitem__)  # type: ignore[arg-type]
         _replace_results(module.graph, node, results)
         module.graph.erase_node(node)
     module.graph.eliminate_dead_code()
@@ -303,14 +303,20 @@ def _graph_of(
             if _is_dynamic(graph):
                 return graph, "export", max(size, 2), True, ""
             why = "the model fixes the batch size"
-        except Exception as error:  # torch.export raises a dozen kinds; the next attempt decides
+        except Exception as error:  # noqa: BLE001 - torch.export raises a dozen kinds; the next attempt decides
             why = f"the model fixes the batch size ({_headline(error)})"
     try:
         return _export(model, args, kwargs, dynamic=False), "export", size or 1, False, why
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001 - whatever it was, recording may still work
         export_error = error
     try:
-        return record(model, args, kwargs), "recorded", size or 1, False, "the model was recorded from one run"
+        return (
+            record(model, args, kwargs),
+            "recorded",
+            size or 1,
+            False,
+            "the model was recorded from one run",
+        )
     except FxpruneError:
         raise
     except Exception as error:
@@ -350,7 +356,7 @@ def _with_training_parts(result: Trace) -> Trace:
         with evaluating(meta, training=True), _quiet():
             args, kwargs = pytree.tree_map_only(torch.Tensor, lambda t: t.to("meta"), many)
             extra = _export(meta, args, kwargs, dynamic=False)
-    except Exception:  # no training graph: the idle parameters stay as they are, and say so
+    except Exception:  # noqa: BLE001 - no training graph: the idle parameters stay as they are, and say so
         return result
     if not idle & _used_names(extra):
         return result
@@ -365,5 +371,7 @@ def _meta_copy(model: nn.Module) -> nn.Module:
     memo: dict[int, object] = {}
     for tensor in [*model.parameters(), *model.buffers()]:
         empty = torch.empty_like(tensor, device="meta")
-        memo[id(tensor)] = nn.Parameter(empty, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else empty
+        memo[id(tensor)] = (
+            nn.Parameter(empty, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else empty
+        )
     return copy.deepcopy(model, memo)

@@ -68,7 +68,9 @@ class Proof:
         return json.dumps(asdict(self))
 
     def __str__(self) -> str:
-        note = f", {self.inexact} of them inexact (zeroing alone would differ by {self.inexact_difference:.1e})"
+        note = (
+            f", {self.inexact} of them inexact (zeroing alone would differ by {self.inexact_difference:.1e})"
+        )
         cuts = f"{self.structures} structures cut, " if self.structures else ""
         return (
             f"zeroed == slim within {self.error:.1e} (limit {self.tolerance:.0e}, {self.dtype}, {self.inputs} inputs); "
@@ -257,7 +259,9 @@ def _run(module: nn.Module, args: tuple[object, ...], kwargs: Mapping[str, objec
         return module(*args, **kwargs)
 
 
-def _observed(module: nn.Module, args: tuple[object, ...], kwargs: Mapping[str, object]) -> dict[str, torch.Tensor]:
+def _observed(
+    module: nn.Module, args: tuple[object, ...], kwargs: Mapping[str, object]
+) -> dict[str, torch.Tensor]:
     """Every tensor that any submodule returns, by place.
 
     A detector's final boxes may be few or none; its heads always say something.
@@ -286,7 +290,9 @@ def _common(runs: list[dict[str, torch.Tensor]]) -> tuple[list[torch.Tensor], ..
     """What all runs have in the same place and shape (widths that were pruned differ)."""
     first = runs[0]
     names = [
-        n for n in first if all(n in r and r[n].shape == first[n].shape for r in runs[1:]) and first[n].numel()
+        n
+        for n in first
+        if all(n in r and r[n].shape == first[n].shape for r in runs[1:]) and first[n].numel()
     ]
     return tuple([run[n] for n in names] for run in runs)
 

@@ -13,10 +13,10 @@ from torch import fx
 
 from fxprune import labels
 from fxprune.cost import CostBuilder
+from fxprune.errors import TraceError
 from fxprune.labels import varying
 from fxprune.ops import qualified_name, rule_for
 from fxprune.ops.base import Call, Output, PinKind, Value
-from fxprune.sources import source_of
 from fxprune.trace import Trace
 from fxprune.types import Axis, IntArray, Pin
 
@@ -140,7 +140,9 @@ class Walk:
 
     # --- layouts -------------------------------------------------------------------------------
 
-    def _layout(self, array: IntArray, nest: Sequence[int] | None = None) -> tuple[Layout, Shape, list[IntArray]]:
+    def _layout(
+        self, array: IntArray, nest: Sequence[int] | None = None
+    ) -> tuple[Layout, Shape, list[IntArray]]:
         """The layout of an array, its varying dimensions from outside in, and per dimension its rows' numbers.
 
         Equal slices along a dimension (heads repeated for every sample) count once.
@@ -205,7 +207,9 @@ class Walk:
         result: list[IntArray] = []
         opaque: set[int] = set()
         for value in operands:
-            fixed = {d for d, n in enumerate(value.shape) if n > 1} - {d for a in value.arrays for d in varying(a)}
+            fixed = {d for d, n in enumerate(value.shape) if n > 1} - {
+                d for a in value.arrays for d in varying(a)
+            }
             if fixed:
                 self._pin_against(value, fixed, operands)
                 opaque |= fixed
@@ -367,7 +371,7 @@ def _tensors(tree: object) -> Iterator[Value]:
 def _tensor_or_none(trace: Trace, name: str) -> torch.Tensor | None:
     try:
         return trace.tensor(name)
-    except Exception:
+    except TraceError:
         return None
 
 

@@ -53,7 +53,8 @@ class _Residual(nn.Module):
         x = self.stem(x)
         for block in self.blocks:
             x = torch.relu(x + block(x))
-        return self.head(x.mean((2, 3)))
+        logits: torch.Tensor = self.head(x.mean((2, 3)))
+        return logits
 
 
 class _Dense(nn.Module):
@@ -72,7 +73,8 @@ class _Dense(nn.Module):
         features = [self.stem(x)]
         for layer in self.layers:
             features.append(layer(torch.cat(features, 1)))
-        return self.head(torch.cat(features, 1).mean((2, 3)))
+        logits: torch.Tensor = self.head(torch.cat(features, 1).mean((2, 3)))
+        return logits
 
 
 def _build(name: str) -> tuple[nn.Module, torch.Tensor]:
@@ -135,7 +137,7 @@ def _timed(run: Callable[[nn.Module, torch.Tensor], dict[str, float]], name: str
         return run(model, x)
     except _TooLong:
         return f"no answer in {LIMIT} s"
-    except Exception as error:  # the peer's failures are part of the table
+    except Exception as error:  # noqa: BLE001 - the peer's failures are part of the table
         return f"{type(error).__name__}: {str(error).splitlines()[0][:80] if str(error) else ''}"
     finally:
         signal.alarm(0)
@@ -162,7 +164,10 @@ def _measure(name: str, repeats: int, peers: bool) -> dict[str, object]:
     for tool, results in runs.items():
         if results:
             record[tool] = {
-                part: {"median": statistics.median(r[part] for r in results), "all": [r[part] for r in results]}
+                part: {
+                    "median": statistics.median(r[part] for r in results),
+                    "all": [r[part] for r in results],
+                }
                 for part in results[0]
             }
         if tool in failed:
@@ -172,9 +177,14 @@ def _measure(name: str, repeats: int, peers: bool) -> dict[str, object]:
 
 def _in_child(name: str, repeats: int, peers: bool) -> dict[str, object]:
     command = [sys.executable, __file__, "--child", name, "--repeats", str(repeats)]
-    done = subprocess.run(command + ([] if peers else ["--alone"]), capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        command + ([] if peers else ["--alone"]), capture_output=True, text=True, check=False
+    )
     if done.returncode:
-        return {"model": name, "fxprune_failed": done.stderr.strip().splitlines()[-1] if done.stderr else "killed"}
+        return {
+            "model": name,
+            "fxprune_failed": done.stderr.strip().splitlines()[-1] if done.stderr else "killed",
+        }
     return dict(json.loads(done.stdout.strip().splitlines()[-1]))
 
 
@@ -226,7 +236,9 @@ def _plot(records: list[dict[str, object]], path: Path) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--models", nargs="*", default=list(MODELS))
     parser.add_argument("--growth", action=argparse.BooleanOptionalAction, default=True)
     parser.add_argument("--repeats", type=int, default=5)

@@ -30,7 +30,8 @@ ROOT = Path(__file__).resolve().parent.parent
 
 def _model(name: str) -> nn.Module:
     torch.manual_seed(0)
-    return torchvision.models.get_model(name).eval()
+    model: nn.Module = torchvision.models.get_model(name).eval()
+    return model
 
 
 def _peer(name: str, x: torch.Tensor, round_to: int | None) -> nn.Module:
@@ -75,13 +76,14 @@ def _row(name: str, rounds: int) -> list[dict[str, object]]:
     for label, step in (("Torch-Pruning", None), ("Torch-Pruning round_to=16", 16)):
         try:
             models[label] = _peer(name, x, step)
-        except Exception as error:  # the peer's failures are part of the table
+        except Exception as error:  # noqa: BLE001 - the peer's failures are part of the table
             failed[label] = type(error).__name__
     with tempfile.TemporaryDirectory() as folder:
-        files: dict[str, fxprune.bench.Model] = {}
+        files: dict[str, str | Path | nn.Module] = {}
         for label, model in models.items():
-            files[label] = Path(folder) / f"{label.replace(' ', '_')}.onnx"
-            fxprune.export_onnx(model, x, files[label])
+            path = Path(folder) / f"{label.replace(' ', '_')}.onnx"
+            fxprune.export_onnx(model, x, path)
+            files[label] = path
         table = fxprune.benchmark(files, x, repeats=rounds)
     dense = table.rows[0]
     rows: list[dict[str, object]] = [
@@ -110,7 +112,9 @@ def _line(row: dict[str, object]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--models", nargs="*", default=list(MODELS))
     parser.add_argument("--rounds", type=int, default=50)
     parser.add_argument("--out", type=Path, default=ROOT / "results")

@@ -143,7 +143,11 @@ def _convolution(ctx: Context, call: Call) -> Value:
     pixels = prod(x.shape[2:]) if transposed else prod(out_shape[2:])
     x = solid(ctx, x, 2, "a convolution slides over this axis")
     weight = solid(ctx, weight, 2, "the extent of a convolution kernel")
-    summed = [a.reshape(*a.shape[0 if batched else 1 :], *(1,) * spatial) for a in x.arrays if labels.varying(a) == (1,)]
+    summed = [
+        a.reshape(*a.shape[0 if batched else 1 :], *(1,) * spatial)
+        for a in x.arrays
+        if labels.varying(a) == (1,)
+    ]
     if summed and x.shape[1] > groups:
         ctx.consume("input", summed)
     terms = [
@@ -210,7 +214,9 @@ def _product(ctx: Context, a: Value, b: Value, names: tuple[str, str]) -> Value:
     left = batch[rank - max(a.rank - 2, 0) :] + ("mk" if a.rank > 1 else "k")
     right = batch[rank - max(b.rank - 2, 0) :] + ("kn" if b.rank > 1 else "k")
     out = batch + ("m" if a.rank > 1 else "") + ("n" if b.rank > 1 else "")
-    return contract(ctx, [Term(a, left, names[0], _is_matrix(a)), Term(b, right, names[1], _is_matrix(b))], out)
+    return contract(
+        ctx, [Term(a, left, names[0], _is_matrix(a)), Term(b, right, names[1], _is_matrix(b))], out
+    )
 
 
 def _is_matrix(value: Value) -> bool:
@@ -276,7 +282,9 @@ def _einsum(ctx: Context, call: Call) -> Value:
     if "." in equation or any(len(set(s)) != len(s) for s in sides):
         ctx.pin([a for t in tensors for a in t.arrays], "an einsum with an ellipsis or a diagonal", "unknown")
         return Value(call.shape)
-    terms = [Term(t, s, f"tensors.{k}", _is_matrix(t)) for k, (t, s) in enumerate(zip(tensors, sides, strict=True))]
+    terms = [
+        Term(t, s, f"tensors.{k}", _is_matrix(t)) for k, (t, s) in enumerate(zip(tensors, sides, strict=True))
+    ]
     return Value(call.shape, contract(ctx, terms, out).arrays)
 
 

@@ -33,7 +33,9 @@ def _counted(ctx: Context, call: Call) -> Value:
     symbolic = any(k in ("end", "start", "step", "steps") for k, _ in call.symbolic)
     if 1 < n <= LONGEST and not symbolic and len(call.shape) == 1:
         data = None
-        if call.op == "aten::arange" and all(isinstance(call.args.get(k, 0), int) for k in ("start", "end", "step")):
+        if call.op == "aten::arange" and all(
+            isinstance(call.args.get(k, 0), int) for k in ("start", "end", "step")
+        ):
             start, step = call.integer("start"), call.integer("step", 1)
             data = np.arange(start, call.integer("end"), step, dtype=np.int64)
         return Value(call.shape, (ctx.fresh((n,)),), "a constant", data)

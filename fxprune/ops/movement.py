@@ -252,8 +252,10 @@ def _index_move(call: Call, array: IntArray, shape: Shape) -> IntArray:
     together = dims == list(range(dims[0], dims[-1] + 1)) if dims else True
     at = dims[0] if together and dims else 0
     rest = [n for d, n in enumerate(array.shape) if d not in dims]
-    return array.take([0]).reshape((1,) * len(call.shape)) if any(array.shape[d] > 1 for d in dims) else array.reshape(
-        [*rest[:at], *(1,) * added, *rest[at:]]
+    return (
+        array.take([0]).reshape((1,) * len(call.shape))
+        if any(array.shape[d] > 1 for d in dims)
+        else array.reshape([*rest[:at], *(1,) * added, *rest[at:]])
     )
 
 
@@ -396,7 +398,10 @@ def _cat(ctx: Context, call: Call) -> Output:
     dim = _dim(call, len(call.shape))
     shape = tuple(1 if d == dim else n for d, n in enumerate(call.shape))
     others = [
-        Value(tuple(1 if d == dim else n for d, n in enumerate(p.shape)), tuple(a for a in p.arrays if a.shape[dim] == 1))
+        Value(
+            tuple(1 if d == dim else n for d, n in enumerate(p.shape)),
+            tuple(a for a in p.arrays if a.shape[dim] == 1),
+        )
         for p in parts
     ]
     arrays = list(ctx.merge(others, shape))
@@ -538,7 +543,9 @@ def _by_value(ctx: Context, call: Call) -> Output:
     return values if isinstance(call.out, list) else values[0]
 
 
-def _row(names: str | tuple[str, ...], move: Move, resize: Resize | None = None, picked: bool = False) -> OpRule:
+def _row(
+    names: str | tuple[str, ...], move: Move, resize: Resize | None = None, picked: bool = False
+) -> OpRule:
     """A table row of a plain movement op."""
     ops = tuple(f"aten::{n}" for n in ((names,) if isinstance(names, str) else names))
     return OpRule(ops, (_picked if picked else _moved)(move), resize, move)

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import numpy as np
+
 from fxprune import labels
 from fxprune.ops.base import Call, Context, OpRule, Output, Rewrite, Value
+from fxprune.ops.movement import live_positions
 
 __all__ = ["BATCH_NORMS", "RULES"]
 
@@ -52,7 +55,9 @@ def _layer_norm(ctx: Context, call: Call) -> Output:
         value = call.optional(name)
         if value is not None:
             pad = (1,) * first
-            vectors.append(Value((*pad, *value.shape), tuple(a.reshape(*pad, *a.shape) for a in value.arrays)))
+            vectors.append(
+                Value((*pad, *value.shape), tuple(a.reshape(*pad, *a.shape) for a in value.arrays))
+            )
     return _results(call, Value(x.shape, ctx.merge([x, *vectors], x.shape), x.origin))
 
 
@@ -82,12 +87,9 @@ def _resize_group_norm(group_name: str) -> Callable[[Call, Call], Rewrite]:
         """The norm keeps its groups; those that died whole are gone."""
         x, y = dense.tensor("input"), slim.tensor("input")
         groups = dense.integer(group_name)
-        array = next((a for a in x.arrays if a.shape[1] > 1), None)
-        if array is None or x.shape[1] == y.shape[1]:
+        if x.shape[1] == y.shape[1]:
             return Rewrite()
-        row = {int(u): k // (x.shape[1] // groups) for k, u in enumerate(array.ravel())}
-        live = next(a for a in y.arrays if a.shape[1] > 1) if y.shape[1] > 1 else y.arrays[0]
-        count = len({row[int(u)] for u in live.ravel()})
+        count = len(np.unique(live_positions(x, y, 1) // (x.shape[1] // groups)))
         changed: dict[str, object] = {group_name: count}
         if "C" in dense.args:
             changed["C"] = y.shape[1]
@@ -119,7 +121,9 @@ BATCH_NORMS = (
 
 RULES = (
     OpRule((*BATCH_NORMS, "aten::instance_norm"), _per_channel),
-    OpRule(("aten::layer_norm", "aten::native_layer_norm", "aten::rms_norm"), _layer_norm, _resize_layer_norm),
+    OpRule(
+        ("aten::layer_norm", "aten::native_layer_norm", "aten::rms_norm"), _layer_norm, _resize_layer_norm
+    ),
     OpRule(("aten::group_norm",), _group_norm("num_groups"), _resize_group_norm("num_groups")),
     OpRule(("aten::native_group_norm",), _group_norm("group"), _resize_group_norm("group")),
     OpRule(("aten::_weight_norm", "aten::_weight_norm_interface"), _weight_norm),

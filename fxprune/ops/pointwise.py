@@ -31,7 +31,6 @@ def _same(ctx: Context, call: Call) -> Value:
 
 def _nothing(ctx: Context, call: Call) -> None:
     """Checks that return nothing."""
-    return None
 
 
 def _glu(ctx: Context, call: Call) -> Value:
@@ -80,7 +79,8 @@ POINTWISE = (
 
 # What Python's operators become.
 ARITHMETIC = frozenset(
-    f"aten::{n}" for n in ("add", "sub", "rsub", "mul", "div", "pow", "remainder", "floor_divide", "true_divide")
+    f"aten::{n}"
+    for n in ("add", "sub", "rsub", "mul", "div", "pow", "remainder", "floor_divide", "true_divide")
 )
 
 SAME = (
@@ -121,6 +121,6 @@ RULES = (
     OpRule(("aten::prelu",), _prelu),
     OpRule(
         ("aten::_assert_tensor_metadata", "aten::_assert_scalar", "aten::sym_constrain_range_for_size"),
-        _nothing,  # type: ignore[arg-type]
+        _nothing,
     ),
 )

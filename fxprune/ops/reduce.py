@@ -16,7 +16,9 @@ def _dims(call: Call, rank: int) -> tuple[int, ...]:
     return tuple(d % rank for d in dims) if dims else tuple(range(rank))
 
 
-def reduced(ctx: Context, value: Value, dims: Sequence[int], *, exact: bool, keep: bool, argument: str) -> Value:
+def reduced(
+    ctx: Context, value: Value, dims: Sequence[int], *, exact: bool, keep: bool, argument: str
+) -> Value:
     """Labels after a reduction: rows that are reduced away vanish, the others stay.
 
     Args:
@@ -139,7 +141,15 @@ RULES = (
     ),
     OpRule(("aten::cumsum",), _prefix),
     OpRule(
-        ("aten::argmax", "aten::argmin", "aten::sort", "aten::argsort", "aten::topk", "aten::kthvalue", "aten::cumprod"),
+        (
+            "aten::argmax",
+            "aten::argmin",
+            "aten::sort",
+            "aten::argsort",
+            "aten::topk",
+            "aten::kthvalue",
+            "aten::cumprod",
+        ),
         _by_position,
     ),
     OpRule(("aten::cosine_similarity",), _cosine),

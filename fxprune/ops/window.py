@@ -36,7 +36,13 @@ def _per_region(ctx: Context, call: Call) -> Value:
     return Value(call.shape, tuple(a for a in x.arrays if labels.varying(a) == (1,)))
 
 
-POOLS = ("max_pool{n}d", "avg_pool{n}d", "adaptive_avg_pool{n}d", "_adaptive_avg_pool{n}d", "adaptive_max_pool{n}d")
+POOLS = (
+    "max_pool{n}d",
+    "avg_pool{n}d",
+    "adaptive_avg_pool{n}d",
+    "_adaptive_avg_pool{n}d",
+    "adaptive_max_pool{n}d",
+)
 ONE = (
     *(p.format(n=1) for p in POOLS),
     *("upsample_nearest1d", "_upsample_nearest_exact1d", "upsample_linear1d"),
