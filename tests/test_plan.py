@@ -150,11 +150,17 @@ def test_protect_only_and_ratios(residual: Trace) -> None:
     assert single.kept == protected.kept  # a tensor of the same group; one pattern needs no list
     only = plan(residual, Budget(params=0.8), only=["grow"], align=1)
     assert set(only.kept) == {("grow.weight", 0), ("grow.bias", 0), ("fc.weight", 1)}
-    ratio = plan(residual, Budget(macs=0.5), ratios={"up": 0.25}, align=1)
-    assert width(ratio, "up.weight", 64) == 16
+    ratio = plan(residual, Budget(macs=0.5), ratios={"up": 0.625}, align=1)
+    assert width(ratio, "up.weight", 64) == 40
     assert 0.47 < ratio.predicted.macs / ratio.dense.macs <= 0.5
     for made in (protected, only, ratio):
         slim_cost(residual, made)
+
+
+def test_ratios_beyond_the_budget_are_followed_and_noted(residual: Trace) -> None:
+    made = plan(residual, Budget(macs=0.5), ratios={"up": 0.25}, align=1)
+    assert width(made, "up.weight", 64) == 16
+    assert made.notes == ("keeps 32.3% of the macs where 50.0% was asked: ratios= alone remove that much",)
 
 
 def test_keep_at_least(residual: Trace) -> None:

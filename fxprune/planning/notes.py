@@ -29,6 +29,8 @@ def gap_notes(
         return (f"{stated}: everything that may go is at its minimum{_shares(found, frozen, budget)}",)
     if budget.fraction - reached <= NOTICEABLE:
         return ()
+    if not solution.by_choice:
+        return (f"{stated}: ratios= alone remove that much",)
     if step > 1:
         return (f"{stated}: widths move in steps of {step}, align=1 comes closer",)
     return (f"{stated}: what may go comes in larger pieces",)

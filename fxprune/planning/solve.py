@@ -46,6 +46,7 @@ class Solution:
         dense: The quantity when nothing goes.
         n_atoms: Sets of units that may go; 0 if nothing may.
         exhausted: Everything that may go is gone.
+        by_choice: Something went because of the budget rather than of a ratio.
         notes: Constraints that could not be served.
     """
 
@@ -54,6 +55,7 @@ class Solution:
     dense: int
     n_atoms: int
     exhausted: bool
+    by_choice: bool
     notes: tuple[str, ...]
 
 
@@ -84,4 +86,5 @@ def solve(
         real = int(terms.values(coupling.cost.counts(keep)).sum())
         assert value == real, "the search and the cost model disagree"
     exhausted = bool((state == chains.length).all())
-    return Solution(keep, value, dense, len(atoms.score), exhausted, atoms.notes)
+    by_choice = bool(state.sum() > (chains.score == -np.inf).sum())
+    return Solution(keep, value, dense, len(atoms.score), exhausted, by_choice, atoms.notes)
