@@ -112,6 +112,6 @@ def _shim(node: fx.Node) -> tuple[nn.Module, tuple[object, ...]] | None:
             operands = tuple(values[n] for n in ("input", "weight", "bias", "running_mean", "running_var"))
             return BatchNorm(float(values["momentum"]), float(values["eps"])), operands  # type: ignore[arg-type]
     elif name in DROPOUTS:
-        values = arguments_by_name(node)
-        return Dropout(float(values["p"]), DROPOUTS[name]), (values["input"],)  # type: ignore[arg-type]
+        # The tensor is called input, or self where dropout works in place.
+        return Dropout(float(arguments_by_name(node)["p"]), DROPOUTS[name]), (node.all_input_nodes[0],)  # type: ignore[arg-type]
     return None
