@@ -104,6 +104,7 @@ def _analyse(trace: Trace) -> None:
     units = _close(walk)
     n_units = int(units.max(initial=-1)) + 1
     blocks = _blocks(walk, units)
+    _pin_idle(walk, units, n_units, blocks)
     pin_of = _pins(walk, units, n_units, blocks)
     blurred = _flags(walk.blurred, units, n_units)
     for block in blocks:
@@ -233,6 +234,22 @@ def _flags(arrays: list[IntArray], units: IntArray, n_units: int) -> BoolArray:
     if arrays:
         flags[units[np.concatenate(arrays)]] = True
     return flags
+
+
+def _pin_idle(walk: Walk, units: IntArray, n_units: int, blocks: list[Block]) -> None:
+    """Units that no layer makes or reads stay: rows of a position table beyond the example's length, say."""
+    busy = _flags([*walk.produced_labels, *walk.consumed_labels], units, n_units)
+    for arrays in walk.consumed.values():
+        for _, consumed in arrays:
+            busy[units[np.concatenate([a.ravel() for a in consumed])]] = True
+    for block in blocks:
+        for part in (block.cells.ravel(), block.rows, block.columns):
+            if part is not None:
+                busy[part] = True
+    own = _flags(list(walk.axes.values()), units, n_units)
+    idle = np.flatnonzero((own & ~busy)[units])
+    if len(idle):
+        walk.pins.append((idle, Pin("no layer makes or reads these units on the example inputs", kind="data")))
 
 
 def _pins(walk: Walk, units: IntArray, n_units: int, blocks: list[Block]) -> IntArray:

@@ -349,6 +349,19 @@ def save(model: nn.Module, plan: Plan, path: str | Path) -> None:
 
     Raises:
         SliceError: The file cannot be written.
+
+    Example:
+        >>> import tempfile, torch, fxprune
+        >>> net, x = torch.nn.Sequential(torch.nn.Linear(6, 8), torch.nn.Linear(8, 2)), torch.zeros(1, 6)
+        >>> t = fxprune.trace(net, x)
+        >>> p = fxprune.plan(t, fxprune.Budget(channels=0.5))
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     fxprune.save(fxprune.slim(t, p), p, f"{folder}/slim.safetensors")
+        ...     fxprune.load(net, f"{folder}/slim.safetensors", x)
+        Sequential(
+          (0): Linear(in_features=6, out_features=4, bias=True)
+          (1): Linear(in_features=4, out_features=2, bias=True)
+        )
     """
     tensors: dict[str, torch.Tensor] = {}
     seen: set[int] = set()
@@ -381,6 +394,15 @@ def load(model: nn.Module, path: str | Path, example_inputs: ExampleInputs) -> n
     Raises:
         SliceError: The file is corrupt or foreign, or its tensors do not fit.
         PlanError: The plan in it was made for another model.
+
+    Example:
+        See ``save``, whose example loads the file again:
+
+        >>> import torch, fxprune
+        >>> fxprune.load(torch.nn.Linear(2, 2), "no-such-file.safetensors", torch.zeros(1, 2))
+        Traceback (most recent call last):
+            ...
+        fxprune.errors.SliceError: cannot read no-such-file.safetensors: No such file or directory...
     """
     plan, kind, tensors = _read(Path(path))
     result = slim(_trace(model, example_inputs), plan, kind=kind)
