@@ -216,7 +216,8 @@ def _blocks(walk: Walk, units: IntArray) -> list[Block]:
             columns = layout.columns if level == 0 else None
             if columns is None and (units[cells] == units[rows][:, None]).all():
                 continue  # every row is one unit: nothing can break
-            _, first = np.unique(units[rows], return_index=True)
+            # q, k and v of one head are one row unit, but v's cells must be counted as well.
+            _, first = np.unique(np.column_stack([units[rows], units[cells]]), axis=0, return_index=True)
             first.sort()
             block = Block(
                 rows=units[rows[first]],

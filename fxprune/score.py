@@ -88,7 +88,10 @@ def score(
         seed=seed,
     )
     units = chosen.score(view)
-    prunable = [group for group in found.groups if group.pinned is None]
+    # Tables that no layer makes or reads (biases per head) go with what does, whatever it scores.
+    prunable = [
+        group for group in found.groups if group.pinned is None and (group.producers or group.consumers)
+    ]
     unscored = [group.name for group in prunable if np.isnan(units[group.units]).any()]
     if prunable and len(unscored) == len(prunable):
         raise PlanError(

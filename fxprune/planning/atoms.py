@@ -56,7 +56,7 @@ def make_atoms(coupling: Coupling, score: FloatArray, frozen: BoolArray, *, mode
         mode: Whether whole rows of a layout go, or as many cells of every row.
 
     Returns:
-        Atoms; those of virtual units alone are left out.
+        Atoms; bundles without any score are left out.
     """
     item = _ties(coupling.blocks, coupling.n_units)
     n_items = int(item.max(initial=-1)) + 1
@@ -68,12 +68,9 @@ def make_atoms(coupling: Coupling, score: FloatArray, frozen: BoolArray, *, mode
         weight=np.bincount(item[scored], minlength=n_items).astype(np.float64),
     )
     served = _serve_all(cluster, mode)
-    real = np.zeros(n_items, bool)
-    for group in coupling.groups:
-        real[item[group.units]] = True
-    return _atoms(
-        coupling, score, served.bundle[item], (served.removable & _any(real, served.bundle))[item], served
-    )
+    # Without a score nobody can say when a bundle should go: it stays.
+    removable = served.removable & _any(cluster.weight > 0, served.bundle)
+    return _atoms(coupling, score, served.bundle[item], removable[item], served)
 
 
 def _any(flag: BoolArray, bundle: IntArray) -> BoolArray:

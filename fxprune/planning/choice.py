@@ -30,6 +30,9 @@ class Frozen:
 def freeze(found: Coupling, protect: Sequence[str], only: Sequence[str], scores: FloatArray) -> Frozen:
     """Find the groups that must stay.
 
+    A group that no layer makes or reads (a table of biases per head) may go without a score of its own:
+    with the heads it belongs to.
+
     Args:
         found: Units and groups.
         protect: Patterns of groups that must stay.
@@ -52,7 +55,7 @@ def freeze(found: Coupling, protect: Sequence[str], only: Sequence[str], scores:
             reason = "pinned"
         elif number in protected:
             reason = "protected"
-        elif np.isnan(scores[group.units]).any():
+        elif np.isnan(scores[group.units]).any() and (group.producers or group.consumers):
             reason = "unscored"
         if reason:
             units[group.units] = True
