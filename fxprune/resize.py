@@ -18,7 +18,7 @@ from fxprune import labels
 from fxprune.couple import Flow, coupling, flow
 from fxprune.errors import PlanError
 from fxprune.labels import varying
-from fxprune.ops import rule_for, storages
+from fxprune.ops import rule_for
 from fxprune.ops.base import Call, OpRule, Rewrite, Scaled, Value
 from fxprune.ops.movement import live_positions
 from fxprune.sources import source_of
@@ -247,7 +247,7 @@ class _Resolver:
             return
         rewrite = self._effective(call, rule.resize(dense, slim)) if rule.resize else Rewrite()
         if rule.move is not None and not self._moves_right(node, rule, dense, slim, rewrite):
-            if self._written_later(node):
+            if call.shared:
                 raise self._error(
                     node, "is changed in place, and a selection of other channels would be a copy"
                 )
@@ -290,12 +290,6 @@ class _Resolver:
                 if not _same_sizes(m, target):
                     return False
         return True
-
-    def _written_later(self, node: fx.Node) -> bool:
-        """Whether an operator after the node writes to the memory that its result shares."""
-        roots, last = storages(self.trace.graph.graph)
-        order = list(self.trace.graph.graph.nodes)
-        return order.index(node) < last.get(roots[node], -1)
 
     def _effective(self, call: Call, rewrite: Rewrite) -> Rewrite:
         """Only what really changes; symbolic sizes are scaled rather than replaced."""

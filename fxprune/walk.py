@@ -15,7 +15,7 @@ from fxprune import labels
 from fxprune.cost import CostBuilder
 from fxprune.errors import TraceError
 from fxprune.labels import varying
-from fxprune.ops import qualified_name, rule_for
+from fxprune.ops import qualified_name, rule_for, written_later
 from fxprune.ops.base import Call, Output, PinKind, Value
 from fxprune.trace import Trace
 from fxprune.types import Axis, IntArray, Pin
@@ -67,6 +67,7 @@ class Walk:
     costs: CostBuilder = field(default_factory=CostBuilder)
     counting: bool = True
     node: fx.Node | None = None
+    shared: set[fx.Node] = field(default_factory=set)
 
     # --- labels --------------------------------------------------------------------------------
 
@@ -255,6 +256,7 @@ class Walk:
     def run(self, graph: fx.GraphModule, *, counting: bool) -> None:
         """Visit every node of a graph in order."""
         self.counting = counting
+        self.shared = written_later(graph.graph)
         for node in graph.graph.nodes:
             self.node = node
             if node.op == "get_attr":
@@ -328,7 +330,14 @@ class Walk:
         # A recorded graph has an item for every result, read or not.
         used = {u.args[1] for u in node.users if u.users and getattr(u.target, "__name__", "") == "getitem"}
         shapes = _shapes(node.meta.get("val")) or ()
-        return Call(qualified_name(node.target), args, shapes, frozenset(symbolic), frozenset(used))  # type: ignore[arg-type]
+        return Call(
+            qualified_name(node.target),
+            args,
+            shapes,
+            symbolic=frozenset(symbolic),
+            used=frozenset(used),  # type: ignore[arg-type]
+            shared=node in self.shared,
+        )
 
     def _argument(self, raw: object, name: str, symbolic: set[tuple[str, int]]) -> object:
         if isinstance(raw, fx.Node):

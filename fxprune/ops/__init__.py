@@ -21,7 +21,7 @@ __all__ = [
     "overload",
     "qualified_name",
     "rule_for",
-    "storages",
+    "written_later",
 ]
 
 RULES: tuple[OpRule, ...] = (
@@ -106,17 +106,13 @@ def batch_norm_weights(graph: fx.Graph) -> set[str]:
     return names
 
 
-def storages(graph: fx.Graph) -> tuple[dict[fx.Node, fx.Node], dict[fx.Node, int]]:
-    """Which nodes may share memory, and when it is last written to.
-
-    Returns:
-        For every node the first node of its memory, and for such a first node the place in the
-        graph of the last operator that writes there.
-    """
+def written_later(graph: fx.Graph) -> set[fx.Node]:
+    """Nodes whose result shares memory that an operator after them writes to."""
     roots: dict[fx.Node, fx.Node] = {}
     last: dict[fx.Node, int] = {}
+    places: dict[fx.Node, int] = {}
     for place, node in enumerate(graph.nodes):
-        roots[node] = node
+        roots[node], places[node] = node, place
         if getattr(node.target, "__name__", "") == "getitem":
             roots[node] = roots[node.args[0]]
         if not isinstance(node.target, torch._ops.OpOverload):
@@ -130,4 +126,4 @@ def storages(graph: fx.Graph) -> tuple[dict[fx.Node, fx.Node], dict[fx.Node, int
                 last[roots[operand]] = place
             if shares:
                 roots[node] = roots[operand]
-    return roots, last
+    return {node for node, root in roots.items() if places[node] < last.get(root, -1)}

@@ -59,6 +59,7 @@ class Call:
         out: Shape of the result, or the list of shapes where there are several.
         symbolic: Names of arguments (with the list position) that are symbolic sizes.
         used: Numbers of the results that are read, where there are several.
+        shared: The result shares memory that a later operator writes to.
     """
 
     op: str
@@ -66,6 +67,7 @@ class Call:
     out: Shape | list[Shape]
     symbolic: frozenset[tuple[str, int]] = frozenset()
     used: frozenset[int] = frozenset()
+    shared: bool = False
 
     def tensor(self, name: str) -> Value:
         """A tensor argument that must be there."""

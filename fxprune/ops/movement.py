@@ -150,6 +150,15 @@ def _slice(call: Call, array: IntArray, shape: Shape) -> IntArray:
     return take(array, _dim(call, len(shape)), slice(call.integer("start"), stop, step))
 
 
+def _couple_slice(ctx: Context, call: Call) -> Output:
+    """Every n-th position of a selection is no slice any more, and a copy would lose what is written."""
+    _, x = _first(call)
+    if call.shared and call.integer("step", 1) > 1:
+        dim = _dim(call, x.rank)
+        ctx.pin([a for a in x.arrays if a.shape[dim] > 1], "every n-th position is changed in place here")
+    return _moved(_slice)(ctx, call)
+
+
 def _resize_slice(dense: Call, slim: Call) -> Rewrite:
     """The bounds count what is left before them."""
     (_, x), (_, y) = _first(dense), _first(slim)
@@ -565,7 +574,7 @@ RULES = (
     _row(("t", "numpy_T"), _t),
     _row(("mT", "adjoint"), _mt),
     _row("movedim", _movedim),
-    _row("slice", _slice, _resize_slice),
+    OpRule(("aten::slice",), _couple_slice, _resize_slice, _slice),
     _row("narrow", _narrow, _resize_narrow),
     _row("select", _select, _resize_select, picked=True),
     _row(("split", "split_with_sizes", "chunk", "tensor_split"), _split, _resize_split),

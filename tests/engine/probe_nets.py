@@ -6,6 +6,7 @@ what must come of it.  ``test_probes.py`` asserts every row, and ``python tools/
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
@@ -334,6 +335,12 @@ def half_in_place(x: Tensor) -> Tensor:
     return x
 
 
+def old_weight_norm() -> nn.Module:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        return torch.nn.utils.weight_norm(nn.Conv2d(12, 7, 3))
+
+
 def two_readers(m: nn.Module, x: Tensor) -> Tensor:
     a, b = m.first(x).chunk(2, 1)
     return m.second(m.left(a.relu()) + m.right(b))
@@ -400,8 +407,8 @@ MOVEMENT = (
     Probe("index by a mask", layer(lambda: Named(lambda m, x: x[:, m.mask], mask=torch.arange(12) % 3 != 1)), "pinned", 0, 0),
     Probe("index of two axes", conv(lambda x: x[:, [[0, 1, 2], [5, 4, 3]]].flatten(1, 2)), "pinned", 0, 0, "looked up"),
     Probe("two readers of two halves", whole(two_readers, pair(left=lambda: nn.Conv2d(6, 4, 1), right=lambda: nn.Conv2d(6, 4, 1), second=lambda: nn.Conv2d(4, 5, 1)))),
-    Probe("in-place write into every second channel", conv(lambda x: written(x, slice(None, None, 2), slice(1, None, 2))), "blocks", units=6, why="in place"),
-    Probe("in-place scale of every third channel", conv(scaled_in_place), "blocks", why="in place"),
+    Probe("in-place write into every second channel", conv(lambda x: written(x, slice(None, None, 2), slice(1, None, 2))), "pinned", 0, 0, "in place"),
+    Probe("in-place scale of every third channel", conv(scaled_in_place), "pinned", 0, 0, "in place"),
     Probe("in-place activation of a half", conv(half_in_place)),
     Probe("in-place fill of some channels", conv(lambda x: x.clone().index_fill_(1, torch.tensor([1, 2]), 0.0)), "pinned", 0, 0),
     Probe("permute there and back", conv(lambda x: torch.tanh(x.permute(2, 0, 3, 1)).permute(1, 3, 0, 2))),
@@ -484,7 +491,7 @@ NORMS = (
     Probe("squeeze-excite, inside", layer(lambda: Named(squeeze_excite, down=nn.Conv2d(12, 4, 1), up=nn.Conv2d(4, 12, 1))), free=4, units=4, axis=("op.down.weight", 0)),
     Probe("weight norm", layer(lambda: parametrizations.weight_norm(nn.Conv2d(12, 7, 3))),),
     Probe("weight norm, its output", layer(lambda: parametrizations.weight_norm(nn.Conv2d(12, 7, 3))), free=7, units=7, axis=("op.parametrizations.weight.original1", 0)),
-    Probe("old weight norm", layer(lambda: torch.nn.utils.weight_norm(nn.Conv2d(12, 7, 3)))),
+    Probe("old weight norm", layer(old_weight_norm)),
     Probe("spectral norm of a linear layer", tokens(lambda: parametrizations.spectral_norm(nn.Linear(12, 7)))),
     Probe("spectral norm", layer(lambda: parametrizations.spectral_norm(nn.Conv2d(12, 7, 3))), "pinned", 0, 0),
     Probe("weight standardisation, its output", whole(standardised, pair())),

@@ -1,0 +1,60 @@
+"""One operator between two layers, arbitrary channels removed: exact, or refused with a reason; never wrong."""
+
+from __future__ import annotations
+
+import pytest
+from engine.probe_nets import PROBES, Probe
+from engine.probing import EXACT, examine, prepared
+
+from fxprune.errors import PlanError
+from fxprune.plan import plan
+from fxprune.slim import slim
+from fxprune.types import Budget
+from fxprune.verify import verify
+
+NOTICEABLE = 1e-4
+"""Least effect of a removal on the output: live weights make every channel matter far more than this,
+and far more than float64 rounding (1e-10), so agreement cannot come from dead channels."""
+
+
+def test_probe_names_are_unique() -> None:
+    assert len({p.name for p in PROBES}) == len(PROBES)
+
+
+@pytest.mark.parametrize("probe", PROBES, ids=lambda p: p.name)
+def test_arbitrary_channels(probe: Probe) -> None:
+    outcome = examine(probe)
+    assert outcome.verdict == probe.verdict, outcome
+    assert (outcome.free, outcome.units) == (probe.free, probe.units), outcome
+    assert outcome.error <= EXACT
+    assert any(probe.why in why for why in outcome.whys) or not probe.why, outcome.whys
+    if probe.verdict == "pinned":
+        assert outcome.whys, "refused without a reason"
+    else:
+        assert outcome.done, "nothing was removed"
+        assert outcome.effect > NOTICEABLE, "what was removed does not matter: agreement proves nothing"
+
+
+@pytest.mark.parametrize("probe", PROBES, ids=lambda p: p.name)
+def test_half_of_the_channels_by_budget(probe: Probe) -> None:
+    """What the planner makes of the same network is exact too, and costs what it says."""
+    traced, _ = prepared(probe)
+    try:
+        made = plan(traced, Budget(channels=0.5), align=1)
+    except PlanError as error:
+        assert probe.verdict == "pinned", error
+        return
+    small = slim(traced, made)
+    assert verify(traced, made, small, tolerance=EXACT).units > 0
+    assert sum(p.numel() for p in small.parameters()) == made.predicted.params < made.dense.params
+
+
+SEEDED = [p for p in PROBES if p.name in {"channel shuffle, -1", "x[:, ::2]", "split, swapped cat, uneven", "roll"}]
+
+
+@pytest.mark.parametrize("seed", range(1, 6))
+@pytest.mark.parametrize("probe", SEEDED, ids=lambda p: p.name)
+def test_more_draws(probe: Probe, seed: int) -> None:
+    outcome = examine(probe, draws=6, seed=seed)
+    assert outcome.verdict == probe.verdict
+    assert outcome.error <= EXACT
