@@ -222,8 +222,8 @@ def _rank_family(
     """Serve the finest layout by rank; the coarser ones usually follow by themselves.
 
     Returns:
-        What to merge, None if a layout cannot be served by rank; and whether no bundle of one layout had to
-        be merged with another for the sake of the next (they cross, and smaller bundles may exist).
+        What to merge, None if a layout cannot be served by rank; and False if some bundles of one layout
+        suit the next as they are and others had to be merged for it: they cross, and smaller bundles exist.
     """
     size = int(bundle.max()) + 1
     merger = _Merger(size)
@@ -241,7 +241,8 @@ def _rank_family(
         if ranked is None:
             return None, False
         pairs, dropped = ranked
-        fine = fine and not merger.merged[np.concatenate(pairs)].any()
+        alike = _shared_alike(merger.bundle[cells])
+        fine = fine and not (merger.merged[alike].any() and merger.merged[np.concatenate(pairs)].any())
         stays |= np.isin(merger.bundle, dropped)
         merger.tie(*pairs)
     if not all(_balanced(merger.bundle[bundle[b.cells]], merger.bundle[stays]) for b in family):
