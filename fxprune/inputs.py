@@ -284,7 +284,7 @@ def _noise(*shape: int) -> torch.Tensor:
 
 def _guess_timm(_name: str, model: nn.Module) -> Inputs | None:
     config = getattr(model, "pretrained_cfg", None) or {}
-    size = config.get("test_input_size") or config.get("input_size") or (3, 224, 224)
+    size = config.get("input_size") or (3, 224, 224)
     return (_noise(1, *size),)
 
 

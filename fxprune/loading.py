@@ -39,6 +39,7 @@ from fxprune.sources import source_of
 
 __all__ = ["Loaded", "load_model"]
 
+_SEED = 0
 _FORMS = (
     "write torchvision:resnet50, timm:NAME, package.module:factory, path/to/file.py:factory "
     "or path/to/model.pt2"
@@ -64,7 +65,7 @@ class Loaded:
 
 
 def load_model(spec: str, *, allow_pickle: bool = False) -> Loaded:
-    """The model that ``spec`` names.
+    """The model that ``spec`` names; random weights are the same on every call.
 
     Args:
         spec: See the module's description.
@@ -88,7 +89,10 @@ def load_model(spec: str, *, allow_pickle: bool = False) -> Loaded:
     if not colon or not source or not name:
         raise FxpruneError(f"'{spec}' does not name a model", advice=_FORMS)
     loader = _ZOOS.get(source)
-    loaded = loader(name, spec) if loader else _from_factory(source, name, spec)
+    # Commands that follow one another must see one model, even where its weights are random.
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(_SEED)
+        loaded = loader(name, spec) if loader else _from_factory(source, name, spec)
     loaded.model.eval()
     return loaded
 

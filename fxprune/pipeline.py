@@ -300,7 +300,9 @@ def compress(
     if finetune is not None:
         finetune(small)
         small.eval()
-    _write_model(traced, plan, small, paths)
+    with clock.step("save") as ticks:
+        _write_model(traced, plan, small, paths)
+        ticks.note(f"{paths.plan.name} and {paths.weights.name} in {paths.plan.parent}")
     exports = {}
     for name, module, path in (("dense", model, paths.dense_onnx), ("slim", small, paths.slim_onnx)):
         with clock.step(f"export {name}") as ticks:
@@ -323,8 +325,9 @@ def percent(ticks: Ticks) -> Callable[[float, str], None]:
 
 
 def _write_model(traced: Trace, plan: Plan, small: nn.Module, paths: Paths) -> None:
-    """What must survive if a later step fails; the report of an earlier run would belie it."""
-    paths.report.unlink(missing_ok=True)
+    """What survives if a later step fails; files of an earlier run would not belong to it."""
+    for path in vars(paths).values():
+        path.unlink(missing_ok=True)
     write_text(paths.plan, plan.to_json())
     save(small, plan, paths.weights)
     groups = {"groups": [row.as_json() for row in group_table(traced)]}

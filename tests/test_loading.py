@@ -200,3 +200,10 @@ def test_file_that_is_no_archive(tmp_path: Path) -> None:
     path.write_bytes(b"nothing of the kind")
     with pytest.raises(FxpruneError, match=r"is not a \.pt2 archive"):
         load_model(str(path))
+
+
+def test_random_weights_are_the_same_on_every_call(file: Path) -> None:
+    state = torch.get_rng_state()
+    one, two = (load_model(f"{file}:make").model.fc.weight for _ in range(2))
+    assert torch.equal(one, two)
+    assert torch.equal(state, torch.get_rng_state())

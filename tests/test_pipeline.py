@@ -70,6 +70,7 @@ def test_everything_in_one_call(tmp_path: Path, x: torch.Tensor) -> None:
         "plan",
         "slim",
         "verify",
+        "save",
         "export dense",
         "export slim",
         "benchmark",
@@ -131,7 +132,8 @@ def test_an_impossible_plan_leaves_no_file(tmp_path: Path, x: torch.Tensor) -> N
 def test_a_failed_export_keeps_the_weights_and_no_report(
     tmp_path: Path, x: torch.Tensor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "report.md").write_text("of an earlier run")
+    for name in ("report.md", "slim.onnx"):
+        (tmp_path / name).write_text("of an earlier run")
 
     def fail(*_: object, **__: object) -> None:
         raise ExportError("no")
