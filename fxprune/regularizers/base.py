@@ -8,9 +8,7 @@ keeps; the rest lives here.
 from __future__ import annotations
 
 import abc
-import time
-from collections.abc import Container, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -18,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from fxprune.errors import PlanError
+from fxprune.regularizers.clock import Clock
 from fxprune.regularizers.decisions import Learned, plan_for
 from fxprune.regularizers.layout import Layout, Members, row_layout
 from fxprune.regularizers.options import PerGroup, Scale, choose, per_family
@@ -52,37 +51,6 @@ class Report:
     overhead_ms: float
     overhead: float
     details: Mapping[str, float] = field(default_factory=dict)
-
-
-class _Clock:
-    """Time spent in the method, and time that passes between its steps."""
-
-    def __init__(self) -> None:
-        self.spent = 0.0
-        self.steps = 0
-        self.first = self.last = 0.0
-        self.spent_before = 0.0
-
-    @contextmanager
-    def running(self, *, is_step: bool) -> Iterator[None]:
-        start = time.perf_counter()
-        yield
-        now = time.perf_counter()
-        self.spent += now - start
-        if is_step:
-            self.steps += 1
-            self.last = now
-            if self.steps == 1:
-                self.first, self.spent_before = now, self.spent
-
-    @property
-    def milliseconds(self) -> float:
-        return 1e3 * self.spent / self.steps if self.steps else 0.0
-
-    @property
-    def share(self) -> float:
-        passed = self.last - self.first
-        return (self.spent - self.spent_before) / passed if passed > 0 else 0.0
 
 
 class Regularizer(abc.ABC):
@@ -198,7 +166,7 @@ class GroupRegularizer(Regularizer):
         self._reference = self.view.layer_mean(self.view.sums(2).sqrt())
         self._last_penalty: Tensor | None = None
         self._mask_view: GroupView | None = None
-        self._clock = _Clock()
+        self._clock = Clock()
 
     # What a method supplies ------------------------------------------------------------------
 
