@@ -142,15 +142,16 @@ class Oracle(fx.Interpreter):
         return self._spread(result, dense)  # type: ignore[arg-type]
 
     def _lines(self, value: Value) -> list[tuple[list[int], np.ndarray]]:
-        """For each label array its dimensions, outermost first, and the mask of what is left."""
-        lines = []
+        """For each set of labelled dimensions, outermost first, the mask of what is left."""
+        lines: dict[tuple[int, ...], np.ndarray] = {}
         for array in value.arrays:
-            order = list(self.flow.walk.order(array))
+            order = self.flow.walk.order(array)
             if order:
                 moved = array.transpose([*order, *(d for d in range(array.ndim) if d not in order)])
                 cells = moved.reshape([array.shape[d] for d in order])
-                lines.append((order, self.found.keep[self.flow.units(cells)]))
-        return lines
+                mask = self.found.keep[self.flow.units(cells)]
+                lines[order] = lines[order] & mask if order in lines else mask
+        return [(list(order), mask) for order, mask in lines.items()]
 
     def _compressed(self, tensor: torch.Tensor, value: Value) -> torch.Tensor:
         for order, mask in self._lines(value):

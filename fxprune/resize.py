@@ -188,18 +188,28 @@ class _Resolver:
     def _filtered(self, value: Value, arrays: list[IntArray], node: fx.Node) -> Value:
         shape = list(value.shape)
         left = []
-        for array in arrays:
-            slim = labels.filtered(self.flow.units(array), self.keep, self.flow.walk.order(array))
+        units = [self.flow.units(a) for a in arrays]
+        for k, array in enumerate(arrays):
+            alive = self._alive(units, k)
+            slim = labels.filtered(np.arange(array.size).reshape(array.shape), alive, self.flow.walk.order(array))
             if slim is None:
                 raise self._error(node, "would not stay rectangular: rows lose different numbers of units")
             for d in varying(array):
                 if shape[d] not in (value.shape[d], slim.shape[d]):
                     raise self._error(node, f"would have two different sizes along dimension {d}")
                 shape[d] = slim.shape[d]
-            left.append(slim)
+            left.append(units[k].ravel()[slim])
         if 0 in shape:
             raise self._error(node, "would be emptied")
         return Value(tuple(shape), tuple(left), value.origin, None)
+
+    def _alive(self, units: list[IntArray], k: int) -> BoolArray:
+        """Which positions of an array are left: those that no array over the same dimensions loses."""
+        alive = self.keep[units[k]]
+        for other in units:
+            if varying(other) == varying(units[k]):
+                alive = alive & self.keep[other]
+        return alive.ravel()
 
     def _error(self, node: fx.Node, what: str) -> PlanError:
         return PlanError(
@@ -267,10 +277,9 @@ class _Resolver:
         wanted, given = slim.args["result"], dense.args["result"]
         expected = wanted if isinstance(wanted, list) else [wanted]
         originals = given if isinstance(given, list) else [given]
-        for units, array in zip(before.arrays, (a for a in labelled.arrays if varying(a)), strict=True):
-            alive = self.keep[units.ravel()]
-            places = np.arange(units.size, dtype=np.int64).reshape(units.shape)
-            left = labels.filtered(places, alive, self.flow.walk.order(array))
+        for k, array in enumerate(a for a in labelled.arrays if varying(a)):
+            places = np.arange(array.size, dtype=np.int64).reshape(array.shape)
+            left = labels.filtered(places, self._alive(list(before.arrays), k), self.flow.walk.order(array))
             assert left is not None
             try:
                 moved = _as_list(rule.move(call, left, after.shape))
@@ -281,15 +290,33 @@ class _Resolver:
             for m, d, label, original, target in zip(
                 moved, dense_moved, moved_labels, originals, expected, strict=True
             ):
-                if not any(np.array_equal(a, self.flow.units(label)) for a in original.arrays):
-                    continue  # pinned on the way
-                order = self.flow.walk.order(label)
-                goal = labels.filtered(d, alive, [*(k for k in varying(d) if k not in order), *order])
-                if goal is None or not np.array_equal(labels.collapse(m), labels.collapse(goal)):
+                goal = self._left_of(d, label, original)
+                if goal is not None and not np.array_equal(labels.collapse(m), labels.collapse(goal)):
                     return False
-                if not _same_sizes(m, target):
+                if goal is not None and not _same_sizes(m, target):
                     return False
         return True
+
+    def _left_of(self, places: IntArray, array: IntArray, result: Value) -> IntArray | None:
+        """The places that a result should hold in the end; None if its labels were pinned on the way.
+
+        Args:
+            places: Where the positions of the operand went in the dense result.
+            array: Their labels there.
+            result: The dense result.
+        """
+        mine = self.flow.units(array)
+        k = next((k for k, a in enumerate(result.arrays) if np.array_equal(a, mine)), None)
+        if k is None:
+            return None
+        order = self.flow.walk.order(array)
+        # Equal labels may have collapsed where places do not.
+        shape = np.broadcast_shapes(places.shape, array.shape)
+        alive = np.broadcast_to(self._alive(list(result.arrays), k).reshape(array.shape), shape)
+        at = np.arange(alive.size, dtype=np.int64).reshape(shape)
+        left = labels.filtered(at, alive.ravel(), [*(d for d in varying(at) if d not in order), *order])
+        assert left is not None
+        return np.broadcast_to(places, shape).ravel()[left]
 
     def _effective(self, call: Call, rewrite: Rewrite) -> Rewrite:
         """Only what really changes; symbolic sizes are scaled rather than replaced."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import permutations
 from math import prod
 
@@ -205,6 +205,7 @@ class Walk:
 
     def merge(self, operands: Sequence[Value], shape: Shape) -> tuple[IntArray, ...]:
         """Broadcast operands elementwise and tie what meets."""
+        operands = self._composed(operands)
         result: list[IntArray] = []
         opaque: set[int] = set()
         for value in operands:
@@ -223,6 +224,53 @@ class Walk:
                     met = self._meet(met, array, len(result))
             result = met
         return tuple(result)
+
+    def _composed(self, operands: Sequence[Value]) -> Sequence[Value]:
+        """Turn several arrays along one axis (rows and columns of what was flattened) into one where it meets others.
+
+        A position dies with its row or with its column: tying it to both would tie all rows to all
+        columns.  Operands with the very same arrays meet as they are.
+        """
+        result = list(operands)
+        for k, value in enumerate(operands):
+            by_axes: dict[Shape, list[IntArray]] = {}
+            for array in value.arrays:
+                by_axes.setdefault(varying(array), []).append(array)
+            for axes, arrays in by_axes.items():
+                if len(arrays) < 2 or not axes:
+                    continue
+                others = [
+                    [a for a in v.arrays if set(varying(a)) & set(axes)] for v in result if v is not result[k]
+                ]
+                others = [o for o in others if o]
+                if not others:
+                    continue
+                if all(_equal_arrays(arrays, o) for o in others):
+                    for j in range(k + 1, len(result)):
+                        left = tuple(a for a in result[j].arrays if not set(varying(a)) & set(axes))
+                        result[j] = replace(result[j], arrays=left)
+                    continue
+                cells = arrays[0]
+                for array in arrays[1:]:
+                    joined = self._grid(cells, array)
+                    if joined is None:
+                        break
+                    cells = joined
+                else:
+                    rest = tuple(a for a in result[k].arrays if not any(a is b for b in arrays))
+                    result[k] = replace(result[k], arrays=(*rest, cells))
+        return result
+
+    def _grid(self, rows: IntArray, columns: IntArray) -> IntArray | None:
+        """New labels for the cells of a grid that lies along one axis; None if it is not a complete grid."""
+        names, row = np.unique(rows.ravel(), return_inverse=True)
+        others, column = np.unique(columns.ravel(), return_inverse=True)
+        if len(np.unique(row * len(others) + column)) != len(names) * len(others):
+            return None
+        cells = self.fresh((len(names), len(others)))
+        self.tie(self.project(cells, [0]).ravel(), names)
+        self.tie(self.project(cells, [1]).ravel(), others)
+        return cells[row, column].reshape(rows.shape)
 
     def _pin_against(self, value: Value, fixed: set[int], operands: Sequence[Value]) -> None:
         """Labels that meet an axis without units cannot go."""
@@ -393,6 +441,10 @@ def _distinct_slices(cells: IntArray, dim: int) -> tuple[IntArray, IntArray]:
     _, first, inverse = np.unique(lines, axis=0, return_index=True, return_inverse=True)
     ranks = np.argsort(np.argsort(first))
     return cells.take(np.sort(first), axis=dim), ranks[inverse.ravel()].astype(np.int64)
+
+
+def _equal_arrays(one: Sequence[IntArray], two: Sequence[IntArray]) -> bool:
+    return len(one) == len(two) and all(map(np.array_equal, one, two))
 
 
 def _is_scalar(value: object) -> bool:

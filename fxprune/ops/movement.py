@@ -80,12 +80,13 @@ def live_positions(dense: Value, slim: Value, dim: int) -> IntArray:
 
     Where rows keep different positions, those of the first full row.
     """
+    left = np.ones(dense.shape[dim], bool)
     for before, after in zip(dense.arrays, slim.arrays, strict=True):
         if before.shape[dim] > 1:
             mask = np.isin(before, after)
             lines = np.moveaxis(mask, dim, 0).reshape(before.shape[dim], -1)
-            return np.flatnonzero(lines[:, lines.sum(axis=0).argmax()]).astype(np.int64)
-    return np.arange(dense.shape[dim], dtype=np.int64)
+            left &= lines[:, lines.sum(axis=0).argmax()]
+    return np.flatnonzero(left).astype(np.int64)
 
 
 # --- reshaping ---------------------------------------------------------------------------------
