@@ -50,9 +50,9 @@ class _Quadratic(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: FunctionCtx, grad: Tensor) -> tuple[Tensor | None, ...]:
-        scale = ctx.rho * grad  # type: ignore[attr-defined]
-        pairs = zip(ctx.gaps, ctx.like, strict=True)  # type: ignore[attr-defined]
-        return (None, None, None, *(wrapped(gap * scale.to(gap.dtype), like) for gap, like in pairs))
+        scaled = torch._foreach_mul(ctx.gaps, ctx.rho * grad)  # type: ignore[attr-defined]
+        pairs = zip(scaled, ctx.gaps, ctx.like, strict=True)  # type: ignore[attr-defined]
+        return (None, None, None, *(wrapped(s.to(g.dtype), like) for s, g, like in pairs))
 
 
 class Aulm:

@@ -197,11 +197,14 @@ class GroupView:
             One tensor like each parameter.
         """
         factors = self.spread(power * slope, tensors, outside=0.0)
-        made = []
-        for tensor, factor in zip(tensors, factors, strict=True):
-            local = held(tensor)
-            made.append(wrapped((local if power == 2 else local.sign()) * factor.to(local.dtype), tensor))
-        return made
+        locals_ = [held(t) for t in tensors]
+        if power == 1:
+            locals_ = list(torch._foreach_sign(locals_))
+        factors = [f.to(t.dtype) for f, t in zip(factors, locals_, strict=True)]
+        n = self._vectors
+        made = list(torch._foreach_mul(locals_[:n], factors[:n])) if n else []
+        made += [t * f for t, f in zip(locals_[n:], factors[n:], strict=True)]
+        return [wrapped(m, t) for m, t in zip(made, tensors, strict=True)]
 
     # Aggregation -----------------------------------------------------------------------------
 
