@@ -166,7 +166,7 @@ class _Resolver:
             self.changed[node] = slims if isinstance(held, list) else slims[0]  # type: ignore[assignment]
         call = self.flow.walk.calls.get(node)
         rule = rule_for(node.target) if call is not None else None
-        if call is None or rule is None:
+        if call is None or rule is None or not (rule.resize or rule.move or rule.gathers):
             return
         inputs = [self._slimmed(v, node) for v in call.tensors()]
         touched = any(s is not v for s, v in zip(inputs, call.tensors(), strict=True))
