@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
+from fxprune.errors import PlanError
 from fxprune.regularizers.layout import Layout, Slot
 from fxprune.regularizers.local import all_reduce, gathering, held, part, wrapped
 
@@ -26,6 +27,8 @@ class GroupView:
 
     Attributes:
         layout: As given.
+        device: Where the parameters live.
+        dtype: Of sums and factors: float32, or float64 if a parameter is.
         term_atom: int64[n_terms] on the device of the parameters; likewise the next ones.
         term_layer: int64[n_terms].
         atom_family: int64[n_atoms].
@@ -37,36 +40,29 @@ class GroupView:
         homes = [slot.name.rpartition(".") for slot in layout.slots]
         self._homes = [(owner.get_submodule(path), leaf) for path, _, leaf in homes]
         self._gathering = gathering(owner)
-        tensors = self.tensors()
-        device = tensors[0].device if tensors else torch.device("cpu")
+        tensors: list[Tensor] = [getattr(module, leaf) for module, leaf in self._homes]
+        self.device = device = tensors[0].device if tensors else torch.device("cpu")
         self.dtype = torch.float64 if any(t.dtype == torch.float64 for t in tensors) else torch.float32
         self._vectors = sum(slot.flat for slot in layout.slots)
-        self._vector_size = (
-            layout.slots[self._vectors].start if self._vectors < len(tensors) else self.n_positions
-        )
         self.position_term = torch.from_numpy(layout.position_term).to(device)
         self.term_atom = torch.from_numpy(layout.term_atom).to(device)
         self.term_layer = torch.from_numpy(layout.term_layer).to(device)
         self.layer_family = torch.from_numpy(layout.layer_family).to(device)
         self.atom_family = torch.from_numpy(layout.atom_family).to(device)
         self.term_size = torch.from_numpy(layout.term_size).to(device, self.dtype)
-        self._covered = all(slot.covered for slot in layout.slots)
-
-    @property
-    def n_positions(self) -> int:
-        """Length of the vector of all positions."""
-        return self.layout.slots[-1].stop if self.layout.slots else 0
-
-    @property
-    def device(self) -> torch.device:
-        """Where the parameters live."""
-        return self.position_term.device
 
     def tensors(self) -> list[Tensor]:
         """The parameter of every slot, as the optimizer knows it."""
         for module in self._gathering:
             module.reshard()  # type: ignore[operator]
-        return [getattr(module, leaf) for module, leaf in self._homes]
+        tensors: list[Tensor] = [getattr(module, leaf) for module, leaf in self._homes]
+        if tensors and tensors[0].device != self.device:
+            raise PlanError(
+                f"the model moved from {self.device} to {tensors[0].device} after the method was made",
+                tensor=self.layout.slots[0].name,
+                advice="move the model first, then make the optimizer and the method",
+            )
+        return tensors
 
     def zeros(self) -> list[Tensor]:
         """One zero tensor like the parameter of every slot (sharded where that is)."""

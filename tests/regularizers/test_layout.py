@@ -199,3 +199,11 @@ def test_groups_of_another_model_are_refused() -> None:
     with pytest.raises(PlanError, match="does not fit a tensor of shape") as caught:
         row_layout(linear_chain(4, 5, 3)[0], groups)
     assert caught.value.tensor == "0.weight"
+
+
+def test_a_model_that_moved_is_refused() -> None:
+    net, groups = linear_chain(4, 6, 3)
+    view = GroupView(*row_layout(net, groups))
+    net.to("meta")
+    with pytest.raises(PlanError, match="moved from cpu to meta"):
+        view.sums(2)
