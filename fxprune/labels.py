@@ -33,7 +33,7 @@ Shape = tuple[int, ...]
 
 def varying(array: IntArray) -> tuple[int, ...]:
     """Dimensions along which the labels depend on the position."""
-    return tuple(d for d, n in enumerate(array.shape) if n > 1)
+    return tuple([d for d, n in enumerate(array.shape) if n > 1])
 
 
 def along(labels: IntArray, dim: int, rank: int) -> IntArray:

@@ -234,7 +234,7 @@ class _SizeWatch(TorchFunctionMode):
             # The batch (dimension 0) is no width.
             batch = func is torch.Tensor.size and args[1:] == (0,)
             self.where = "" if batch else user_line(sys._getframe(1))
-        if func is torch.batch_norm and _same_widths(args):
+        if func is nn.functional.batch_norm and _same_widths(args):
             return args[0]  # without numbers torch takes it apart, which costs more than all other layers
         return func(*args, **(kwargs or {}))
 
@@ -243,7 +243,7 @@ def _same_widths(operands: tuple[object, ...]) -> bool:
     """The input of a batch norm and its vectors are equally wide."""
     x, *vectors = operands[:5]
     return isinstance(x, torch.Tensor) and all(
-        len(v) == x.shape[1] for v in vectors if isinstance(v, torch.Tensor)
+        isinstance(v, torch.Tensor) and len(v) == x.shape[1] for v in vectors
     )
 
 
