@@ -46,7 +46,7 @@ class DataFlow:
         for node in graph.nodes:
             if node.op == "get_attr":
                 name = str(node.target)
-                owned[node] = frozenset({self._trace.aliases.get(name, name)})
+                owned[node] = frozenset({self.owner(name)})
                 continue
             sources = tuple(dict.fromkeys(node.all_input_nodes))
             flowing = tuple(s for s in sources if s in self._inputs)
@@ -96,6 +96,18 @@ class DataFlow:
     def boundary(self, private: Set[fx.Node]) -> frozenset[fx.Node]:
         """Data from outside that the nodes read."""
         return frozenset(s for n in private for s in self._inputs[n] if s not in private)
+
+    def owner(self, name: str) -> str:
+        """The name under which a tensor is first known."""
+        return self._trace.aliases.get(name, name)
+
+    def readers(self, name: str) -> frozenset[fx.Node]:
+        """Data nodes that read a tensor, directly or through computations on parameters."""
+        return frozenset(self._readers.get(name, ()))
+
+    def is_weighted(self, node: fx.Node) -> bool:
+        """The node multiplies data by a matrix of parameters."""
+        return node in self._weighted
 
     def tensors(self, private: Set[fx.Node]) -> frozenset[str]:
         """Parameters, buffers and constants that only these nodes read."""

@@ -16,6 +16,7 @@ from fxprune.regularizers.base import GroupRegularizer, Regularizer, Report
 from fxprune.regularizers.columns import Crop, Masked
 from fxprune.regularizers.compose import Compose
 from fxprune.regularizers.dwgl import DWGL
+from fxprune.regularizers.gal import GAL
 from fxprune.regularizers.greg import GReg
 from fxprune.regularizers.group_lasso import GroupLasso
 from fxprune.regularizers.increg import IncReg
@@ -26,6 +27,7 @@ from fxprune.regularizers.ssr import SSR
 
 __all__ = [
     "DWGL",
+    "GAL",
     "REGULARIZERS",
     "SSR",
     "Compose",

@@ -1,0 +1,179 @@
+"""From masks to decisions: what stays, the weights it leaves, and the plan."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor, fx, nn
+
+from fxprune.couple import coupling
+from fxprune.cutting import cut
+from fxprune.errors import PlanError
+from fxprune.plan import plan, plan_structures
+from fxprune.regularizers.decisions import Learned
+from fxprune.regularizers.masks import Masks
+from fxprune.trace import Trace
+from fxprune.types import BoolArray, Budget, FloatArray, IntArray, Plan
+
+__all__ = ["alive_masks", "fold_", "planned", "silence_"]
+
+
+def alive_masks(masks: Masks, values: FloatArray) -> BoolArray:
+    """Masks whose structure or channel stays: those above zero, and the best where nothing would be left.
+
+    Args:
+        masks: The masks.
+        values: float64[n].
+
+    Returns:
+        bool[n].
+    """
+    alive = values > 0
+    for family in np.unique(masks.family[masks.family >= 0]):
+        members = np.flatnonzero(masks.family == family)
+        if not alive[members].any():
+            alive[members[values[members].argmax()]] = True
+    return _with_operands(masks, values, alive)
+
+
+def _with_operands(masks: Masks, values: FloatArray, alive: BoolArray) -> BoolArray:
+    """Every concatenation keeps an operand: of those that would all go, the one with the largest mask."""
+    alive = alive.copy()
+    entry = {s.output: k for k, s in enumerate(masks.structures) if s.kind == "branch"}
+    for join in dict.fromkeys(j for s in masks.structures if s.kind == "branch" for j in s.joins):
+        operands = [o for o in join.args[0] if isinstance(o, fx.Node)]  # type: ignore[union-attr]
+        entries = [entry.get(o, -1) for o in operands]
+        if min(entries) >= 0 and not alive[entries].any():
+            alive[max(entries, key=lambda k: values[k])] = True
+    return alive
+
+
+@torch.no_grad()
+def fold_(model: nn.Module, masks: Masks, factors: Tensor) -> None:
+    """Multiply factors into the parameters that masks stand for, in place.
+
+    Args:
+        model: The model whose parameters the masks' names mean.
+        masks: The masks.
+        factors: float[n], not negative.
+    """
+    parameters = dict(model.named_parameters(remove_duplicate=False))
+    for entry, names in masks.wholes.items():
+        for name in names:
+            parameters[name].mul_(factors[entry].to(parameters[name].dtype))
+    padded = torch.cat([factors, factors.new_ones(1)])
+    for fold in masks.slices:
+        name, dim = fold.axis
+        entries = torch.from_numpy(fold.entries).to(factors.device)
+        line = padded[entries].prod(0).to(parameters[name].dtype)
+        shape = [len(line) if d == dim else 1 for d in range(parameters[name].ndim)]
+        parameters[name].mul_(line.reshape(shape))
+
+
+@torch.no_grad()
+def silence_(model: nn.Module, trace: Trace, masks: Masks, alive: BoolArray, units: IntArray) -> None:
+    """Set every parameter of removed structures, and every slice of removed units, to zero in place.
+
+    Args:
+        model: The model whose parameters the trace's names mean.
+        trace: Its trace.
+        masks: The masks.
+        alive: bool[n], masks whose structure or channel stays.
+        units: Ids of the units that went.
+    """
+    parameters = dict(model.named_parameters(remove_duplicate=False))
+    for structure, stays in zip(masks.structures, alive):
+        for name in () if stays else structure.parameters:
+            parameters[name].zero_()
+    gone = np.zeros(coupling(trace).n_units, bool)
+    gone[units] = True
+    for (name, dim), at in coupling(trace).axes.items():
+        if name in parameters and gone[at].any():
+            index = torch.from_numpy(np.flatnonzero(gone[at])).to(parameters[name].device)
+            parameters[name].index_fill_(dim, index, 0)
+
+
+def planned(trace: Trace, masks: Masks, alive: BoolArray, values: Tensor, budget: Budget | None) -> Plan:
+    """The plan of a decision, or a budget spent in the order of the masks.
+
+    Args:
+        trace: The dense model's trace.
+        masks: The masks.
+        alive: bool[n], what the method keeps.
+        values: float[n], the masks: lower goes first.
+        budget: Fraction to keep; structures and channels that the method removes go in any case.
+
+    Raises:
+        PlanError: The budget cannot be spent.
+    """
+    order = values.double().cpu().numpy()
+    if budget is None:
+        return _plan(trace, masks, alive)
+    if masks.of_kind("channel").any():
+        return _spend_on_channels(trace, masks, alive, order, budget)
+    return _spend_on_structures(trace, masks, alive, order, budget)
+
+
+def _plan(trace: Trace, masks: Masks, alive: BoolArray) -> Plan:
+    keep = np.ones(coupling(trace).n_units, bool)
+    keep[(masks.units >= 0) & ~alive[masks.units]] = False
+    names = [s.name for s, stays in zip(masks.structures, alive) if not stays]
+    return plan_structures(trace, names, keep=keep)
+
+
+def _spend_on_structures(
+    trace: Trace, masks: Masks, alive: BoolArray, values: FloatArray, budget: Budget
+) -> Plan:
+    """Cut further structures, the smallest masks first, until the budget is met."""
+    if budget.quantity not in ("macs", "params"):
+        raise PlanError(
+            f"a budget of {budget.quantity} cannot be spent on whole structures",
+            advice="use macs= or params=",
+        )
+    target = budget.fraction * getattr(coupling(trace).cost.dense, budget.quantity)
+    candidates = sorted(np.flatnonzero(alive), key=lambda k: values[k])
+    low, high = 0, len(candidates)
+    while low < high:  # cost falls with every further cut
+        middle = (low + high) // 2
+        if (
+            getattr(_without(trace, masks, alive, values, candidates[:middle]).predicted, budget.quantity)
+            <= target
+        ):
+            high = middle
+        else:
+            low = middle + 1
+    made = _without(trace, masks, alive, values, candidates[:low])
+    if getattr(made.predicted, budget.quantity) > target:
+        raise PlanError(
+            f"cutting every structure still leaves more than {budget.fraction:.0%} of the {budget.quantity}",
+            advice='mask channels as well: on=("block", "channel")',
+        )
+    return made
+
+
+def _without(
+    trace: Trace, masks: Masks, alive: BoolArray, values: FloatArray, further: list[np.intp]
+) -> Plan:
+    left = alive.copy()
+    left[further] = False
+    return _plan(trace, masks, _with_operands(masks, values, left))
+
+
+def _spend_on_channels(
+    trace: Trace, masks: Masks, alive: BoolArray, values: FloatArray, budget: Budget
+) -> Plan:
+    """Cut what has a zero mask, then let the planner spend the rest in the order of the channels' masks."""
+    small = cut(trace, [s.name for s, stays in zip(masks.structures, alive) if not stays])
+    dense, found = coupling(trace), coupling(small)
+    fraction = budget.fraction
+    if budget.quantity in ("macs", "params"):
+        fraction *= getattr(dense.cost.dense, budget.quantity) / getattr(found.cost.dense, budget.quantity)
+    if fraction >= 1:
+        return _plan(trace, masks, alive)
+    scores = np.full(found.n_units, np.nan)
+    for axis, units in found.axes.items():
+        before = dense.axes.get(axis)
+        if before is not None:
+            masked = masks.units[before] >= 0
+            scores[units[masked]] = values[masks.units[before[masked]]]
+    return plan(small, Budget(**{budget.quantity: fraction}), criterion=Learned(scores))
