@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -251,6 +251,9 @@ def run_demo(
 ) -> DemoResult:
     """Train, prune, fine-tune, export and measure; every figure comes from a real run.
 
+    Torch computes with one thread meanwhile: accuracies are then the same whatever the number of
+    cores, and a machine that is busy with other things does not stall at every step.
+
     Args:
         out: The folder to write into.
         seed: Of the first weights and of the order of the images.
@@ -264,26 +267,35 @@ def run_demo(
         FxpruneError: The folder cannot be written, or a step failed.
     """
     started = time.monotonic()
-    folder = make_folder(out)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        made = _run(make_folder(out), seed, epochs, finetune_epochs, widths, bench_seconds, watcher)
+    finally:
+        torch.set_num_threads(threads)
+    return replace(made, seconds=round(time.monotonic() - started, 1))
+
+
+def _run(
+    folder: Path,
+    seed: int,
+    epochs: int,
+    finetune_epochs: int,
+    widths: tuple[int, ...],
+    bench_seconds: float,
+    watcher: Watcher,
+) -> DemoResult:
     with watcher.step("load the digits") as ticks:
         digits = Digits.load()
         ticks.note(f"{len(digits.train_labels)} for training, {len(digits.test_labels)} for testing")
-    torch.manual_seed(seed)
-    model = DigitsNet(widths).to(memory_format=torch.channels_last)
-    reached: dict[str, float] = {}
-    with watcher.step("train") as ticks:
-        train(model, digits, epochs=epochs, seed=seed, tick=_showing(ticks, epochs))
-        reached["dense"] = accuracy(model, digits)
-        ticks.note(f"{epochs} epochs, accuracy {share(reached['dense'])}")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = DigitsNet(widths).to(memory_format=torch.channels_last)
+    reached = {"dense": _learn("train", model, digits, epochs, seed, watcher)}
 
     def finetune(slim: nn.Module) -> None:
         reached["pruned"] = accuracy(slim, digits)
-        with watcher.step("fine-tune") as ticks:
-            train(slim, digits, epochs=finetune_epochs, seed=seed + 1, tick=_showing(ticks, finetune_epochs))
-            reached["fine-tuned"] = accuracy(slim, digits)
-            ticks.note(
-                f"{finetune_epochs} epochs, accuracy {share(reached['pruned'])} -> {share(reached['fine-tuned'])}"
-            )
+        reached["fine-tuned"] = _learn("fine-tune", slim, digits, finetune_epochs, seed + 1, watcher)
 
     example = digits.test_images[:1].contiguous()
     result = compress(
@@ -298,12 +310,22 @@ def run_demo(
     with watcher.step("accuracy of the ONNX files") as ticks:
         onnx = {name: _onnx_accuracy(report.path, digits) for name, report in result.exports.items()}
         ticks.note(", ".join(f"{name} {share(value)}" for name, value in onnx.items()))
-    made = DemoResult(reached, onnx, result, folder / "demo.png", round(time.monotonic() - started, 1))
+    made = DemoResult(reached, onnx, result, folder / "demo.png", 0.0)
     plot_demo(reached, result.widths, result.bench.rows, made.picture)
     write_text(
         result.paths.report, result.markdown(_TITLE, first=(made.sheet().markdown(), "![demo](demo.png)"))
     )
     return made
+
+
+def _learn(title: str, model: nn.Module, digits: Digits, epochs: int, seed: int, watcher: Watcher) -> float:
+    """Train in one step of the watcher; the accuracy afterwards."""
+    before = accuracy(model, digits)
+    with watcher.step(title) as ticks:
+        train(model, digits, epochs=epochs, seed=seed, tick=_showing(ticks, epochs))
+        after = accuracy(model, digits)
+        ticks.note(f"{epochs} epochs, accuracy {share(before)} -> {share(after)}")
+    return after
 
 
 def _showing(ticks: Ticks, epochs: int) -> Ticker:
