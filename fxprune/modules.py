@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import contextlib
+from collections.abc import Callable, Iterator, Mapping
 
+import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
+from torch.nn.modules.instancenorm import _InstanceNorm
 
-__all__ = ["refresh"]
+__all__ = ["refresh", "watching_widths"]
 
 Groups = int | None
 
@@ -90,6 +93,24 @@ def refresh(model: nn.Module, groups: Mapping[str, int]) -> None:
             if isinstance(module, types):
                 update(module, _groups_of(path, module, groups))
                 break
+
+
+@contextlib.contextmanager
+def watching_widths(model: nn.Module) -> Iterator[None]:
+    """While the model runs, instance norms without parameters note the width they are given."""
+
+    def note(module: nn.Module, inputs: tuple[object, ...]) -> None:
+        x = inputs[0]
+        if isinstance(x, torch.Tensor) and x.ndim > 1:
+            module.num_features = x.shape[1]
+
+    bare = [m for m in model.modules() if isinstance(m, _InstanceNorm) and not m.affine]
+    handles = [m.register_forward_pre_hook(note) for m in bare]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 def _groups_of(path: str, module: nn.Module, groups: Mapping[str, int]) -> Groups:

@@ -22,7 +22,7 @@ from fxprune.cutting import cut, cut_sources, drop_gaps
 from fxprune.errors import FxpruneError, PlanError, SliceError
 from fxprune.files import atomic_path
 from fxprune.graphs import arguments_by_name, draft, set_tensor
-from fxprune.modules import refresh
+from fxprune.modules import refresh, watching_widths
 from fxprune.ops import calculates, overload
 from fxprune.ops.base import Rewrite, Scaled
 from fxprune.resize import Gather, Resolution, keep_mask, resolve
@@ -183,7 +183,7 @@ def _difference(trace: Trace, found: Resolution, module: nn.Module) -> str:
     args, kwargs = trace.args, dict(trace.kwargs)
     cached = not found.gathers and all(set(r.args) <= CACHED for r in found.rewrites.values())
     on_meta = any(t.device.type == "meta" for t in module.parameters())
-    with torch.no_grad(), torch.random.fork_rng(devices=[]), evaluating(module):
+    with torch.no_grad(), torch.random.fork_rng(devices=[]), evaluating(module), watching_widths(module):
         if trace.kind == "recorded":
             module(*args, **kwargs)
             return ""
