@@ -228,10 +228,11 @@ def _residual_problem(trace: Trace, found: Structure) -> str:
     types = [n.meta["val"].dtype for n in (other, join)]
     if shapes[0] != shapes[1] or types[0] != types[1]:
         return "the other operand of the sum is of another shape or type"
-    order = list(trace.graph.graph.nodes)
-    later = order[order.index(join) + 1 :]
-    if written(join) is other and set(other.users) & set(later):
-        return "the sum is written into a tensor that is read again"
+    target = written(join)
+    if target is not None and target not in found.nodes:
+        order = list(trace.graph.graph.nodes)
+        if set(target.users) & set(order[order.index(join) + 1 :]):
+            return "the sum is written into a tensor that is read again"
     return ""
 
 

@@ -81,7 +81,7 @@ class GAL(Regularizer):
 
     Attributes:
         masks: What carries a mask, and what was skipped and why.
-        student: The masked model; in evaluation mode it uses the masks themselves.
+        student: The masked model, to look at: ``reg.student(x)``.
         strength: Multiplies ``lam``.
 
     Raises:
@@ -209,7 +209,11 @@ class GAL(Regularizer):
             target = self._features(self._teacher(*args, **kwargs)).detach()
         if self._paper:
             self.student.vector.point.grad = None
-        made = self._features(self.student(*args, **kwargs))
+        self.student.vector.moving = True
+        try:
+            made = self._features(self.student(*args, **kwargs))
+        finally:
+            self.student.vector.moving = False
         with self._clock.running(is_step=False):
             judged = self._adversary.learn(target, made.detach(), self._read_rate())
             result = alignment_loss(self._adversary.score(made), made, target, self._mu)
@@ -245,6 +249,11 @@ class GAL(Regularizer):
             )
         batches = 1 if self._paper else max(self._seen, 1)
         gradient = self._averaging.mean(vector.point.grad / batches)
+        if not bool(gradient.isfinite().all()):
+            raise PlanError(
+                f"the masks' gradient is not finite after {self.steps} steps",
+                advice="the student has diverged: lower the optimizer's step size, or mu",
+            )
         self._fista.step(gradient, rate=rate, penalty=self.strength * self._lam)
         vector.point.grad = None
         self._seen = 0

@@ -21,19 +21,21 @@ class MaskVector(nn.Module):
         start: float[n].
 
     Attributes:
-        point: float[n], where the model is evaluated in training (the momentum point); has a gradient.
-        value: float[n], the masks themselves, used in evaluation.
+        point: float[n], where the gradient is wanted (the momentum point).
+        value: float[n], the masks themselves.
+        moving: Use the point and give it a gradient.
     """
 
     def __init__(self, start: Tensor) -> None:
         super().__init__()
         self.point = nn.Parameter(start.clone())
         self.value: Tensor
+        self.moving = False
         self.register_buffer("value", start.clone(), persistent=False)
 
     def forward(self) -> Tensor:
         """float[n + 1]."""
-        values = self.point if self.training else self.value
+        values = self.point if self.moving else self.value
         return torch.cat([values, values.new_ones(1)])
 
 
