@@ -349,8 +349,8 @@ class _Resolver:
         before, after = dense.tensors()[0], slim.tensors()[0]
         result, left = dense.args["result"], slim.args["result"]
         same_rank = isinstance(result, Value) and isinstance(left, Value) and result.rank == before.rank
-        dims = [d for d in range(before.rank) if any(a.shape[d] > 1 for a in before.arrays)]
-        if not same_rank or len(dims) != 1 or rule.move is None or _moves_others(rule, dense, dims[0]):
+        dims = _moved_dims(rule, dense) if same_rank else []
+        if len(dims) != 1 or rule.move is None:
             raise self._error(node, "cannot be expressed by the same operator on fewer channels")
         assert isinstance(result, Value) and isinstance(left, Value)
         (dim,) = dims
@@ -399,17 +399,17 @@ def _same_sizes(array: IntArray, target: Value) -> bool:
     return all(n in (1, target.shape[d]) for d, n in enumerate(array.shape))
 
 
-def _moves_others(rule: OpRule, dense: Call, dim: int) -> bool:
-    """Whether a movement also moves positions along other dimensions than ``dim``."""
-    before, result = dense.tensors()[0], dense.args["result"]
-    assert rule.move is not None and isinstance(result, Value)
+def _moved_dims(rule: OpRule, dense: Call) -> list[int]:
+    """Dimensions along which a movement changes anything."""
+    before = dense.tensors()[0]
+    assert rule.move is not None
+    dims = []
     for d, n in enumerate(before.shape):
-        if d != dim and n > 1:
-            line = labels.along(np.arange(n, dtype=np.int64), d, before.rank)
-            moved = rule.move(dense, line, before.shape)
-            if not isinstance(moved, np.ndarray) or not np.array_equal(moved, line):
-                return True
-    return False
+        line = labels.along(np.arange(n, dtype=np.int64), d, before.rank)
+        moved = rule.move(dense, line, before.shape)
+        if not isinstance(moved, np.ndarray) or not np.array_equal(moved, line):
+            dims.append(d)
+    return dims
 
 
 def _plain(old: object, new: object) -> object:

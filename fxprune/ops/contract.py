@@ -74,6 +74,18 @@ def _count_macs(ctx: Context, names: str, sizes: dict[str, int], arrays: Sequenc
     ctx.macs(float(rest), forms, divisor)
 
 
+def _masked(terms: Sequence[Term], out: str) -> list[Term]:
+    """The operands in which dead positions are zeroed, so that every contracted axis is covered."""
+    chosen: list[Term] = []
+    covered = set(out)
+    for term in sorted(terms, key=lambda t: t.weight):
+        axes = {term.axes[d] for a in term.value.arrays for d in labels.varying(a)}
+        if axes - covered:
+            chosen.append(term)
+            covered |= axes
+    return chosen
+
+
 def contract(ctx: Context, terms: Sequence[Term], out: str, *, positions: int = 1) -> Value:
     """Apply an einsum to labels.
 
@@ -92,8 +104,8 @@ def contract(ctx: Context, terms: Sequence[Term], out: str, *, positions: int = 
     aligned = [_aligned(t, names) for t in terms]
     joint = ctx.merge(aligned, tuple(sizes[a] for a in names))
     free = {d for d, a in enumerate(names) if a in out}
-    named = [t for t in terms if t.argument]
-    masked = next((t for t in named if not t.weight), named[0] if named else None)
+    # Zeroing one operand of a product is enough; data rather than weights.
+    masked = _masked([t for t in terms if t.argument], out)
     for term, value in zip(terms, aligned, strict=True):
         inner = [k for k, a in enumerate(value.arrays) if set(labels.varying(a)) - free]
         if term.weight:
@@ -101,7 +113,7 @@ def contract(ctx: Context, terms: Sequence[Term], out: str, *, positions: int = 
                 produced=[a for k, a in enumerate(value.arrays) if k not in inner],
                 consumed=[value.arrays[k] for k in inner],
             )
-        if term is masked and inner:
+        if inner and any(term is m for m in masked):
             ctx.consume(term.argument, [term.value.arrays[k] for k in inner])
     results = []
     for array in joint:
@@ -324,7 +336,8 @@ CONVOLUTIONS = (
 RULES = (
     OpRule(CONVOLUTIONS, _convolution, _resize_convolution),
     OpRule(("aten::linear",), _linear),
-    OpRule(("aten::matmul", "aten::dot"), _matmul("self", "other")),
+    OpRule(("aten::matmul", "aten::vdot"), _matmul("self", "other")),
+    OpRule(("aten::dot",), _matmul("self", "tensor")),
     OpRule(("aten::mm", "aten::bmm"), _matmul("self", "mat2")),
     OpRule(("aten::mv",), _matmul("self", "vec")),
     OpRule(("aten::addmm",), _matmul("mat1", "mat2")),

@@ -8,7 +8,7 @@ import numpy as np
 
 from fxprune import labels
 from fxprune.labels import take, varying
-from fxprune.ops.base import Call, Context, Move, OpRule, Output, Rewrite, Value
+from fxprune.ops.base import Call, Context, Move, OpRule, Output, Rewrite, Value, solid
 from fxprune.types import IntArray
 
 __all__ = ["CONCATENATIONS", "RULES", "live_positions"]
@@ -94,6 +94,13 @@ def live_positions(dense: Value, slim: Value, dim: int) -> IntArray:
 
 def _reshape(call: Call, array: IntArray, shape: Shape) -> IntArray:
     return labels.reshape(array, shape, call.shape)
+
+
+def _couple_view_as(ctx: Context, call: Call) -> Output:
+    """The shape of another tensor: its widths must follow."""
+    moved, other = _moved(_reshape)(ctx, call), call.tensor("other")
+    assert isinstance(moved, Value)
+    return Value(call.shape, ctx.merge([moved, other], call.shape), moved.origin)
 
 
 def _resize_sizes(name: str) -> Resize:
@@ -341,6 +348,19 @@ def _channel_dim(rank: int, call: Call) -> int:
     return rank - 3
 
 
+def _whole_pictures(move: Move) -> Callable[[Context, Call], Output]:
+    """Movement that weaves pixels into channels: every channel moves as one piece."""
+
+    def rule(ctx: Context, call: Call) -> Output:
+        _, x = _first(call)
+        rows = solid(ctx, x, x.rank - 2, "pixels are woven into channels here")
+        heads = [a.reshape(*a.shape, 1, 1) for a in rows.arrays]
+        arrays = [move(call, a, x.shape) for a in heads]
+        return Value(call.shape, tuple(a for a in arrays if isinstance(a, np.ndarray)), x.origin)
+
+    return rule
+
+
 def _pixel_unshuffle(call: Call, array: IntArray, shape: Shape) -> IntArray:
     factor = call.integer("downscale_factor")
     dim = len(shape) - 3
@@ -362,6 +382,9 @@ def _tied_blocks(ctx: Context, call: Call) -> Output:
     channels = call.shape[len(call.shape) - 3]
     arrays = []
     for array in x.arrays:
+        if varying(array) and varying(array)[-1] < dim:
+            arrays.append(array.reshape(*array.shape[:dim], *(1,) * (len(call.shape) - dim)))
+            continue
         if varying(array) != (dim,):
             ctx.pin([array], "positions of this axis are woven into pixels")
             continue
@@ -477,14 +500,15 @@ def _pad(ctx: Context, call: Call) -> Output:
                 continue
             if not constant:
                 ctx.pin([array], "a reflecting pad reads positions by number")
-                continue
+                break
             array = take(array, dim, slice(max(-left, 0), x.shape[dim] + min(right, 0)))
             sides = [
                 ctx.fresh(tuple(max(n, 0) if d == dim else s for d, s in enumerate(array.shape)))
                 for n in (left, right)
             ]
             array = np.concatenate([sides[0], array, sides[1]], axis=dim)
-        arrays.append(array)
+        else:
+            arrays.append(array)
     return Value(call.shape, tuple(arrays), x.origin)
 
 
@@ -497,7 +521,9 @@ def _resize_pad(dense: Call, slim: Call) -> Rewrite:
     for k in range(0, len(amounts), 2):
         dim = x.rank - 1 - k // 2
         left, right = amounts[k], amounts[k + 1]
-        if not any(a.shape[dim] > 1 for a in before.arrays) or dense.shape[dim] == slim.shape[dim]:
+        if not any(a.shape[dim] > 1 for a in before.arrays):
+            continue
+        if dense.shape[dim] == slim.shape[dim] and x.shape[dim] == y.shape[dim]:
             continue
         if left < 0 or right < 0:
             kept = live_positions(x, y, dim)
@@ -521,6 +547,9 @@ def _padded(call: Call) -> tuple[IntArray, ...]:
 def _slice_scatter(ctx: Context, call: Call) -> Output:
     """A part is overwritten: what is written ties with what it replaces."""
     x, source = call.tensor("self"), call.tensor("src")
+    dim = _dim(call, x.rank)
+    if call.integer("step", 1) > 1:
+        ctx.pin([a for a in x.arrays if a.shape[dim] > 1], "every n-th position is replaced here")
     part = Value(source.shape, tuple(_slice(call, a, x.shape) for a in x.arrays))
     ctx.merge([part, source], source.shape)
     return Value(call.shape, x.arrays, x.origin)
@@ -567,11 +596,12 @@ RULES = (
     _row(("view", "_unsafe_view", "view_copy"), _reshape, _resize_sizes("size")),
     _row("reshape", _reshape, _resize_sizes("shape")),
     _row("unflatten", _reshape, _resize_unflatten),
-    _row(("flatten", "squeeze", "unsqueeze", "squeeze_copy", "view_as"), _reshape),
+    _row(("flatten", "squeeze", "unsqueeze", "squeeze_copy"), _reshape),
+    OpRule(("aten::view_as", "aten::reshape_as"), _couple_view_as, None, _reshape),
     _row(("expand", "broadcast_to"), _expand, _resize_sizes("size")),
     _row("permute", _permute),
-    _row("transpose", _transpose("dim0", "dim1")),
-    _row(("swapaxes", "swapdims"), _transpose("axis0", "axis1")),
+    _row(("transpose", "swapdims"), _transpose("dim0", "dim1")),
+    _row("swapaxes", _transpose("axis0", "axis1")),
     _row(("t", "numpy_T"), _t),
     _row(("mT", "adjoint"), _mt),
     _row("movedim", _movedim),
@@ -584,8 +614,8 @@ RULES = (
     _row("roll", _roll, _resize_roll),
     _row("repeat", _repeat("repeats")),
     _row("tile", _repeat("dims")),
-    _row("pixel_unshuffle", _pixel_unshuffle),
-    _row("im2col", _im2col),
+    OpRule(("aten::pixel_unshuffle",), _whole_pictures(_pixel_unshuffle)),
+    OpRule(("aten::im2col",), _whole_pictures(_im2col)),
     OpRule(("aten::repeat_interleave",), _couple_repeat_interleave, None, _repeat_interleave),
     OpRule(("aten::index_select",), _couple_index_select, None, _index_select),
     OpRule(("aten::index",), _index, None, _index_move),
@@ -595,11 +625,11 @@ RULES = (
     OpRule(CONCATENATIONS, _cat),
     OpRule(("aten::stack",), _stack),
     OpRule(("aten::pad", "aten::constant_pad_nd"), _pad, _resize_pad),
-    OpRule(("aten::slice_scatter",), _slice_scatter),
+    OpRule(("aten::slice_scatter",), _slice_scatter, _resize_slice),
     OpRule(("aten::index_put",), _index_put),
     OpRule(
         (
-            *("aten::nonzero", "aten::masked_select", "aten::unique", "aten::_unique2", "aten::bincount"),
+            *("aten::nonzero", "aten::masked_select", "aten::_unique2", "aten::bincount"),
             *("aten::gather", "aten::scatter", "aten::scatter_add", "aten::bucketize", "aten::searchsorted"),
             *("torchvision::nms", "aten::one_hot", "aten::_local_scalar_dense", "aten::item"),
         ),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from math import prod
 
 import numpy as np
 
@@ -37,8 +38,11 @@ def _results(call: Call, value: Value) -> Output:
 
 
 def _per_channel(ctx: Context, call: Call) -> Output:
-    """Batch and instance norm: each channel has its own statistics."""
+    """Batch and instance norm: each channel has its own statistics, kept ones or those of the input."""
     x = call.tensor("input")
+    first = 2 if call.op == "aten::instance_norm" else 0
+    if call.optional("running_mean") is None or call.args.get("use_input_stats", call.args.get("training")):
+        ctx.inexact([a for a in x.arrays if any(d != 1 and d >= first for d in labels.varying(a))])
     return _results(call, _channelwise(ctx, call, x, 1))
 
 
@@ -75,7 +79,8 @@ def _group_norm(group_name: str) -> Callable[[Context, Call], Output]:
             cells = labels.reshape(array, x.shape, split)
             if len(labels.varying(cells)) > 1:
                 ctx.project(cells, (1,))
-            if split[2] > 1:
+            axes = labels.varying(array)
+            if (split[2] > 1 and 1 in axes) or any(d > 1 for d in axes):
                 ctx.inexact([array])
         return _results(call, _channelwise(ctx, call, x, 1))
 
@@ -87,12 +92,12 @@ def _resize_group_norm(group_name: str) -> Callable[[Call, Call], Rewrite]:
         """The norm keeps its groups; those that died whole are gone."""
         x, y = dense.tensor("input"), slim.tensor("input")
         groups = dense.integer(group_name)
-        if x.shape[1] == y.shape[1]:
+        if x.shape == y.shape:
             return Rewrite()
         count = len(np.unique(live_positions(x, y, 1) // (x.shape[1] // groups)))
         changed: dict[str, object] = {group_name: count}
         if "C" in dense.args:
-            changed["C"] = y.shape[1]
+            changed |= {"N": y.shape[0], "C": y.shape[1], "HxW": prod(y.shape[2:])}
         return Rewrite(changed)
 
     return resize
@@ -106,7 +111,8 @@ def _weight_norm(ctx: Context, call: Call) -> Output:
     if other:
         ctx.consume("v", other)
     shape = call.out[0] if isinstance(call.out, list) else call.out
-    return _results(call, Value(shape, ctx.merge([v, g], shape)))
+    weight = Value(shape, ctx.merge([v, g], shape))
+    return [weight, g] if isinstance(call.out, list) else weight
 
 
 BATCH_NORMS = (

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from fxprune.labels import along, take
-from fxprune.ops.base import Call, Context, OpRule, Value
+from fxprune.ops.base import Call, Context, OpRule, Output, Value
 
 __all__ = ["ARITHMETIC", "RULES", "pointwise"]
 
@@ -22,10 +22,12 @@ def pointwise(ctx: Context, call: Call) -> Value:
     return Value(call.shape, arrays, origin)
 
 
-def _same(ctx: Context, call: Call) -> Value:
+def _same(ctx: Context, call: Call) -> Output:
     """The first tensor, unchanged in layout."""
     ctx.pin(call.others(), "read as a setting here")
     first = call.tensors()[0]
+    if isinstance(call.out, list):  # a dropout's mask has the layout of what it masks
+        return [Value(shape, first.arrays, first.origin) for shape in call.out]
     return Value(call.shape, first.arrays, first.origin, first.data)
 
 

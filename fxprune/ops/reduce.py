@@ -136,7 +136,7 @@ RULES = (
         _reduce(exact=False),
     ),
     OpRule(
-        ("aten::softmax", "aten::_softmax", "aten::log_softmax", "aten::_log_softmax", "aten::softmin"),
+        ("aten::softmax", "aten::_softmax", "aten::log_softmax", "aten::_log_softmax"),
         _along,
     ),
     OpRule(("aten::cumsum",), _prefix),

@@ -26,21 +26,30 @@ def _window(count: int) -> Callable[[Context, Call], Output]:
     return rule
 
 
-def _per_region(ctx: Context, call: Call) -> Value:
+def _sampled(ctx: Context, call: Call) -> Output:
+    """Sampling at coordinates: every picture has its own, so none of them may go."""
+    x = call.tensor("input")
+    ctx.pin([a for a in x.arrays if a.shape[0] > 1], "pictures pair up with coordinates")
+    return _window(x.rank - 2)(ctx, call)
+
+
+def _per_region(ctx: Context, call: Call) -> Output:
     """Region pooling: channels pass, the first axis becomes the regions."""
     x = call.tensors()[0]
     bad = [a for a in x.arrays if any(d != 1 for d in labels.varying(a))]
     if bad:
         ctx.pin(bad, "regions are cut from this axis")
     ctx.pin(call.others(), "read as coordinates here")
-    return Value(call.shape, tuple(a for a in x.arrays if labels.varying(a) == (1,)))
+    good = tuple(a for a in x.arrays if labels.varying(a) == (1,))
+    if isinstance(call.out, list):
+        return [Value(shape, good) for shape in call.out]
+    return Value(call.shape, good)
 
 
 POOLS = (
     "max_pool{n}d",
     "avg_pool{n}d",
     "adaptive_avg_pool{n}d",
-    "_adaptive_avg_pool{n}d",
     "adaptive_max_pool{n}d",
 )
 ONE = (
@@ -50,20 +59,21 @@ ONE = (
 )
 TWO = (
     *(p.format(n=2) for p in POOLS),
-    *("max_pool2d_with_indices", "lp_pool2d", "fractional_max_pool2d"),
+    *("_adaptive_avg_pool2d", "max_pool2d_with_indices"),
     *("upsample_nearest2d", "_upsample_nearest_exact2d", "upsample_bilinear2d", "upsample_bicubic2d"),
     *("_upsample_bilinear2d_aa", "_upsample_bicubic2d_aa", "reflection_pad2d", "replication_pad2d"),
-    *("grid_sampler", "grid_sampler_2d", "tril", "triu", "linalg_inv", "inverse"),
+    *("tril", "triu", "linalg_inv", "inverse"),
 )
 THREE = (
     *(p.format(n=3) for p in POOLS),
-    *("max_pool3d_with_indices", "upsample_nearest3d", "_upsample_nearest_exact3d", "upsample_trilinear3d"),
-    *("reflection_pad3d", "replication_pad3d", "grid_sampler_3d"),
+    *("_adaptive_avg_pool3d", "max_pool3d_with_indices", "upsample_nearest3d", "_upsample_nearest_exact3d", "upsample_trilinear3d"),
+    *("reflection_pad3d", "replication_pad3d"),
 )
 
 RULES = (
     OpRule(tuple(f"aten::{n}" for n in ONE), _window(1)),
     OpRule(tuple(f"aten::{n}" for n in TWO), _window(2)),
     OpRule(tuple(f"aten::{n}" for n in THREE), _window(3)),
+    OpRule(("aten::grid_sampler", "aten::grid_sampler_2d", "aten::grid_sampler_3d"), _sampled),
     OpRule(("torchvision::roi_align", "torchvision::roi_pool"), _per_region),
 )

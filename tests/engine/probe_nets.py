@@ -61,7 +61,9 @@ class Probe:
 class Sandwich(nn.Module):
     """A convolution, an operator, another layer that reads dimension 1."""
 
-    def __init__(self, op: Op, width: int = WIDTH, second: Callable[[int], nn.Module] | None = None, dims: int = 2):
+    def __init__(
+        self, op: Op, width: int = WIDTH, second: Callable[[int], nn.Module] | None = None, dims: int = 2
+    ):
         super().__init__()
         conv = (nn.Conv1d, nn.Conv2d, nn.Conv3d)[dims - 1]
         self.first = conv(3, width, 3, padding=1)
@@ -114,7 +116,9 @@ def conv(op: Op, *, width: int = WIDTH, second: Callable[[int], nn.Module] | Non
     return lambda: (Sandwich(op, width, second), image())
 
 
-def layer(make: Callable[[], nn.Module], *, width: int = WIDTH, second: Callable[[int], nn.Module] | None = None) -> Build:
+def layer(
+    make: Callable[[], nn.Module], *, width: int = WIDTH, second: Callable[[int], nn.Module] | None = None
+) -> Build:
     return lambda: (Sandwich(make(), width, second), image())
 
 
@@ -126,7 +130,9 @@ def tokens(make: Callable[[], Op], width: int = WIDTH) -> Build:
     return lambda: (Tokens(make(), width), torch.randn(2, 4, 6))
 
 
-def whole(op: Callable[..., Tensor], members: Callable[[], dict[str, object]], *inputs: Callable[[], object]) -> Build:
+def whole(
+    op: Callable[..., Tensor], members: Callable[[], dict[str, object]], *inputs: Callable[[], object]
+) -> Build:
     return lambda: (Named(op, **members()), tuple(make() for make in inputs or (image,)))
 
 
@@ -245,7 +251,11 @@ class GroupedQuery(nn.Module):
             y = F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True)
         else:
             repeat = self.heads // self.shared
-            k = k[:, :, None].expand(n, self.shared, repeat, t, self.width).reshape(n, self.heads, t, self.width)
+            k = (
+                k[:, :, None]
+                .expand(n, self.shared, repeat, t, self.width)
+                .reshape(n, self.heads, t, self.width)
+            )
             y = F.scaled_dot_product_attention(q, k, v.repeat_interleave(repeat, 1), is_causal=True)
         return self.o(y.transpose(1, 2).reshape(n, t, -1))
 
@@ -364,14 +374,26 @@ MOVEMENT = (
     Probe("narrow", conv(lambda x: x.narrow(1, 3, 6))),
     Probe("two overlapping slices", conv(lambda x: torch.cat([x[:, :8], x[:, 4:]], 1))),
     Probe("one half gates the other", conv(lambda x: x[:, :6] * x[:, 6:].sigmoid()), units=6),
-    Probe("one channel gates all", conv(lambda x: x * x[:, :1].sigmoid()), free=11, units=11, why="single position"),
+    Probe(
+        "one channel gates all",
+        conv(lambda x: x * x[:, :1].sigmoid()),
+        free=11,
+        units=11,
+        why="single position",
+    ),
     Probe("flip", conv(lambda x: x.flip(1))),
     Probe("flip of everything", conv(lambda x: x.flip(1, 2, 3))),
     Probe("roll", conv(lambda x: x.roll(5, 1))),
     Probe("roll by two in two dimensions", conv(lambda x: x.roll((2, -3), (1, 3)))),
     Probe("index permutation, list", conv(lambda x: x[:, list(PERMUTATION)])),
-    Probe("index permutation, buffer", layer(lambda: Named(lambda m, x: x[:, m.index], index=torch.tensor(PERMUTATION)))),
-    Probe("index_select", layer(lambda: Named(lambda m, x: x.index_select(1, m.index), index=torch.tensor(PERMUTATION)))),
+    Probe(
+        "index permutation, buffer",
+        layer(lambda: Named(lambda m, x: x[:, m.index], index=torch.tensor(PERMUTATION))),
+    ),
+    Probe(
+        "index_select",
+        layer(lambda: Named(lambda m, x: x.index_select(1, m.index), index=torch.tensor(PERMUTATION))),
+    ),
     Probe("index with repetition", conv(lambda x: x[:, [0, 0, 5, 3, 3, 3]])),
     Probe("chunk, swapped cat", conv(swapped)),
     Probe("split, swapped cat, uneven", conv(uneven)),
@@ -379,50 +401,136 @@ MOVEMENT = (
     Probe("tensor_split", conv(lambda x: torch.cat(x.tensor_split([2, 5], 1)[::-1], 1))),
     Probe("pixel_shuffle", conv(lambda x: F.pixel_shuffle(x, 2)), units=3),
     Probe("pixel_unshuffle", conv(lambda x: F.pixel_unshuffle(x, 2))),
-    Probe("pixel_shuffle by views", conv(lambda x: x.view(x.shape[0], 3, 2, 2, 8, 8).permute(0, 1, 4, 2, 5, 3).reshape(x.shape[0], 3, 16, 16)), units=3),
+    Probe(
+        "pixel_shuffle by views",
+        conv(
+            lambda x: (
+                x.view(x.shape[0], 3, 2, 2, 8, 8).permute(0, 1, 4, 2, 5, 3).reshape(x.shape[0], 3, 16, 16)
+            )
+        ),
+        units=3,
+    ),
     Probe("unfold", conv(lambda x: F.unfold(x, 2, stride=2).unflatten(2, (4, 4)))),
     Probe("fold", conv(lambda x: F.fold(x.flatten(2), (16, 16), 2, stride=2)), units=3),
     Probe("F.pad on channels", conv(lambda x: F.pad(x, (0, 0, 0, 0, 2, 3)))),
     Probe("F.pad on channels with ones", conv(lambda x: F.pad(x, (0, 0, 0, 0, 1, 4), value=1.0))),
     Probe("F.pad that cuts channels", conv(lambda x: F.pad(x, (0, 0, 0, 0, -2, -3)))),
     Probe("F.pad that cuts and pads", conv(lambda x: F.pad(x, (1, 1, 0, 0, -2, 3)))),
-    Probe("padded shortcut", whole(lambda m, x: m.second(F.pad(m.first(x)[:, :, ::2, ::2], (0, 0, 0, 0, 4, 4)) + m.wide(x)), lambda: {"first": nn.Conv2d(3, 8, 1), "wide": nn.Conv2d(3, 16, 3, 2, 1), "second": nn.Conv2d(16, 5, 1)}), free=8, units=8),
+    Probe(
+        "padded shortcut",
+        whole(
+            lambda m, x: m.second(F.pad(m.first(x)[:, :, ::2, ::2], (0, 0, 0, 0, 4, 4)) + m.wide(x)),
+            lambda: {
+                "first": nn.Conv2d(3, 8, 1),
+                "wide": nn.Conv2d(3, 16, 3, 2, 1),
+                "second": nn.Conv2d(16, 5, 1),
+            },
+        ),
+        free=8,
+        units=8,
+    ),
     Probe("cat(x, x)", conv(lambda x: torch.cat([x, x], 1))),
     Probe("cat(x, relu(-x), flip)", conv(lambda x: torch.cat([x, torch.relu(-x), x.flip(1)], 1))),
-    Probe("cat with the input", whole(lambda m, x: m.second(torch.cat([m.first(x), x], 1)), lambda: {"first": nn.Conv2d(3, 12, 1), "second": nn.Conv2d(15, 5, 1)})),
+    Probe(
+        "cat with the input",
+        whole(
+            lambda m, x: m.second(torch.cat([m.first(x), x], 1)),
+            lambda: {"first": nn.Conv2d(3, 12, 1), "second": nn.Conv2d(15, 5, 1)},
+        ),
+    ),
     Probe("repeat", conv(lambda x: x.repeat(1, 2, 1, 1))),
     Probe("tile", conv(lambda x: x.tile(1, 3, 1, 2))),
     Probe("repeat_interleave", conv(lambda x: x.repeat_interleave(2, 1))),
     Probe("expand + flatten", conv(lambda x: x[:, :, None].expand(-1, -1, 2, -1, -1).flatten(1, 2))),
     Probe("stack + flatten, outer", conv(lambda x: torch.stack([x, -x], 1).flatten(1, 2))),
     Probe("stack + flatten, inner", conv(lambda x: torch.stack([x, -x], 2).flatten(1, 2))),
-    Probe("stack of halves + flatten, outer", conv(lambda x: torch.stack(x.chunk(2, 1), 1).flatten(1, 2)), "blocks", why="row of a layout"),
-    Probe("stack of halves + flatten, inner", conv(lambda x: torch.stack(x.chunk(2, 1), 2).flatten(1, 2)), "blocks", why="rectangular"),
+    Probe(
+        "stack of halves + flatten, outer",
+        conv(lambda x: torch.stack(x.chunk(2, 1), 1).flatten(1, 2)),
+        "blocks",
+        why="row of a layout",
+    ),
+    Probe(
+        "stack of halves + flatten, inner",
+        conv(lambda x: torch.stack(x.chunk(2, 1), 2).flatten(1, 2)),
+        "blocks",
+        why="rectangular",
+    ),
     Probe("unbind + reversed stack of rows", conv(reversed_rows), "blocks", why="rectangular"),
     Probe("unbind + reversed stack of channels", conv(reversed_channels), "pinned", 0, 0, "single position"),
     Probe("view that mixes channels and rows", conv(lambda x: x.reshape(x.shape[0], 8, 12, 8)), units=4),
     Probe("sum with its mirror image", conv(lambda x: x + x.flip(1)), units=6),
     Probe("sum with itself rolled", conv(lambda x: x + x.roll(4, 1)), units=4),
     Probe("index by a range", conv(lambda x: x[:, torch.arange(11, -1, -1)])),
-    Probe("index by a mask", layer(lambda: Named(lambda m, x: x[:, m.mask], mask=torch.arange(12) % 3 != 1)), "pinned", 0, 0),
-    Probe("index of two axes", conv(lambda x: x[:, [[0, 1, 2], [5, 4, 3]]].flatten(1, 2)), "pinned", 0, 0, "looked up"),
-    Probe("two readers of two halves", whole(two_readers, pair(left=lambda: nn.Conv2d(6, 4, 1), right=lambda: nn.Conv2d(6, 4, 1), second=lambda: nn.Conv2d(4, 5, 1)))),
-    Probe("in-place write into every second channel", conv(lambda x: written(x, slice(None, None, 2), slice(1, None, 2))), "pinned", 0, 0, "in place"),
+    Probe(
+        "index by a mask",
+        layer(lambda: Named(lambda m, x: x[:, m.mask], mask=torch.arange(12) % 3 != 1)),
+        "pinned",
+        0,
+        0,
+    ),
+    Probe(
+        "index of two axes",
+        conv(lambda x: x[:, [[0, 1, 2], [5, 4, 3]]].flatten(1, 2)),
+        "pinned",
+        0,
+        0,
+        "looked up",
+    ),
+    Probe(
+        "two readers of two halves",
+        whole(
+            two_readers,
+            pair(
+                left=lambda: nn.Conv2d(6, 4, 1),
+                right=lambda: nn.Conv2d(6, 4, 1),
+                second=lambda: nn.Conv2d(4, 5, 1),
+            ),
+        ),
+    ),
+    Probe(
+        "in-place write into every second channel",
+        conv(lambda x: written(x, slice(None, None, 2), slice(1, None, 2))),
+        "pinned",
+        0,
+        0,
+        "in place",
+    ),
     Probe("in-place scale of every third channel", conv(scaled_in_place), "pinned", 0, 0, "in place"),
     Probe("in-place activation of a half", conv(half_in_place)),
-    Probe("in-place fill of some channels", conv(lambda x: x.clone().index_fill_(1, torch.tensor([1, 2]), 0.0)), "pinned", 0, 0),
+    Probe(
+        "in-place fill of some channels",
+        conv(lambda x: x.clone().index_fill_(1, torch.tensor([1, 2]), 0.0)),
+        "pinned",
+        0,
+        0,
+    ),
     Probe("permute there and back", conv(lambda x: torch.tanh(x.permute(2, 0, 3, 1)).permute(1, 3, 0, 2))),
     Probe("windows", conv(windows)),
 )
 
 REDUCTION = (
-    Probe("radix view + sum", conv(lambda x: x.view(x.shape[0], 2, 6, 8, 8).sum(1)), "blocks", why="same positions"),
-    Probe("radix view + sum, hard-coded", conv(lambda x: x.view(2, 2, 6, 8, 8).sum(1)), "blocks", why="same positions"),
-    Probe("inner view + sum", conv(lambda x: x.view(x.shape[0], 6, 2, 8, 8).sum(2)), "blocks", why="rectangular"),
+    Probe(
+        "radix view + sum",
+        conv(lambda x: x.view(x.shape[0], 2, 6, 8, 8).sum(1)),
+        "blocks",
+        why="same positions",
+    ),
+    Probe(
+        "radix view + sum, hard-coded",
+        conv(lambda x: x.view(2, 2, 6, 8, 8).sum(1)),
+        "blocks",
+        why="same positions",
+    ),
+    Probe(
+        "inner view + sum", conv(lambda x: x.view(x.shape[0], 6, 2, 8, 8).sum(2)), "blocks", why="rectangular"
+    ),
     Probe("split attention", conv(split_attention), "inexact", why="same positions"),
     Probe("GLU", conv(lambda x: F.glu(x, 1)), units=6),
     Probe("maxout of halves", conv(maxout), units=6),
-    Probe("maxout by view", conv(lambda x: x.view(x.shape[0], 6, 2, 8, 8).amax(2)), "inexact", why="rectangular"),
+    Probe(
+        "maxout by view", conv(lambda x: x.view(x.shape[0], 6, 2, 8, 8).amax(2)), "inexact", why="rectangular"
+    ),
     Probe("channel-sum gate", conv(lambda x: x * x.sum(1, keepdim=True).sigmoid())),
     Probe("channel-norm gate", conv(lambda x: x * x.norm(dim=1, keepdim=True))),
     Probe("channel-mean gate", conv(lambda x: x * x.mean(1, keepdim=True).sigmoid()), "inexact"),
@@ -430,16 +538,43 @@ REDUCTION = (
     Probe("sum of sigmoids", conv(lambda x: x * x.sigmoid().sum(1, keepdim=True)), zero=False),
     Probe("sort over channels", conv(lambda x: x.sort(1)[0]), "pinned", 0, 0, "orders positions"),
     Probe("top channels", conv(lambda x: x.topk(4, 1)[0]), "pinned", 0, 0, "orders positions"),
-    Probe("einsum with a weight", layer(lambda: Named(lambda m, x: torch.einsum("nchw,dc->ndhw", x, m.w), w=(7, 12)))),
+    Probe(
+        "einsum with a weight",
+        layer(lambda: Named(lambda m, x: torch.einsum("nchw,dc->ndhw", x, m.w), w=(7, 12))),
+    ),
     Probe("einsum of two", conv(lambda x: torch.einsum("nchw,ncij->nhwij", x, x.tanh()).flatten(3))),
-    Probe("gram matrix of channels", conv(lambda x: (x.flatten(2) @ x.flatten(2).transpose(1, 2)).flatten(1), second=lambda n: nn.Linear(n, 5))),
-    Probe("outer product of channels", conv(lambda x: (x.mean((2, 3))[:, :, None] * x.amax((2, 3))[:, None]).flatten(1), second=lambda n: nn.Linear(n, 5))),
-    Probe("smallest magnitude of channels", conv(lambda x: x * x.norm(p=-float("inf"), dim=1, keepdim=True)), "inexact"),
+    Probe(
+        "gram matrix of channels",
+        conv(
+            lambda x: (x.flatten(2) @ x.flatten(2).transpose(1, 2)).flatten(1),
+            second=lambda n: nn.Linear(n, 5),
+        ),
+    ),
+    Probe(
+        "outer product of channels",
+        conv(
+            lambda x: (x.mean((2, 3))[:, :, None] * x.amax((2, 3))[:, None]).flatten(1),
+            second=lambda n: nn.Linear(n, 5),
+        ),
+    ),
+    Probe(
+        "smallest magnitude of channels",
+        conv(lambda x: x * x.norm(p=-float("inf"), dim=1, keepdim=True)),
+        "inexact",
+    ),
     Probe("largest magnitude of channels", conv(lambda x: x * x.norm(p=float("inf"), dim=1, keepdim=True))),
     Probe("mean written by hand", conv(lambda x: x * (x.sum(1, keepdim=True) / x.shape[1]).sigmoid())),
     Probe("code that asks for the width", conv(lambda x: x.relu() if x.shape[1] == 12 else x)),
-    Probe("position of the largest channel", conv(lambda x: x * x.max(1, keepdim=True)[1].float()), "pinned", 0, 0),
-    Probe("a transform without rule", conv(lambda x: torch.fft.rfft(x, dim=1).real), "pinned", 0, 0, "no rule"),
+    Probe(
+        "position of the largest channel",
+        conv(lambda x: x * x.max(1, keepdim=True)[1].float()),
+        "pinned",
+        0,
+        0,
+    ),
+    Probe(
+        "a transform without rule", conv(lambda x: torch.fft.rfft(x, dim=1).real), "pinned", 0, 0, "no rule"
+    ),
     Probe("cosine similarity", conv(lambda x: x * F.cosine_similarity(x, x.relu(), 1)[:, None])),
     Probe("cumsum over channels", conv(lambda x: x.cumsum(1))),
 )
@@ -448,20 +583,102 @@ FACTORS = (
     Probe("product with a constant", layer(lambda: Named(lambda m, x: x * m.c, c=torch.randn(12, 1, 1)))),
     Probe("product with a literal constant", conv(lambda x: x * torch.arange(1.0, 13.0).view(1, 12, 1, 1))),
     Probe("product with a parameter", layer(lambda: Named(lambda m, x: x * m.c, c=(1, 12, 1, 1)))),
-    Probe("product with the input's width", whole(lambda m, x: m.second(m.first(x) * x), lambda: {"first": nn.Conv2d(3, 3, 1), "second": nn.Conv2d(3, 5, 1)}), "pinned", 0, 0, "model input"),
-    Probe("output of full width", whole(lambda m, x: m.first(x), lambda: {"first": nn.Conv2d(3, 12, 1)}), "pinned", 0, 0, "model's output"),
-    Probe("flatten, linear, unflatten", whole(flat, lambda: {"first": nn.Conv2d(3, 12, 3, 2, 1), "middle": nn.Linear(192, 112), "second": nn.Conv2d(7, 5, 1)})),
-    Probe("unflatten after linear", whole(flat, lambda: {"first": nn.Conv2d(3, 12, 3, 2, 1), "middle": nn.Linear(192, 112), "second": nn.Conv2d(7, 5, 1)}), free=112, units=7, axis=("middle.weight", 0)),
-    Probe("grouped convolution", layer(lambda: nn.Conv2d(12, 12, 3, padding=1, groups=3)), "blocks", why="rectangular"),
-    Probe("grouped convolution, its output", layer(lambda: nn.Conv2d(12, 12, 3, padding=1, groups=3)), "blocks", why="rectangular", axis=("op.weight", 0)),
+    Probe(
+        "product with the input's width",
+        whole(
+            lambda m, x: m.second(m.first(x) * x),
+            lambda: {"first": nn.Conv2d(3, 3, 1), "second": nn.Conv2d(3, 5, 1)},
+        ),
+        "pinned",
+        0,
+        0,
+        "model input",
+    ),
+    Probe(
+        "output of full width",
+        whole(lambda m, x: m.first(x), lambda: {"first": nn.Conv2d(3, 12, 1)}),
+        "pinned",
+        0,
+        0,
+        "model's output",
+    ),
+    Probe(
+        "flatten, linear, unflatten",
+        whole(
+            flat,
+            lambda: {
+                "first": nn.Conv2d(3, 12, 3, 2, 1),
+                "middle": nn.Linear(192, 112),
+                "second": nn.Conv2d(7, 5, 1),
+            },
+        ),
+    ),
+    Probe(
+        "unflatten after linear",
+        whole(
+            flat,
+            lambda: {
+                "first": nn.Conv2d(3, 12, 3, 2, 1),
+                "middle": nn.Linear(192, 112),
+                "second": nn.Conv2d(7, 5, 1),
+            },
+        ),
+        free=112,
+        units=7,
+        axis=("middle.weight", 0),
+    ),
+    Probe(
+        "grouped convolution",
+        layer(lambda: nn.Conv2d(12, 12, 3, padding=1, groups=3)),
+        "blocks",
+        why="rectangular",
+    ),
+    Probe(
+        "grouped convolution, its output",
+        layer(lambda: nn.Conv2d(12, 12, 3, padding=1, groups=3)),
+        "blocks",
+        why="rectangular",
+        axis=("op.weight", 0),
+    ),
     Probe("depthwise convolution", layer(lambda: nn.Conv2d(12, 12, 3, padding=1, groups=12))),
     Probe("depth multiplier", layer(lambda: nn.Conv2d(12, 24, 3, padding=1, groups=12))),
-    Probe("depth multiplier, its output", layer(lambda: nn.Conv2d(12, 24, 3, padding=1, groups=12)), "blocks", 24, 24, "rectangular", axis=("op.weight", 0)),
-    Probe("two inputs a group", layer(lambda: nn.Conv2d(12, 6, 3, padding=1, groups=6)), "blocks", why="rectangular"),
+    Probe(
+        "depth multiplier, its output",
+        layer(lambda: nn.Conv2d(12, 24, 3, padding=1, groups=12)),
+        "blocks",
+        24,
+        24,
+        "rectangular",
+        axis=("op.weight", 0),
+    ),
+    Probe(
+        "two inputs a group",
+        layer(lambda: nn.Conv2d(12, 6, 3, padding=1, groups=6)),
+        "blocks",
+        why="rectangular",
+    ),
     Probe("conv_transpose", layer(lambda: nn.ConvTranspose2d(12, 10, 2, 2))),
-    Probe("conv_transpose, its output", layer(lambda: nn.ConvTranspose2d(12, 10, 2, 2)), free=10, units=10, axis=("op.weight", 1)),
-    Probe("conv_transpose, grouped", layer(lambda: nn.ConvTranspose2d(12, 9, 2, 2, groups=3)), "blocks", why="rectangular"),
-    Probe("conv_transpose, grouped, its output", layer(lambda: nn.ConvTranspose2d(12, 9, 2, 2, groups=3)), "exact", 3, 3, axis=("op.weight", 1)),
+    Probe(
+        "conv_transpose, its output",
+        layer(lambda: nn.ConvTranspose2d(12, 10, 2, 2)),
+        free=10,
+        units=10,
+        axis=("op.weight", 1),
+    ),
+    Probe(
+        "conv_transpose, grouped",
+        layer(lambda: nn.ConvTranspose2d(12, 9, 2, 2, groups=3)),
+        "blocks",
+        why="rectangular",
+    ),
+    Probe(
+        "conv_transpose, grouped, its output",
+        layer(lambda: nn.ConvTranspose2d(12, 9, 2, 2, groups=3)),
+        "exact",
+        3,
+        3,
+        axis=("op.weight", 1),
+    ),
     Probe("conv_transpose, depthwise", layer(lambda: nn.ConvTranspose2d(12, 12, 2, 2, groups=12))),
     Probe("1-D", rank(lambda x: F.max_pool1d(x.relu(), 2), 1)),
     Probe("3-D", rank(lambda x: F.avg_pool3d(x.relu(), 2), 3)),
@@ -470,14 +687,20 @@ FACTORS = (
     Probe("dropout of channels", layer(lambda: nn.Dropout2d(0.5))),
     Probe("upsampling", conv(lambda x: F.interpolate(x, scale_factor=2, mode="bilinear"))),
     Probe("adaptive pooling", conv(lambda x: F.adaptive_avg_pool2d(x, 2))),
-    Probe("where with a mask", layer(lambda: Named(lambda m, x: torch.where(m.mask, x, -x), mask=torch.rand(12, 8, 8) > 0.5))),
+    Probe(
+        "where with a mask",
+        layer(lambda: Named(lambda m, x: torch.where(m.mask, x, -x), mask=torch.rand(12, 8, 8) > 0.5)),
+    ),
 )
 
 NORMS = (
     Probe("batch norm", layer(lambda: nn.BatchNorm2d(12))),
     Probe("batch norm without affine", layer(lambda: nn.BatchNorm2d(12, affine=False))),
     Probe("instance norm", layer(lambda: nn.InstanceNorm2d(12, affine=True))),
-    Probe("instance norm with statistics", layer(lambda: nn.InstanceNorm2d(12, affine=True, track_running_stats=True))),
+    Probe(
+        "instance norm with statistics",
+        layer(lambda: nn.InstanceNorm2d(12, affine=True, track_running_stats=True)),
+    ),
     Probe("layer norm", tokens(lambda: nn.LayerNorm(12)), "inexact"),
     Probe("layer norm over the picture", layer(lambda: nn.LayerNorm([8, 8]))),
     Probe("layer norm over channels and picture", layer(lambda: nn.LayerNorm([12, 8, 8])), "inexact"),
@@ -487,44 +710,199 @@ NORMS = (
     Probe("group norm, a group a channel", layer(lambda: nn.GroupNorm(12, 12))),
     Probe("local response norm", layer(lambda: nn.LocalResponseNorm(3)), "pinned", 0, 0),
     Probe("normalised over channels", conv(lambda x: F.normalize(x, dim=1))),
-    Probe("squeeze-excite", layer(lambda: Named(squeeze_excite, down=nn.Conv2d(12, 4, 1), up=nn.Conv2d(4, 12, 1)))),
-    Probe("squeeze-excite, inside", layer(lambda: Named(squeeze_excite, down=nn.Conv2d(12, 4, 1), up=nn.Conv2d(4, 12, 1))), free=4, units=4, axis=("op.down.weight", 0)),
-    Probe("weight norm", layer(lambda: parametrizations.weight_norm(nn.Conv2d(12, 7, 3))),),
-    Probe("weight norm, its output", layer(lambda: parametrizations.weight_norm(nn.Conv2d(12, 7, 3))), free=7, units=7, axis=("op.parametrizations.weight.original1", 0)),
+    Probe(
+        "squeeze-excite",
+        layer(lambda: Named(squeeze_excite, down=nn.Conv2d(12, 4, 1), up=nn.Conv2d(4, 12, 1))),
+    ),
+    Probe(
+        "squeeze-excite, inside",
+        layer(lambda: Named(squeeze_excite, down=nn.Conv2d(12, 4, 1), up=nn.Conv2d(4, 12, 1))),
+        free=4,
+        units=4,
+        axis=("op.down.weight", 0),
+    ),
+    Probe(
+        "weight norm",
+        layer(lambda: parametrizations.weight_norm(nn.Conv2d(12, 7, 3))),
+    ),
+    Probe(
+        "weight norm, its output",
+        layer(lambda: parametrizations.weight_norm(nn.Conv2d(12, 7, 3))),
+        free=7,
+        units=7,
+        axis=("op.parametrizations.weight.original1", 0),
+    ),
     Probe("old weight norm", layer(old_weight_norm)),
-    Probe("spectral norm of a linear layer", tokens(lambda: parametrizations.spectral_norm(nn.Linear(12, 7)))),
+    Probe(
+        "spectral norm of a linear layer", tokens(lambda: parametrizations.spectral_norm(nn.Linear(12, 7)))
+    ),
     Probe("spectral norm", layer(lambda: parametrizations.spectral_norm(nn.Conv2d(12, 7, 3)))),
-    Probe("spectral norm, its output", layer(lambda: parametrizations.spectral_norm(nn.Conv2d(12, 7, 3))), free=7, units=7, axis=("op.parametrizations.weight.original", 0)),
+    Probe(
+        "spectral norm, its output",
+        layer(lambda: parametrizations.spectral_norm(nn.Conv2d(12, 7, 3))),
+        free=7,
+        units=7,
+        axis=("op.parametrizations.weight.original", 0),
+    ),
     Probe("weight standardisation, its output", whole(standardised, pair())),
     Probe("weight standardisation, its input", whole(standardised_next, pair()), "inexact"),
     Probe("filters divided by their largest entry", whole(by_output, pair())),
 )
 
 SHARING = (
-    Probe("tied weights", whole(tied_decoder, lambda: {"first": nn.Linear(6, 12)}, lambda: torch.randn(2, 6))),
+    Probe(
+        "tied weights", whole(tied_decoder, lambda: {"first": nn.Linear(6, 12)}, lambda: torch.randn(2, 6))
+    ),
     Probe("module used twice", whole(reused, pair(mix=lambda: nn.Conv2d(12, 12, 1)))),
-    Probe("norm used twice", whole(shared_norm, pair(norm=lambda: nn.BatchNorm2d(12), other=lambda: nn.Conv2d(3, 12, 1)))),
-    Probe("functional call on parameters", whole(lambda m, x: F.conv2d(F.conv2d(x, m.first, m.b), m.c), lambda: {"first": (12, 3, 1, 1), "b": (12,), "c": (5, 12, 1, 1)}), axis=("first", 0)),
-    Probe("low-rank addition to a weight", whole(lambda m, x: m.second(F.linear(x, m.first.weight + m.up @ m.down, m.first.bias).relu()), lambda: {"first": nn.Linear(6, 12), "up": (12, 2), "down": (2, 6), "second": nn.Linear(12, 5)}, lambda: torch.randn(2, 6))),
-    Probe("rank of a low-rank addition", whole(lambda m, x: m.second(F.linear(x, m.first.weight + m.up @ m.down, m.first.bias).relu()), lambda: {"first": nn.Linear(6, 12), "up": (12, 3), "down": (3, 6), "second": nn.Linear(12, 5)}, lambda: torch.randn(2, 6)), free=3, units=3, axis=("up", 1)),
-    Probe("nested inputs", whole(nested, pair(other=lambda: nn.Conv2d(3, 12, 3, padding=1)), lambda: [image(), {"picture": image()}])),
-    Probe("inputs by name", lambda: (Named(by_name, **pair(other=lambda: nn.Conv2d(3, 12, 3, padding=1))()), {"left": image(), "right": image()})),
-    Probe("LSTM", whole(recurrent, lambda: {"first": nn.Linear(6, 12), "lstm": nn.LSTM(12, 8, batch_first=True), "second": nn.Linear(8, 5)}, lambda: torch.randn(2, 4, 6)), "pinned", 0, 0, "lstm"),
-    Probe("embedding", whole(lambda m, x: m.second(m.first(x).relu()), lambda: {"first": nn.Embedding(9, 12), "second": nn.Linear(12, 5)}, lambda: torch.randint(9, (2, 4))), axis=("first.weight", 1)),
-    Probe("embedding, its rows", whole(lambda m, x: m.second(m.first(x).relu()), lambda: {"first": nn.Embedding(9, 12), "second": nn.Linear(12, 5)}, lambda: torch.randint(9, (2, 4))), "pinned", 0, 0, "looked up", axis=("first.weight", 0)),
-    Probe("class token, position, layer scale", whole(class_token, lambda: {"first": nn.Conv2d(3, 12, 4, 4), "token": (1, 1, 12), "position": (1, 5, 12), "scale": (12,), "second": nn.Linear(12, 5)})),
+    Probe(
+        "norm used twice",
+        whole(shared_norm, pair(norm=lambda: nn.BatchNorm2d(12), other=lambda: nn.Conv2d(3, 12, 1))),
+    ),
+    Probe(
+        "functional call on parameters",
+        whole(
+            lambda m, x: F.conv2d(F.conv2d(x, m.first, m.b), m.c),
+            lambda: {"first": (12, 3, 1, 1), "b": (12,), "c": (5, 12, 1, 1)},
+        ),
+        axis=("first", 0),
+    ),
+    Probe(
+        "low-rank addition to a weight",
+        whole(
+            lambda m, x: m.second(F.linear(x, m.first.weight + m.up @ m.down, m.first.bias).relu()),
+            lambda: {"first": nn.Linear(6, 12), "up": (12, 2), "down": (2, 6), "second": nn.Linear(12, 5)},
+            lambda: torch.randn(2, 6),
+        ),
+    ),
+    Probe(
+        "rank of a low-rank addition",
+        whole(
+            lambda m, x: m.second(F.linear(x, m.first.weight + m.up @ m.down, m.first.bias).relu()),
+            lambda: {"first": nn.Linear(6, 12), "up": (12, 3), "down": (3, 6), "second": nn.Linear(12, 5)},
+            lambda: torch.randn(2, 6),
+        ),
+        free=3,
+        units=3,
+        axis=("up", 1),
+    ),
+    Probe(
+        "nested inputs",
+        whole(
+            nested,
+            pair(other=lambda: nn.Conv2d(3, 12, 3, padding=1)),
+            lambda: [image(), {"picture": image()}],
+        ),
+    ),
+    Probe(
+        "inputs by name",
+        lambda: (
+            Named(by_name, **pair(other=lambda: nn.Conv2d(3, 12, 3, padding=1))()),
+            {"left": image(), "right": image()},
+        ),
+    ),
+    Probe(
+        "LSTM",
+        whole(
+            recurrent,
+            lambda: {
+                "first": nn.Linear(6, 12),
+                "lstm": nn.LSTM(12, 8, batch_first=True),
+                "second": nn.Linear(8, 5),
+            },
+            lambda: torch.randn(2, 4, 6),
+        ),
+        "pinned",
+        0,
+        0,
+        "lstm",
+    ),
+    Probe(
+        "embedding",
+        whole(
+            lambda m, x: m.second(m.first(x).relu()),
+            lambda: {"first": nn.Embedding(9, 12), "second": nn.Linear(12, 5)},
+            lambda: torch.randint(9, (2, 4)),
+        ),
+        axis=("first.weight", 1),
+    ),
+    Probe(
+        "embedding, its rows",
+        whole(
+            lambda m, x: m.second(m.first(x).relu()),
+            lambda: {"first": nn.Embedding(9, 12), "second": nn.Linear(12, 5)},
+            lambda: torch.randint(9, (2, 4)),
+        ),
+        "pinned",
+        0,
+        0,
+        "looked up",
+        axis=("first.weight", 0),
+    ),
+    Probe(
+        "class token, position, layer scale",
+        whole(
+            class_token,
+            lambda: {
+                "first": nn.Conv2d(3, 12, 4, 4),
+                "token": (1, 1, 12),
+                "position": (1, 5, 12),
+                "scale": (12,),
+                "second": nn.Linear(12, 5),
+            },
+        ),
+    ),
     Probe("in-place write into a part", conv(written), units=8),
 )
 
 
 ATTENTION = (
-    Probe("grouped-query attention, queries", lambda: (GroupedQuery(rotary=False, fused=False), torch.randn(2, 5, 16)), "blocks", 32, 16, "rectangular", axis=("q.weight", 0)),
-    Probe("grouped-query attention, values", lambda: (GroupedQuery(rotary=False, fused=True), torch.randn(2, 5, 16)), "blocks", 16, 16, "rectangular", axis=("v.weight", 0)),
-    Probe("grouped-query attention, rotary", lambda: (GroupedQuery(rotary=True, fused=False), torch.randn(2, 5, 16)), "blocks", 32, 8, "rectangular", axis=("q.weight", 0)),
-    Probe("grouped-query attention, rotary, fused", lambda: (GroupedQuery(rotary=True, fused=True), torch.randn(2, 5, 16)), "blocks", 32, 8, "rectangular", axis=("q.weight", 0)),
+    Probe(
+        "grouped-query attention, queries",
+        lambda: (GroupedQuery(rotary=False, fused=False), torch.randn(2, 5, 16)),
+        "blocks",
+        32,
+        16,
+        "rectangular",
+        axis=("q.weight", 0),
+    ),
+    Probe(
+        "grouped-query attention, values",
+        lambda: (GroupedQuery(rotary=False, fused=True), torch.randn(2, 5, 16)),
+        "blocks",
+        16,
+        16,
+        "rectangular",
+        axis=("v.weight", 0),
+    ),
+    Probe(
+        "grouped-query attention, rotary",
+        lambda: (GroupedQuery(rotary=True, fused=False), torch.randn(2, 5, 16)),
+        "blocks",
+        32,
+        8,
+        "rectangular",
+        axis=("q.weight", 0),
+    ),
+    Probe(
+        "grouped-query attention, rotary, fused",
+        lambda: (GroupedQuery(rotary=True, fused=True), torch.randn(2, 5, 16)),
+        "blocks",
+        32,
+        8,
+        "rectangular",
+        axis=("q.weight", 0),
+    ),
     Probe("multi-head attention, batch first", multihead(True), "exact", 16, 16),
     Probe("multi-head attention, batch second", multihead(False), "exact", 16, 16),
-    Probe("multi-head attention, heads", multihead(True), "blocks", 48, 32, "rectangular", axis=("attention.in_proj_weight", 0)),
+    Probe(
+        "multi-head attention, heads",
+        multihead(True),
+        "blocks",
+        48,
+        32,
+        "rectangular",
+        axis=("attention.in_proj_weight", 0),
+    ),
 )
 
 PROBES = (*MOVEMENT, *REDUCTION, *FACTORS, *NORMS, *SHARING, *ATTENTION)

@@ -5,12 +5,13 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 import torch
+from engine.probe_nets import Example, Probe
 from torch import nn
 
-from engine.probe_nets import Example, Probe
 from fxprune.couple import coupling
 from fxprune.errors import PlanError
 from fxprune.live import liven
@@ -50,6 +51,7 @@ class Outcome:
     refused: int
 
 
+@cache
 def prepared(probe: Probe, seed: int = 0) -> tuple[Trace, Example]:
     """The probe's network with live weights, traced."""
     torch.manual_seed(seed)
@@ -140,7 +142,7 @@ def rectangles(probe: Probe, traced: Trace, draws: int, seed: int) -> list[Plan]
     return plans
 
 
-def examine(probe: Probe, *, draws: int = 4, seed: int = 0) -> Outcome:
+def examine(probe: Probe, *, draws: int = 3, seed: int = 0) -> Outcome:
     """Remove random subsets of the probe's channels and compare with the dense model."""
     traced, example = prepared(probe, seed)
     found = coupling(traced)

@@ -6,6 +6,7 @@ import pytest
 from engine.probe_nets import PROBES, Probe
 from engine.probing import EXACT, examine, prepared
 
+from fxprune.couple import coupling
 from fxprune.errors import PlanError
 from fxprune.plan import plan
 from fxprune.slim import slim
@@ -28,7 +29,7 @@ def test_arbitrary_channels(probe: Probe) -> None:
     assert (outcome.free, outcome.units) == (probe.free, probe.units), outcome
     assert outcome.error <= EXACT
     assert any(probe.why in why for why in outcome.whys) or not probe.why, outcome.whys
-    if probe.verdict == "pinned":
+    if all(group.pinned for group in coupling(traced).groups):
         assert outcome.whys, "refused without a reason"
     else:
         assert outcome.done, "nothing was removed"
@@ -39,17 +40,19 @@ def test_arbitrary_channels(probe: Probe) -> None:
 def test_half_of_the_channels_by_budget(probe: Probe) -> None:
     """What the planner makes of the same network is exact too, and costs what it says."""
     traced, _ = prepared(probe)
-    try:
-        made = plan(traced, Budget(channels=0.5), align=1)
-    except PlanError as error:
-        assert probe.verdict == "pinned", error
+    if all(group.pinned for group in coupling(traced).groups):
+        with pytest.raises(PlanError, match="may go"):
+            plan(traced, Budget(channels=0.5), align=1)
         return
+    made = plan(traced, Budget(channels=0.5), align=1)
     small = slim(traced, made)
     assert verify(traced, made, small, tolerance=EXACT).units > 0
     assert sum(p.numel() for p in small.parameters()) == made.predicted.params < made.dense.params
 
 
-SEEDED = [p for p in PROBES if p.name in {"channel shuffle, -1", "x[:, ::2]", "split, swapped cat, uneven", "roll"}]
+SEEDED = [
+    p for p in PROBES if p.name in {"channel shuffle, -1", "x[:, ::2]", "split, swapped cat, uneven", "roll"}
+]
 
 
 @pytest.mark.parametrize("seed", range(1, 6))

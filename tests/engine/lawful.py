@@ -1,0 +1,213 @@
+"""Run one operator call as a model of its own, prune it, and compare with brute force."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib import import_module
+
+import numpy as np
+import torch
+from engine.samples import Operand, Sample
+from torch import fx, nn
+
+from fxprune.couple import coupling, flow
+from fxprune.errors import PlanError
+from fxprune.labels import varying
+from fxprune.ops.base import Value
+from fxprune.oracle import Oracle
+from fxprune.plan import plan_units
+from fxprune.resize import keep_mask, resolve
+from fxprune.slim import slim
+from fxprune.trace import Trace
+from fxprune.types import BoolArray, Plan
+from fxprune.walk import Walk
+
+
+def overload(name: str) -> torch._ops.OpOverload:
+    found: object = torch.ops
+    for part in name.split("."):
+        found = getattr(found, part)
+    assert isinstance(found, torch._ops.OpOverload)
+    return found
+
+
+def _unpinned(self: Walk, node: fx.Node) -> None:
+    """The outputs of a single call are no contract."""
+
+
+def _busy(*_: object) -> None:
+    """Nor need a layer make or read the units of a single call."""
+
+
+@dataclass(frozen=True)
+class Lone:
+    """A traced model that is one operator call.
+
+    Attributes:
+        trace: The trace; its outputs are not pinned.
+        names: Names of the labelled operands, in order.
+        results: Nodes of the tensors that the call returns.
+    """
+
+    trace: Trace
+    names: tuple[str, ...]
+    results: tuple[fx.Node, ...]
+
+    @property
+    def found(self):
+        return coupling(self.trace)
+
+    def free(self) -> str:
+        """As ``Sample.free``."""
+        said = []
+        for name in self.names:
+            axes = [(dim, self.found.axes[at, dim]) for at, dim in self.found.axes if at == name]
+            dims = "".join(str(dim) for dim, units in axes if not self.found.pinned[units].all())
+            said.append(dims or "-")
+        return " ".join(said)
+
+
+def lone(sample: Sample, monkeypatch) -> Lone:
+    """The model and its coupling."""
+    monkeypatch.setattr(Walk, "_pin_outputs", _unpinned)
+    # The name fxprune.couple is the function.
+    monkeypatch.setattr(import_module("fxprune.couple"), "_pin_idle", _busy)
+    torch.manual_seed(0)
+    root, graph = nn.Module(), fx.Graph()
+    inputs: list[torch.Tensor] = []
+    names: list[str] = []
+
+    def place(argument: object, inputs_now: bool) -> object:
+        if isinstance(argument, list):
+            return [place(a, inputs_now) for a in argument]
+        if not isinstance(argument, Operand) or argument.labelled == inputs_now:
+            return argument
+        tensor = argument.make()
+        if inputs_now:
+            node = graph.placeholder(f"x{len(inputs)}")
+            inputs.append(tensor)
+        else:
+            names.append(f"t{len(names)}")
+            if tensor.is_floating_point():
+                root.register_parameter(names[-1], nn.Parameter(tensor, requires_grad=False))
+            else:
+                root.register_buffer(names[-1], tensor)
+            node = graph.get_attr(names[-1])
+        node.meta["val"] = tensor
+        return node
+
+    args = tuple(place(place(a, True), False) for a in sample.args)
+    kwargs = {k: place(place(v, True), False) for k, v in sample.kwargs}
+    call = graph.call_function(overload(sample.op), args, kwargs)
+    result = call.target(
+        *fx.map_arg(args, lambda n: n.meta["val"]), **fx.map_arg(kwargs, lambda n: n.meta["val"])
+    )
+    call.meta["val"] = result
+    nodes = [call]
+    if isinstance(result, (tuple, list)):
+        nodes = []
+        for k, part in enumerate(result):
+            item = graph.call_function(_getitem, (call, k))
+            item.meta["val"] = part
+            nodes.append(item)
+    graph.output(tuple(nodes))
+    module = fx.GraphModule(root, graph)
+    traced = Trace(root.eval(), tuple(inputs), {}, module, "export", False, 1)
+    # The graph was copied into the module: find its nodes again by name.
+    by_name = {n.name: n for n in traced.graph.graph.nodes}
+    results = tuple(by_name[n.name] for n in nodes if isinstance(n.meta["val"], torch.Tensor))
+    return Lone(traced, tuple(names), results)
+
+
+def _getitem(sequence: object, index: int) -> object:
+    return sequence[index]
+
+
+_getitem.__name__ = "getitem"
+
+
+def masks(one: Lone, seed: int) -> Iterator[BoolArray]:
+    """Single units, random sets of units, rows, columns and random cells of blocks."""
+    found = one.found
+    rng = np.random.default_rng(seed)
+    on_axes = np.unique(np.concatenate([*found.axes.values(), np.zeros(0, np.int64)]))
+    free = on_axes[~found.pinned[on_axes]]
+
+    def without(units: object) -> BoolArray:
+        keep = np.ones(found.n_units, bool)
+        keep[units] = False
+        return keep
+
+    for unit in rng.permutation(free)[:5]:
+        yield without(unit)
+    for _ in range(3 if len(free) > 1 else 0):
+        yield without(rng.choice(free, rng.integers(1, len(free)), replace=False))
+    for block in found.blocks[:6]:
+        h, d = block.cells.shape
+        if h > 1:
+            yield without(block.cells[rng.integers(h)])
+        if d > 1:
+            yield without(
+                block.cells[:, rng.integers(d)] if block.columns is None else block.columns[rng.integers(d)]
+            )
+
+
+def plans(one: Lone, seed: int = 0) -> list[Plan]:
+    """The plans that these masks allow."""
+    made = []
+    for keep in masks(one, seed):
+        try:
+            made.append(plan_units(one.trace, keep))
+        except PlanError:
+            continue
+    return made
+
+
+def tensors(result: object) -> list[torch.Tensor]:
+    return [t for t in torch.utils._pytree.tree_leaves(result) if isinstance(t, torch.Tensor)]
+
+
+def zeroed(one: Lone, made: Plan) -> tuple[Oracle, list[torch.Tensor]]:
+    """What the oracle says the dense call gives, dead positions included."""
+    oracle = Oracle(one.trace, resolve(one.trace, keep_mask(one.trace, made)), torch.float64)
+    with torch.no_grad():
+        return oracle, tensors(oracle.run(*one.trace.args))
+
+
+def left(one: Lone, oracle: Oracle, results: list[torch.Tensor]) -> list[torch.Tensor]:
+    """What is left of results by their labels."""
+    held = [flow(one.trace).walk.values[n] for n in one.results]
+    assert all(isinstance(v, Value) for v in held)
+    return [oracle._compressed(r, v) for r, v in zip(results, held, strict=True)]
+
+
+def slimmed(one: Lone, made: Plan) -> list[torch.Tensor]:
+    """What the operator gives on what is left of its operands."""
+    with torch.no_grad():
+        return tensors(slim(one.trace, made, kind="graph")(*one.trace.args))
+
+
+def dead(one: Lone, made: Plan, name: str) -> torch.Tensor:
+    """Positions of a labelled operand that are gone."""
+    tensor = one.trace.tensor(name)
+    gone = torch.zeros(tensor.shape, dtype=torch.bool)
+    for (at, dim), index in made.kept.items():
+        if at == name:
+            lost = torch.ones(tensor.shape[dim], dtype=torch.bool)
+            lost[list(index)] = False
+            gone |= lost.reshape([-1 if d == dim else 1 for d in range(tensor.ndim)])
+    return gone
+
+
+def disturb(one: Lone, made: Plan) -> None:
+    """Change whatever the removed positions hold."""
+    for name in one.names:
+        tensor = one.trace.tensor(name)
+        if tensor.is_floating_point():
+            gone = dead(one, made, name)
+            tensor.data[gone] = 3 * tensor.data[gone] + 1
+
+
+def labelled_dims(value: Value) -> set[int]:
+    return {d for array in value.arrays for d in varying(array)}
