@@ -77,7 +77,7 @@ class DWGL(GroupLasso):
     give up high indices first, and the votes agree.
 
     The penalty acts by group shrinkage after the optimizer's step,
-    ``w_i^p <- max(0, 1 - lr lam c_i / ||w_i^p||) w_i^p``.
+    ``w_i^p <- max(0, 1 - t c_i / ||w_i^p||) w_i^p`` with ``t = lr lam / (1 - momentum)``.
 
     Args:
         model: The model in training.

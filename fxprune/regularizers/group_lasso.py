@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from fxprune.errors import PlanError
 from fxprune.regularizers.base import GroupRegularizer, State
 from fxprune.regularizers.layout import Members
-from fxprune.regularizers.options import LearningRate, PerGroup, Scale, choose, learning_rate
+from fxprune.regularizers.options import LearningRate, PerGroup, Scale, choose, step_size
 from fxprune.regularizers.prox import shrink
 from fxprune.regularizers.view import energy
 from fxprune.types import Group
@@ -32,7 +32,7 @@ class GroupLasso(GroupRegularizer):
     """Group lasso (structured sparsity learning): ``lam * sum_g ||w_g||_2``.
 
     With ``solver="prox"`` the penalty acts after the optimizer's step, by group shrinkage
-    ``w_g <- max(0, 1 - lr * lam / ||w_g||) * w_g``, which makes exact zeros.  With
+    ``w_g <- max(0, 1 - t / ||w_g||) * w_g``, ``t = lr * lam / (1 - momentum)``, which makes exact zeros.  With
     ``solver="subgradient"`` it is added to the loss; norms then only hover near zero, and units
     below ``threshold`` times the initial mean norm of their layer go.
 
@@ -115,7 +115,7 @@ class GroupLasso(GroupRegularizer):
         norms = self.view.sums(2).sqrt()
         coefficient = self.strength * self._coefficient
         self._last_penalty = (coefficient * norms).sum()
-        factor = shrink(norms, learning_rate(self._lr, self.view) * coefficient)
+        factor = shrink(norms, step_size(self._lr, self.view) * coefficient)
         self.view.scale_(self._spared(norms, factor))
 
     def _spared(self, norms: Tensor, factor: Tensor) -> Tensor:

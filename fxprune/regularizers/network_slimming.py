@@ -12,7 +12,7 @@ from fxprune.errors import PlanError
 from fxprune.regularizers.base import GroupRegularizer, State
 from fxprune.regularizers.layout import find_parameters
 from fxprune.regularizers.local import held
-from fxprune.regularizers.options import LearningRate, PerGroup, Scale, choose, learning_rate
+from fxprune.regularizers.options import LearningRate, PerGroup, Scale, choose, step_size
 from fxprune.regularizers.view import energy, rank_within
 from fxprune.types import Group
 
@@ -108,7 +108,7 @@ class NetworkSlimming(GroupRegularizer):
         coefficient = self.strength * self._coefficient
         self._last_penalty = (coefficient * self.view.sums(1)).sum()
         tensors = self.view.tensors()
-        bounds = self.view.spread(learning_rate(self._lr, self.view) * coefficient, tensors, outside=0.0)
+        bounds = self.view.spread(step_size(self._lr, self.view) * coefficient, tensors, outside=0.0)
         for tensor, bound in zip(tensors, bounds, strict=True):
             local, limit = held(tensor), bound.to(tensor.dtype)
             local.sub_(torch.maximum(torch.minimum(local, limit), -limit))

@@ -15,13 +15,14 @@ from fxprune.regularizers.layout import Layout
 from fxprune.regularizers.view import GroupView
 from fxprune.types import FloatArray
 
-__all__ = ["LearningRate", "PerGroup", "Scale", "choose", "learning_rate", "per_family"]
+__all__ = ["LearningRate", "PerGroup", "Scale", "choose", "per_family", "step_size"]
 
 PerGroup = float | Mapping[str, float]
 """One number for all groups, or ``{pattern: number}`` over names of groups and of their tensors."""
 
 LearningRate = torch.optim.Optimizer | Callable[[], float] | float
-"""Where a method that needs the step size reads it: the optimizer, a function, or a constant."""
+"""Where a method that needs the step size reads it: the optimizer (whose momentum counts), a function, or a
+constant."""
 
 Scale = Literal["none", "size", "norm"]
 """How one strength serves groups of different size: not at all, by the square root of the number of
@@ -66,8 +67,21 @@ def per_family(value: PerGroup, layout: Layout, *, what: str) -> FloatArray:
     return values
 
 
-def learning_rate(source: LearningRate, view: GroupView) -> Tensor | float:
-    """The step size of the moment.
+def _effective(group: Mapping[str, object]) -> float:
+    """How far a constant gradient of 1 takes a parameter in one step, in the long run."""
+
+    def number(key: str) -> float:
+        value = group.get(key, 0.0)
+        return float(value) if isinstance(value, (int, float, Tensor)) else 0.0
+
+    return number("lr") * (1 - number("dampening")) / (1 - number("momentum"))
+
+
+def step_size(source: LearningRate, view: GroupView) -> Tensor | float:
+    """The step size of the moment, for a prox that follows the optimizer's step.
+
+    With momentum m an optimizer of rate lr follows the gradient with lr / (1 - m).  A prox with lr alone would
+    settle where the loss balances (1 - m) times the penalty that was asked for.
 
     Args:
         source: Where to read it.
@@ -78,10 +92,10 @@ def learning_rate(source: LearningRate, view: GroupView) -> Tensor | float:
     """
     if not isinstance(source, torch.optim.Optimizer):
         return float(source()) if callable(source) else float(source)
-    rates = {float(group["lr"]) for group in source.param_groups}
+    rates = {_effective(group) for group in source.param_groups}
     if len(rates) == 1:
         return rates.pop()
-    of = {id(p): float(group["lr"]) for group in source.param_groups for p in group["params"]}
+    of = {id(p): _effective(group) for group in source.param_groups for p in group["params"]}
     terms = torch.zeros(view.layout.n_terms + 1, dtype=view.dtype, device=view.device)
     for slot, tensor in zip(view.layout.slots, view.tensors(), strict=True):
         index = view.position_term[slot.start : slot.stop]

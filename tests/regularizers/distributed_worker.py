@@ -17,7 +17,7 @@ METHODS = {
     "ssr": lambda m, g, o: SSR(m, g, lam=1.0, scale="norm", period=2),
     "ssr_all": lambda m, g, o: SSR(m, g, lam=0.8, norm="l2,0", scale="norm", members="all", period=2),
     "ssr_subgradient": lambda m, g, o: SSR(m, g, lam=0.5, scale="norm", solver="subgradient", threshold=0.9),
-    "dwgl": lambda m, g, o: DWGL(m, g, lam=2.0, lr=o, scale="norm", everywhere=True),
+    "dwgl": lambda m, g, o: DWGL(m, g, lam=0.2, lr=o, scale="norm", everywhere=True),
     "increg": lambda m, g, o: IncReg(m, g, ratio=0.4, increment=0.5, removal="ceiling", ceiling=1.0),
     "greg": lambda m, g, o: GReg(m, g, ratio=0.4, delta=0.1, every=2),
 }

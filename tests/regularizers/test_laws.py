@@ -43,10 +43,10 @@ METHODS: dict[str, Make] = {
         m, g, lam=1.0, scale="norm", order="layerwise", stage_steps=(2, 1), period=2
     ),
     "ssr_subgradient": lambda m, g, o: SSR(m, g, lam=0.5, scale="norm", solver="subgradient", threshold=0.9),
-    "dwgl": lambda m, g, o: DWGL(m, g, lam=4.0, lr=o, scale="norm", everywhere=True),
-    "dwgl_power": lambda m, g, o: DWGL(m, g, lam=4.0, lr=o, scale="norm", ramp="power"),
-    "lasso": lambda m, g, o: GroupLasso(m, g, lam=4.2, lr=o, scale="norm"),
-    "lasso_votes": lambda m, g, o: GroupLasso(m, g, lam=4.2, lr=o, scale="norm", coupling="votes"),
+    "dwgl": lambda m, g, o: DWGL(m, g, lam=0.4, lr=o, scale="norm", everywhere=True),
+    "dwgl_power": lambda m, g, o: DWGL(m, g, lam=0.4, lr=o, scale="norm", ramp="power"),
+    "lasso": lambda m, g, o: GroupLasso(m, g, lam=0.42, lr=o, scale="norm"),
+    "lasso_votes": lambda m, g, o: GroupLasso(m, g, lam=0.42, lr=o, scale="norm", coupling="votes"),
     "lasso_subgradient": lambda m, g, o: GroupLasso(
         m, g, lam=0.5, scale="norm", solver="subgradient", threshold=0.9
     ),
@@ -58,7 +58,7 @@ METHODS: dict[str, Make] = {
         m, g, ratio=0.4, increment=0.5, removal="ceiling", ceiling=1.0, granularity="columns", linear=True
     ),
     "slimming": lambda m, g, o: NetworkSlimming(m, g, lam=0.1),
-    "slimming_prox": lambda m, g, o: NetworkSlimming(m, g, lam=4.2, solver="prox", lr=o, ratio=None),
+    "slimming_prox": lambda m, g, o: NetworkSlimming(m, g, lam=0.42, solver="prox", lr=o, ratio=None),
     "greg": lambda m, g, o: GReg(m, g, ratio=0.4, delta=0.1, every=2),
     "compose": lambda m, g, o: Compose(SSR(m, g, lam=1.6, scale="norm", period=2), GReg(m, g, ratio=0.2)),
     "magnitude": lambda m, g, o: Magnitude(m, g, budget=Budget(params=0.6)),

@@ -7,7 +7,7 @@ from regularizers.nets import group, linear_chain
 from torch import nn
 
 from fxprune.errors import PlanError
-from fxprune.regularizers import SSR
+from fxprune.regularizers import SSR, GroupLasso, Regularizer
 from fxprune.types import Group
 
 # AULM is stopped by a number of steps; with these the distance to the optimum is about 1e-9.
@@ -63,9 +63,10 @@ class Regression:
         axes = {("weight", 1): np.arange(width)}
         return net, [group("inputs", np.arange(width), axes, producers=(("weight", 1),))]
 
-    def train(self, net: nn.Linear, reg: SSR, steps: int, lr: float) -> None:
+    def train(self, net: nn.Linear, reg: Regularizer, steps: int, how: float | torch.optim.Optimizer) -> None:
         X, B = torch.from_numpy(self.X), torch.from_numpy(self.B)
-        optimizer = torch.optim.SGD(net.parameters(), lr=lr, momentum=0.5)
+        given = isinstance(how, torch.optim.Optimizer)
+        optimizer = how if given else torch.optim.SGD(net.parameters(), lr=how, momentum=0.5)
         for _ in range(steps):
             optimizer.zero_grad()
             loss = 0.5 * (net(X) - B).square().sum() / self.n + reg.penalty()
@@ -87,8 +88,8 @@ def test_aulm_reaches_the_optimum_of_a_convex_problem(options: dict[str, float])
     best = problem.reference(lam)
     assert 0 < (np.linalg.norm(best, axis=0) == 0).sum() < best.shape[1]
     net, groups = problem.layer()
-    reg = SSR(net, groups, lam=lam, **{"period": 5, **options})
-    problem.train(net, reg, 3000, lr=0.5 / (problem.smooth + options.get("rho", 1.0)))
+    reg = SSR(net, groups, scale="none", lam=lam, **{"period": 5, **options})
+    problem.train(net, reg, 3000, 0.5 / (problem.smooth + options.get("rho", 1.0)))
     found = auxiliary(reg)
     np.testing.assert_allclose(found, best, atol=OPTIMUM)
     np.testing.assert_allclose(net.weight.detach(), best, atol=OPTIMUM)
@@ -98,12 +99,26 @@ def test_aulm_reaches_the_optimum_of_a_convex_problem(options: dict[str, float])
     assert reg.report().details["primal_residual"] < OPTIMUM
 
 
+def test_prox_reaches_the_optimum_with_momentum() -> None:
+    """The threshold follows the step that momentum really makes."""
+    problem, lam = Regression(), 0.4
+    best = problem.reference(lam)
+    for momentum in (0.0, 0.5, 0.9):
+        net, groups = problem.layer()
+        lr = 0.5 / problem.smooth * (1 - momentum)
+        optimizer = torch.optim.SGD(net.parameters(), lr=lr, momentum=momentum)
+        reg = GroupLasso(net, groups, lam=lam, lr=optimizer)
+        problem.train(net, reg, 2000, optimizer)
+        np.testing.assert_allclose(net.weight.detach(), best, atol=OPTIMUM)
+        assert reg.alive().tolist() == (np.linalg.norm(best, axis=0) > 0).tolist()
+
+
 def test_subgradient_comes_near_but_makes_no_zeros() -> None:
     problem, lam = Regression(), 0.4
     best = problem.reference(lam)
     net, groups = problem.layer()
-    reg = SSR(net, groups, lam=lam, solver="subgradient")
-    problem.train(net, reg, 3000, lr=0.5 / problem.smooth)
+    reg = SSR(net, groups, scale="none", lam=lam, solver="subgradient")
+    problem.train(net, reg, 3000, 0.5 / problem.smooth)
     W = net.weight.detach().numpy()
     # A constant step leaves it swinging around the zeros.
     assert problem.objective(W, lam) == pytest.approx(problem.objective(best, lam), rel=0.02)
@@ -122,8 +137,8 @@ def test_l20_keeps_what_is_worth_its_price_when_inputs_are_orthogonal() -> None:
     net, groups = problem.layer()
     with torch.no_grad():
         net.weight.copy_(torch.from_numpy(fit))
-    reg = SSR(net, groups, lam=lam, norm="l2,0", rho=1.0, period=10)
-    problem.train(net, reg, 2000, lr=0.2)
+    reg = SSR(net, groups, scale="none", lam=lam, norm="l2,0", rho=1.0, period=10)
+    problem.train(net, reg, 2000, 0.2)
     assert reg.alive().tolist() == (gain > lam).tolist()
     # Survivors are not shrunk.
     np.testing.assert_allclose(auxiliary(reg)[:, gain > lam], fit[:, gain > lam], atol=OPTIMUM)
@@ -134,7 +149,7 @@ def test_one_update_by_hand() -> None:
     net = net.double()
     with torch.no_grad():
         net[0].weight.copy_(torch.tensor([[3.0], [-1.0], [0.25]]))
-    reg = SSR(net, groups, lam=1.0, rho=2.0, period=1)
+    reg = SSR(net, groups, scale="none", lam=1.0, rho=2.0, period=1)
     value = reg.penalty()  # t = 0: Y = 0, T = W, F = shrink by lam / rho = 0.5
     F = torch.tensor([[2.5], [-0.5], [0.0]], dtype=torch.float64)
     Y = 2.0 * (net[0].weight.detach() - F)
@@ -158,7 +173,7 @@ def test_growing_rho_equals_a_rescaled_dual() -> None:
     """The same run with the scaled dual u = Y / rho, which must shrink whenever rho grows."""
     net, groups = linear_chain(2, 5, 1, bias=False)
     net = net.double()
-    reg = SSR(net, groups, lam=0.3, rho=0.5, rho_growth=1.7, rho_max=2.0, period=1)
+    reg = SSR(net, groups, scale="none", lam=0.3, rho=0.5, rho_growth=1.7, rho_max=2.0, period=1)
     random = torch.Generator().manual_seed(1)
     rho, u = 0.5, torch.zeros(5, 2, dtype=torch.float64)
     for k in range(8):
@@ -206,7 +221,7 @@ def test_layerwise_trains_one_group_at_a_time_and_keeps_its_mask() -> None:
     net, groups = linear_chain(4, 6, 5, 3)
     with torch.no_grad():
         net[0].weight.mul_(torch.tensor([0.1, 1.0, 1.0, 0.1, 1.0, 1.0])[:, None])
-    reg = SSR(net, groups, lam=0.5, order="layerwise", stage_steps=(3, 2), period=2)
+    reg = SSR(net, groups, scale="none", lam=0.5, order="layerwise", stage_steps=(3, 2), period=2)
     optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
     x, y = torch.randn(16, 4), torch.randn(16, 3)
     moved: list[set[str]] = []
