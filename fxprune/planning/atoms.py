@@ -51,7 +51,7 @@ def make_atoms(coupling: Coupling, score: FloatArray, frozen: BoolArray, *, mode
 
     Args:
         coupling: Units, groups and blocks.
-        score: float64[n_units], NaN where a unit has none (virtual units).
+        score: float64[n_units], NaN where a unit has none; those of virtual units are not looked at.
         frozen: bool[n_units], units that must stay.
         mode: Whether whole rows of a layout go, or as many cells of every row.
 
@@ -60,6 +60,10 @@ def make_atoms(coupling: Coupling, score: FloatArray, frozen: BoolArray, *, mode
     """
     item = _ties(coupling.blocks, coupling.n_units)
     n_items = int(item.max(initial=-1)) + 1
+    real = np.zeros(coupling.n_units, bool)
+    for group in coupling.groups:
+        real[group.units] = True
+    score = np.where(real, score, np.nan)
     scored = ~np.isnan(score)
     cluster = Cluster(
         blocks=tuple(_over_items(block, item) for block in coupling.blocks),
@@ -113,6 +117,9 @@ def _serve_all(cluster: Cluster, mode: Mode) -> Served:
     members = [_items(block) for block in live]
     bundle = np.arange(n_items, dtype=np.int64)
     removable = ~cluster.frozen
+    for block in cluster.blocks:
+        if block.columns is not None and not _is_live(block):
+            removable[block.columns] = False  # the only column lives as long as any row
     stuck: list[str] = []
     if live:
         left = np.concatenate([np.full(len(m), n_items + k) for k, m in enumerate(members)])

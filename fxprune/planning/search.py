@@ -1,9 +1,9 @@
 """A budget decides how far each chain of bundles is cut.
 
 Bundles are ranked by score over all chains.  The shortest prefix of that ranking which meets the budget is
-removed; then bundles are put back, best first, while the budget still holds; and where a noticeable
-gap is left, one bundle is exchanged for another if that comes closer.  The result never exceeds the
-budget if any cut does not, and a smaller budget never gives a more expensive result.
+removed; then bundles are put back, best first, while the budget still holds.  Where a noticeable gap is
+left, single bundles are exchanged, and the bundle that overshot is spared to see whether the next ones in the
+ranking come closer.  The result never exceeds the budget if any cut does not.
 """
 
 from __future__ import annotations
@@ -27,6 +27,9 @@ EXCHANGES = 4
 
 CANDIDATES = 16
 """Bundles tried as the one that goes in an exchange."""
+
+SPARED = 8
+"""Most bundles that are spared, one after another, because they overshoot."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -121,39 +124,58 @@ class _Cut:
         self.chains = meter.chains
         self.target = target
         self.tolerance = tolerance
-        self.order = np.argsort(self.chains.score, kind="stable")
+        chain = self.chains.chain
         n_chains = len(self.chains.length)
-        self.lowest = np.bincount(self.chains.chain[self.chains.score == -np.inf], minlength=n_chains)
-        self.highest = np.bincount(self.chains.chain[self.chains.score < np.inf], minlength=n_chains)
+        self.order = np.argsort(self.chains.score, kind="stable")
+        self.place = np.arange(len(chain)) - self.chains.start[chain]
+        self.lowest = np.bincount(chain[self.chains.score == -np.inf], minlength=n_chains)
+        self.highest = np.bincount(chain[self.chains.score < np.inf], minlength=n_chains)
 
     def run(self) -> IntArray:
-        state = self._shortest_prefix()
-        if self._gap(state) < 0:
-            return state
-        state = self._fill(state)
-        for _ in range(EXCHANGES):
-            better = self._exchange(state) if self._gap(state) > self.tolerance else None
-            if better is None:
+        limit = self.highest.copy()
+        best, last = self._under(limit)
+        for _ in range(SPARED):
+            if last is None or not 0 <= self.tolerance < self._gap(best):
                 break
-            state = self._fill(better)
-        return state
+            limit[self.chains.chain[last]] = self.place[last]
+            other, last = self._under(limit)
+            if 0 <= self._gap(other) < self._gap(best):
+                best = other
+        return best
 
     def _gap(self, state: IntArray) -> int:
         return self.target - self.meter.value(state)
 
-    def _prefix(self, count: int) -> IntArray:
-        return np.bincount(self.chains.chain[self.order[:count]], minlength=len(self.lowest))
+    def _under(self, limit: IntArray) -> tuple[IntArray, int | None]:
+        """The best state found under a limit for each chain, and the bundle with which the budget was met."""
+        state, last = self._shortest_prefix(limit)
+        if self._gap(state) < 0:
+            return state, None
+        state = self._fill(state)
+        for _ in range(EXCHANGES):
+            better = self._exchange(state, limit) if self._gap(state) > self.tolerance else None
+            if better is None:
+                break
+            state = self._fill(better)
+        return state, last
 
-    def _shortest_prefix(self) -> IntArray:
-        """The fewest bundles, in order of score, that meet the target (or all that may go)."""
-        low, high = int(self.lowest.sum()), int(self.highest.sum())
+    def _shortest_prefix(self, limit: IntArray) -> tuple[IntArray, int | None]:
+        """The fewest bundles, in order of score, that meet the target (or all that may go), and the last of them."""
+        chain = self.chains.chain
+        order = self.order[self.place[self.order] < limit[chain[self.order]]]
+
+        def prefix(count: int) -> IntArray:
+            return np.bincount(chain[order[:count]], minlength=len(limit))
+
+        first = low = int(self.lowest.sum())
+        high = len(order)
         while low < high:
             middle = (low + high) // 2
-            if self._gap(self._prefix(middle)) >= 0:
+            if self._gap(prefix(middle)) >= 0:
                 high = middle
             else:
                 low = middle + 1
-        return self._prefix(low)
+        return prefix(low), int(order[low - 1]) if low > first else None
 
     def _fill(self, state: IntArray) -> IntArray:
         """Put bundles back, highest score first, while the budget holds.
@@ -182,16 +204,16 @@ class _Cut:
 
     def _is_removed(self, state: IntArray, closed: BoolArray) -> BoolArray:
         """bool[n_bundles]: gone at ``state``, by choice, in a chain that is not closed."""
-        place = np.arange(len(self.chains.chain)) - self.chains.start[self.chains.chain]
-        by_choice = place >= self.lowest[self.chains.chain]
-        return by_choice & (place < state[self.chains.chain]) & ~closed[self.chains.chain]
+        chain = self.chains.chain
+        by_choice = self.place >= self.lowest[chain]
+        return by_choice & (self.place < state[chain]) & ~closed[chain]
 
     def _back(self, state: IntArray, bundles: IntArray) -> IntArray:
         return np.asarray(state - np.bincount(self.chains.chain[bundles], minlength=len(state)))
 
-    def _exchange(self, state: IntArray) -> IntArray | None:
+    def _exchange(self, state: IntArray, limit: IntArray) -> IntArray | None:
         """Remove one more bundle and put another back, if that comes closer; the best such pair."""
-        able = np.flatnonzero(state < self.highest)
+        able = np.flatnonzero(state < limit)
         next_score = self.chains.score[self.chains.start[able] + state[able]]
         best_value, best = self.meter.value(state), None
         for chain in able[np.argsort(next_score, kind="stable")[:CANDIDATES]]:
