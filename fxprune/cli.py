@@ -6,8 +6,6 @@ Results go to stdout (tables, or JSON with ``--json``), progress and errors to s
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
 import json
 import os
 import sys
@@ -392,8 +390,29 @@ def demo(
     )
 
 
-if importlib.util.find_spec("fxprune.train") is not None:
-    app.command("train")(importlib.import_module("fxprune.train").command)
+@app.command(
+    epilog="Examples:\n\n"
+    "  fxprune train recipe.yaml\n\n"
+    "  fxprune train recipe.yaml --out runs/trial --set sparse.lr=0.1 --set method.lam=1e-3\n\n"
+    "  accelerate launch --num_processes 2 -m fxprune train recipe.yaml --resume"
+)
+def train(
+    recipe: o.RecipePath,
+    out: o.RunFolder = None,
+    resume: o.Resume = False,
+    changes: o.Changes = None,
+    as_json: o.Json = False,
+) -> None:
+    """Train a model sparse, prune it and fine-tune it, as a recipe says; one process or several."""
+    from fxprune.console import SILENT
+    from fxprune.train import train as run
+    from fxprune.training.record import record_sheet
+
+    speaks = os.environ.get("RANK", "0") == "0"  # of the processes that torchrun started
+    steps = _steps() if speaks else SILENT
+    record = run(recipe, out=out, changes=changes or (), resume=resume, watcher=steps)
+    if speaks:
+        _result(record_sheet(record).rich(), record.to_json(), as_json)
 
 
 # --- what the commands share -----------------------------------------------------------------

@@ -253,6 +253,25 @@ StaticBatch = Annotated[
     bool, typer.Option("--static-batch", help="Fix the batch size to the example's.", rich_help_panel=_OUTPUT)
 ]
 
+RecipePath = Annotated[
+    Path, typer.Argument(metavar="RECIPE.yaml", help="What to do; see python -m pydoc fxprune.recipe.")
+]
+RunFolder = Annotated[
+    Path | None,
+    typer.Option(
+        "--out",
+        "-o",
+        metavar="FOLDER",
+        help="Where everything is written (default: runs/NAME of the recipe).",
+        rich_help_panel=_OUTPUT,
+    ),
+]
+Resume = Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint, if there is one.")]
+Changes = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Change a value, as sparse.lr=0.1. Repeatable."),
+]
+
 OnnxFiles = Annotated[
     list[str],
     typer.Argument(

@@ -19,7 +19,18 @@ ROOT = Path(__file__).resolve().parents[1] / "fxprune"
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("errors",),
     ("types", "sources", "files", "console", "modules", "shims", "targets", "onnx_rules", "onnx_cost"),
-    ("labels", "axes", "cost", "calls", "weights", "recorder", "loading", "graph_files", "memory_probe"),
+    (
+        "labels",
+        "axes",
+        "cost",
+        "calls",
+        "weights",
+        "recorder",
+        "loading",
+        "graph_files",
+        "memory_probe",
+        "yaml_tree",
+    ),
     ("ops", "runtime", "inputs", "trace"),
     ("walk", "parity", "live", "bench_table", "graphs", "dataflow", "naming"),
     ("couple", "capture", "contestants"),
@@ -27,10 +38,11 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("score", "oracle", "explain", "structures"),
     ("cutting",),
     ("plan", "slim", "export", "bench", "inspect"),
-    ("verify", "plots", "regularizers"),
-    ("report",),
-    ("pipeline",),
+    ("verify", "plots", "regularizers", "recipe"),
+    ("report", "methods"),
+    ("pipeline", "recipe_file"),
     ("__init__",),
+    ("training",),
     ("demo", "train", "cli_options"),
     ("cli",),
     ("__main__",),
@@ -40,7 +52,7 @@ ALLOWED: frozenset[tuple[str, str]] = frozenset()
 """Single imports that break the order and why they may: (importer, imported)."""
 
 STAGES = frozenset({"plan", "slim", "verify", "export", "bench", "inspect", "report"})
-JOINTS = frozenset({"pipeline", "cli", "verify", "demo", "train", "__init__"})
+JOINTS = frozenset({"pipeline", "cli", "verify", "demo", "train", "training", "__init__"})
 
 NEVER = frozenset({"torch_pruning", "timm", "transformers", "onnxsim"})
 NEVER_EXCEPT = frozenset({("loading", "timm")})  # the user's own words "timm:NAME" ask for it

@@ -33,6 +33,11 @@ class OneShot(Regularizer):
         scope: How units of different groups compete; see ``fxprune.plan``.
         seed: Of a random criterion.
 
+    Attributes:
+        criterion: Name of the criterion.
+        scope: As given.
+        seed: As given.
+
     Raises:
         PlanError: The groups carry no trace.
     """
@@ -54,8 +59,9 @@ class OneShot(Regularizer):
         every = {group.name for group in coupling(self._trace).groups if group.pinned is None}
         mine = [group.name for group in self.groups if group.pinned is None]
         self._only = () if every <= set(mine) else tuple(mine)
-        self._budget, self._criterion, self._seed = budget, criterion, seed
-        self._scope: Literal["global", "local"] = scope
+        self._budget = budget
+        self.criterion, self.seed = criterion, seed
+        self.scope: Literal["global", "local"] = scope
         self._owner, _ = find_parameters(model, (n for g in groups for n, _ in g.indices))
         self._device = next(self._owner.parameters()).device
         self._steps = 0
@@ -87,10 +93,10 @@ class OneShot(Regularizer):
         return plan(
             self._trace,
             budget or self._budget,
-            criterion=self._criterion,
-            scope=self._scope,
+            criterion=self.criterion,
+            scope=self.scope,
             only=self._only,
-            seed=self._seed,
+            seed=self.seed,
         )
 
     def _axes(self, cut: Plan) -> Mapping[tuple[str, int], Tensor]:

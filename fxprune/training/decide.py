@@ -1,0 +1,117 @@
+"""From what a method learned, or from a criterion, to a plan under the recipe's budget."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import islice
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from fxprune.criteria import Criterion
+from fxprune.errors import PlanError
+from fxprune.plan import plan
+from fxprune.recipe import PlanOptions
+from fxprune.regularizers import GroupRegularizer, Regularizer
+from fxprune.regularizers.decisions import Learned
+from fxprune.regularizers.oneshot import OneShot
+from fxprune.score import criterion_named
+from fxprune.trace import Trace
+from fxprune.training.session import Session
+from fxprune.types import Budget, Plan
+
+__all__ = ["decide", "own_decision"]
+
+_STREAM = 9  # random numbers of the batches that criteria look at
+
+Evidence = tuple[Tensor, Tensor]
+
+
+def decide(session: Session, trace: Trace, method: Regularizer | None) -> Plan:
+    """The plan of a run.
+
+    With a budget, units go in the order the method learned until the budget is met; without, the
+    method's own decision is the plan.
+
+    Args:
+        session: The run.
+        trace: Of the dense architecture on the CPU, with the weights of the moment.
+        method: The regularizer, None to prune by the recipe's criterion.
+
+    Raises:
+        PlanError: The planner refuses.
+    """
+    options = session.recipe.plan
+    budget = None if session.recipe.budget is None else session.recipe.budget.budget()
+    if method is None:
+        assert budget is not None, "the recipe was checked"
+        return _by_criterion(session, trace, budget)
+    if budget is None:
+        method.finish()
+        return method.plan()
+    if isinstance(method, OneShot):
+        return _spend(trace, budget, method.criterion, options, seed=method.seed, scope=method.scope)
+    # Columns have no order of channels; masks on structures are spent by their method.
+    if isinstance(method, GroupRegularizer) and method.name != "increg_columns":
+        return _spend(trace, budget, Learned(method.scores()), options)
+    return method.plan(budget)
+
+
+def _spend(
+    trace: Trace,
+    budget: Budget,
+    criterion: str | Criterion,
+    options: PlanOptions,
+    *,
+    data: Sequence[Evidence] | None = None,
+    seed: int = 0,
+    scope: str | None = None,
+) -> Plan:
+    return plan(
+        trace,
+        budget,
+        criterion=criterion,
+        scope="local" if (scope or options.scope) == "local" else "global",
+        align=options.align,
+        keep_at_least=options.keep_at_least,
+        protect=options.protect,
+        only=options.only,
+        ratios=options.ratios,
+        target=options.target,
+        data=data,
+        loss=None if data is None else _loss,
+        seed=seed,
+    )
+
+
+def _by_criterion(session: Session, trace: Trace, budget: Budget) -> Plan:
+    options = session.recipe.plan
+    data = _evidence(session) if criterion_named(options.criterion).needs else None
+    return _spend(trace, budget, options.criterion, options, data=data, seed=session.recipe.seed)
+
+
+def _evidence(session: Session) -> list[Evidence]:
+    """A few training batches on the CPU, the same on every process."""
+    batches = session.training()
+    steps = min(session.recipe.plan.batches, batches.per_epoch)
+    dtype = next(session.dense.parameters()).dtype
+    drawn = batches.training(_STREAM, 0, steps, session.recipe.data.augment)
+    return [(images.cpu().to(dtype), labels.cpu()) for images, labels in islice(drawn, steps)]
+
+
+def _loss(model: nn.Module, batch: Evidence) -> Tensor:
+    images, labels = batch
+    return F.cross_entropy(model(images), labels)
+
+
+@torch.no_grad()
+def own_decision(method: Regularizer | None) -> float | None:
+    """Share of the MACs that the method's own decision keeps; None without one."""
+    if method is None or isinstance(method, OneShot) or not isinstance(method, GroupRegularizer):
+        return None
+    try:
+        made = method.plan()
+    except PlanError:
+        return 1.0  # nothing would go
+    return made.predicted.macs / max(made.dense.macs, 1)

@@ -1,0 +1,170 @@
+"""The record of a run: what was asked for, what came out, and on what machine."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from fxprune.errors import FxpruneError
+from fxprune.report import Sheet, count, share
+from fxprune.types import Cost
+
+__all__ = ["Ledger", "Record", "read_record", "record_sheet"]
+
+FORMAT = "fxprune-run"
+VERSION = 1
+
+
+@dataclass(frozen=True)
+class Record:
+    """A finished run.
+
+    Attributes:
+        name: Of the recipe's file.
+        recipe: Every value of it, defaults included.
+        accuracy: Share of right answers in [0, 1] by moment: ``dense``, ``sparse`` (after the sparse phase),
+            ``pruned`` (before fine-tuning) and ``finetuned``.
+        evaluated_on: ``test``, or ``holdout``: training images set apart.
+        dense: Cost of the dense model for one sample.
+        slim: Cost of the slim model.
+        decided: Share of the MACs that the method's own decision would have kept; None for one-shot runs.
+        epochs: Epochs by phase.
+        seconds: Wall time by step of the run, over all its processes in time.
+        method: What the regularizer reported at the end of the sparse phase.
+        latency_ms: Median latency in onnxruntime, ``dense`` and ``slim``; empty if it was not measured.
+        bench: The whole measurement, or None.
+        machine: Processor, cores, versions.
+        device: Where it was trained, and by how many processes.
+        proof: How the slim model was proved right.
+        notes: Of the plan and of the run.
+        resumed: How often it was continued.
+    """
+
+    name: str
+    recipe: Mapping[str, object]
+    accuracy: Mapping[str, float]
+    evaluated_on: str
+    dense: Cost
+    slim: Cost
+    decided: float | None
+    epochs: Mapping[str, int]
+    seconds: Mapping[str, float]
+    method: Mapping[str, float]
+    latency_ms: Mapping[str, float]
+    bench: Mapping[str, object] | None
+    machine: Mapping[str, object]
+    device: str
+    proof: str
+    notes: tuple[str, ...] = ()
+    resumed: int = 0
+
+    def to_json(self) -> str:
+        """The record as JSON text."""
+        return json.dumps({"format": FORMAT, "version": VERSION, **asdict(self)}, indent=1)
+
+
+def read_record(path: Path) -> Record:
+    """A record from its file.
+
+    Raises:
+        FxpruneError: The file is missing or no record.
+    """
+    try:
+        data = json.loads(path.read_text("utf-8"))
+        if data.pop("format") != FORMAT or data.pop("version") != VERSION:
+            raise ValueError("another format or version")
+        costs = {key: Cost(**data.pop(key)) for key in ("dense", "slim")}
+        notes = tuple(data.pop("notes"))
+        return Record(**data, **costs, notes=notes)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise FxpruneError(
+            f"{path} is no record of a run: {error}", advice="pass a record.json of fxprune train"
+        ) from error
+
+
+@dataclass
+class Ledger:
+    """What a run knows so far; it travels in the checkpoints.
+
+    Attributes:
+        accuracy: As in the record.
+        seconds: As in the record.
+        method: As in the record.
+        decided: As in the record.
+        proof: As in the record.
+        notes: As in the record.
+        resumed: As in the record.
+    """
+
+    accuracy: dict[str, float] = field(default_factory=dict)
+    seconds: dict[str, float] = field(default_factory=dict)
+    method: dict[str, float] = field(default_factory=dict)
+    decided: float | None = None
+    proof: str = ""
+    notes: list[str] = field(default_factory=list)
+    resumed: int = 0
+    _running: dict[str, float] = field(default_factory=dict, repr=False)
+
+    @contextmanager
+    def timed(self, name: str) -> Iterator[None]:
+        """Add the body's wall time to a step, also to what is saved while it runs."""
+        before = self.seconds.get(name, 0.0)
+        self._running[name] = time.monotonic() - before
+        try:
+            yield
+        finally:
+            self._count()
+            del self._running[name]
+
+    def _count(self) -> None:
+        now = time.monotonic()
+        for name, began in self._running.items():
+            self.seconds[name] = round(now - began, 3)
+
+    def note(self, text: str) -> None:
+        """Remember a remark once."""
+        if text not in self.notes:
+            self.notes.append(text)
+
+    def as_json(self) -> dict[str, object]:
+        """Plain values, times up to now included."""
+        self._count()
+        return {key: value for key, value in asdict(self).items() if not key.startswith("_")}
+
+    @staticmethod
+    def of(data: object) -> Ledger:
+        """A ledger from what ``as_json`` gave."""
+        assert isinstance(data, dict)
+        return Ledger(**data)
+
+
+# --- for people ------------------------------------------------------------------------------
+
+_MOMENTS: dict[str, str] = {
+    "dense": "dense",
+    "sparse": "after sparse training",
+    "pruned": "pruned, before fine-tuning",
+    "finetuned": "fine-tuned",
+}
+
+
+def record_sheet(record: Record) -> Sheet:
+    """The figures of a run that matter."""
+    rows = [
+        (f"accuracy, {words}", f"{100 * record.accuracy[key]:.2f} %")
+        for key, words in _MOMENTS.items()
+        if key in record.accuracy
+    ]
+    for name, value in (("MACs", lambda c: c.macs), ("parameters", lambda c: c.params)):
+        before, after = value(record.dense), value(record.slim)
+        rows.append((name, f"{count(before)} -> {count(after)} ({share(after / max(before, 1))})"))
+    if record.latency_ms:
+        before_ms, after_ms = record.latency_ms["dense"], record.latency_ms["slim"]
+        rows.append(("latency, onnxruntime", f"{before_ms:.3g} ms -> {after_ms:.3g} ms"))
+    minutes = sum(record.seconds.values()) / 60
+    rows.append(("wall time", f"{minutes:.1f} min on {record.device}"))
+    return Sheet(record.name, ("", "value"), tuple(rows), footer="; ".join(record.notes))

@@ -1,0 +1,59 @@
+"""Slim models renewed before they are trained: statistics of batch norm, or all weights from scratch."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import nn
+
+from fxprune.loading import load_model
+from fxprune.slim import slim
+from fxprune.trace import trace
+from fxprune.training.session import Session, seed_everything
+from fxprune.types import Plan
+
+__all__ = ["fresh", "recalibrate"]
+
+_SCRATCH = 3  # random numbers of new weights
+
+
+@torch.no_grad()
+def recalibrate(session: Session, model: nn.Module, batches: int) -> None:
+    """Renew running means and variances of batch norm as plain averages over training batches."""
+    norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+    momenta = [m.momentum for m in norms]
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None
+    model.train()
+    dtype = next(model.parameters()).dtype
+    drawn = session.training()
+    for images, _ in drawn.training(0, 0, min(batches, drawn.per_epoch), session.recipe.data.augment):
+        model(images.to(dtype))
+    model.eval()
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.momentum = momentum
+
+
+def fresh(session: Session, plan: Plan, small: nn.Module) -> nn.Module:
+    """The slim shape with new random weights.
+
+    Modules that can start anew do; a graph, or a model with other parameters, gets slices of a dense model
+    that its factory has just made.
+    """
+    seed_everything(session.recipe.seed, _SCRATCH)
+    resettable = [m for m in small.modules() if any(True for _ in m.parameters(recurse=False))]
+    if small.fxprune_kind == "module" and all(hasattr(m, "reset_parameters") for m in resettable):
+        for module in resettable:
+            module.reset_parameters()
+        return small
+    loaded = load_model(session.recipe.model)
+    if loaded.pretrained:
+        raise session.file.error(
+            "finetune.start",
+            f"{session.recipe.model} comes with trained weights: nothing is left to start from scratch with",
+            advice="name the model without its weights, and give those as weights:",
+        )
+    kind: Literal["module", "graph"] = "graph" if small.fxprune_kind == "graph" else "module"
+    return slim(trace(loaded.model, session.example), plan, kind=kind)
