@@ -62,7 +62,8 @@ def slim(trace: Trace, plan: Plan, *, kind: Kind = "auto") -> nn.Module:
     Returns:
         The slim model.  ``.fxprune_kind`` is ``"module"`` or ``"graph"``; for a graph,
         ``.fxprune_sources`` names the source lines whose hard-coded sizes, or whose joins that lost
-        a structure, forced it.
+        a structure, forced it.  A graph holds what ran in evaluation: batch norm and dropout follow
+        ``train()``, stochastic depth and the dropout inside a fused attention do not come back.
 
     Raises:
         PlanError: The plan was made for another model, or contradicts itself.
