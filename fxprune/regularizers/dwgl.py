@@ -92,7 +92,8 @@ class DWGL(GroupLasso):
             producers have to agree.
         reorder: First permute the channels of every group in the model, in place and without
             changing its function, so that the most important have the lowest indices.
-        scale: Make ``lam`` fit groups of different size.
+        scale: Make ``lam`` fit groups of different size; ``"none"`` is published, ``"norm"`` (ours) lets one number
+            serve layers whose weights batch norm leaves free to have any norm.
         members: Which tensors count; see ``GroupLasso``.
         keep_at_least: Units that stay in every group.
 
@@ -125,7 +126,7 @@ class DWGL(GroupLasso):
         model: nn.Module,
         groups: Sequence[Group],
         *,
-        lam: PerGroup = 1e-3,
+        lam: PerGroup = 2e-2,
         lr: LearningRate | None = None,
         ramp: Ramp = "linear",
         low: float = 0.5,
@@ -133,7 +134,7 @@ class DWGL(GroupLasso):
         exponent: float = 1.0,
         everywhere: bool = False,
         reorder: bool = False,
-        scale: Scale = "none",
+        scale: Scale = "norm",
         members: Members = "producers",
         keep_at_least: int = 1,
     ) -> None:

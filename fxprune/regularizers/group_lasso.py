@@ -42,7 +42,8 @@ class GroupLasso(GroupRegularizer):
         lam: Strength, by pattern if you like.
         lr: Step size for the prox: the optimizer, a function or a number.
         solver: ``"prox"`` or ``"subgradient"``.
-        scale: Make ``lam`` fit groups of different size.
+        scale: Make ``lam`` fit groups of different size; ``"none"`` is published, ``"norm"`` (ours) lets one number
+            serve layers whose weights batch norm leaves free to have any norm.
         members: Which tensors count.  ``"rows"`` is the published filter group; the default
             adds batch norm's affine parameters, without which a zero filter still feeds
             a constant to its consumers.
@@ -79,10 +80,10 @@ class GroupLasso(GroupRegularizer):
         model: nn.Module,
         groups: Sequence[Group],
         *,
-        lam: PerGroup = 1e-3,
+        lam: PerGroup = 2e-2,
         lr: LearningRate | None = None,
         solver: Literal["prox", "subgradient"] = "prox",
-        scale: Scale = "none",
+        scale: Scale = "norm",
         members: Members = "producers",
         coupling: Literal["joint", "votes"] = "joint",
         threshold: float = 1e-2,

@@ -28,7 +28,7 @@ def test_lasso_subgradient_is_the_unit_vector() -> None:
     net, groups = linear_chain(3, 4, 2)
     with torch.no_grad():
         net[0].weight[2], net[0].bias[2] = 0, 0
-    reg = GroupLasso(net, groups, lam=0.3, solver="subgradient")
+    reg = GroupLasso(net, groups, scale="none", lam=0.3, solver="subgradient")
     reg.penalty().backward()
     row = torch.cat([net[0].weight, net[0].bias[:, None]], 1).detach()
     gradient = torch.cat([net[0].weight.grad, net[0].bias.grad[:, None]], 1)
@@ -45,10 +45,10 @@ def test_lasso_prox_reads_the_rate_of_each_parameter_group() -> None:
     optimizer = torch.optim.SGD(
         [{"params": net[0].parameters(), "lr": 0.1}, {"params": net[2].parameters(), "lr": 0.4}], lr=1.0
     )
-    GroupLasso(net, groups, lam=1.0, lr=optimizer).step()
+    GroupLasso(net, groups, scale="none", lam=1.0, lr=optimizer).step()
     torch.testing.assert_close(net[0].weight, torch.full((2, 1), 0.9))
     torch.testing.assert_close(net[2].weight, 0.6 * torch.eye(2))
-    GroupLasso(net, groups, lam=1.0, lr=lambda: 0.2).step()
+    GroupLasso(net, groups, scale="none", lam=1.0, lr=lambda: 0.2).step()
     torch.testing.assert_close(net[0].weight, torch.full((2, 1), 0.7))
     with pytest.raises(PlanError, match="needs the step size"):
         GroupLasso(net, groups)
@@ -56,7 +56,7 @@ def test_lasso_prox_reads_the_rate_of_each_parameter_group() -> None:
 
 def test_threshold_of_the_subgradient_is_relative_to_the_start() -> None:
     net, groups = chain([1.0, 2.0, 3.0, 2.0])
-    reg = GroupLasso(net, groups, solver="subgradient", threshold=0.25)
+    reg = GroupLasso(net, groups, scale="none", solver="subgradient", threshold=0.25)
     with torch.no_grad():
         net[0].weight.copy_(torch.tensor([0.51, 0.49, 0.5, 0.5001])[:, None])
     assert reg.alive().tolist() == [True, False, False, True]

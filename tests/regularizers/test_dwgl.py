@@ -49,7 +49,7 @@ def test_ramps_that_do_not_increase_are_refused() -> None:
 
 def test_producers_share_the_ramp_and_inner_layers_have_none() -> None:
     net, _, groups, _ = traced("residual")
-    reg = DWGL(net, groups, lam=1.0, lr=0.1)
+    reg = DWGL(net, groups, scale="none", lam=1.0, lr=0.1)
     stream = next(g for g in groups if len(g.producers) == 3)
     inner = [g for g in groups if g.pinned is None and len(g.producers) == 1]
     atoms = reg._rows.unit_atom
@@ -58,7 +58,7 @@ def test_producers_share_the_ramp_and_inner_layers_have_none() -> None:
     # Three terms for each unit of the stream, all with its coefficient.
     coefficient = reg._coefficient[torch.isin(reg.view.term_atom, torch.from_numpy(atoms[stream.units]))]
     torch.testing.assert_close(coefficient.sort().values, ramp(8).repeat_interleave(3).sort().values)
-    everywhere = DWGL(net, groups, lam=1.0, lr=0.1, everywhere=True)
+    everywhere = DWGL(net, groups, scale="none", lam=1.0, lr=0.1, everywhere=True)
     torch.testing.assert_close(everywhere.direction[atoms[inner[0].units]], ramp(6))
 
 
@@ -67,7 +67,7 @@ def test_prox_step_by_hand() -> None:
     with torch.no_grad():
         net[0].weight.copy_(torch.tensor([[1.0], [-1.0], [1.0]]))
     optimizer = torch.optim.SGD(net.parameters(), lr=0.5)
-    reg = DWGL(net, groups, lam=1.4, lr=optimizer, everywhere=True)
+    reg = DWGL(net, groups, scale="none", lam=1.4, lr=optimizer, everywhere=True)
     assert float(reg.penalty()) == 0
     reg.step()  # thresholds 0.5 * 1.4 * (0.5, 1, 1.5)
     torch.testing.assert_close(net[0].weight.flatten(), torch.tensor([0.65, -0.3, 0.0]))
@@ -82,7 +82,7 @@ def test_prox_step_by_hand() -> None:
 
 def test_a_unit_goes_only_when_all_producers_gave_it_up() -> None:
     net, _, groups, _ = traced("residual")
-    reg = DWGL(net, groups, lam=1.0, lr=0.1)
+    reg = DWGL(net, groups, scale="none", lam=1.0, lr=0.1)
     stream = next(g for g in groups if len(g.producers) == 3)
     layers = [(net.stem, net.bn), (net.block1.conv2, net.block1.bn2), (net.block2.conv2, net.block2.bn2)]
     with torch.no_grad():
@@ -92,7 +92,7 @@ def test_a_unit_goes_only_when_all_producers_gave_it_up() -> None:
                 tensor[number] = 0  # one voter only
         net.stem.weight[6] = 0  # the batch norm behind it still passes a constant
     assert reg.removed_units().tolist() == [int(stream.units[5])]
-    published = DWGL(net, groups, lam=1.0, lr=0.1, members="rows")
+    published = DWGL(net, groups, scale="none", lam=1.0, lr=0.1, members="rows")
     with torch.no_grad():
         for conv, _ in layers:
             conv.weight[6] = 0
@@ -105,7 +105,7 @@ def test_votes_coincide_under_a_shared_direction() -> None:
     def gone(ramp_shape: str) -> tuple[int, int]:
         net, _, groups, _ = traced("residual", seed=3)
         stream = [g for g in groups if len(g.producers) == 3]
-        reg = DWGL(net, stream, lam=1.0, lr=0.1, ramp=ramp_shape, low=0.1, high=1.9)  # type: ignore[arg-type]
+        reg = DWGL(net, stream, scale="none", lam=1.0, lr=0.1, ramp=ramp_shape, low=0.1, high=1.9)  # type: ignore[arg-type]
         for _ in range(12):
             reg.step()
         return int((reg.view.sums(2) == 0).sum()), len(reg.removed_units())
@@ -120,7 +120,7 @@ def test_votes_coincide_under_a_shared_direction() -> None:
 
 def test_last_unit_of_a_group_is_spared() -> None:
     net, groups = linear_chain(3, 6, 5, 2)
-    reg = GroupLasso(net, groups, lam=1e6, lr=1.0)
+    reg = GroupLasso(net, groups, scale="none", lam=1e6, lr=1.0)
     strongest = int(reg._importance()[:6].argmax())
     before = net[0].weight[strongest].detach().clone()
     for _ in range(3):
@@ -142,7 +142,7 @@ def test_reordering_preserves_the_function(name: str) -> None:
     torch.testing.assert_close(net(x), before, rtol=EXACT, atol=EXACT)
     for g in groups:
         if g.name in orders and len(g.producers) == 1:
-            rows = GroupLasso(net, [g], lr=1.0).view.sums(2)
+            rows = GroupLasso(net, [g], scale="none", lr=1.0).view.sums(2)
             assert (rows.diff() <= EXACT).all()
 
 
@@ -187,7 +187,7 @@ def test_dwgl_reorders_before_it_begins() -> None:
     net, _, groups, x = traced("residual")
     net.eval()
     before = net(x)
-    reg = DWGL(net, groups, lr=0.1, reorder=True)
+    reg = DWGL(net, groups, scale="none", lr=0.1, reorder=True)
     torch.testing.assert_close(net(x), before, rtol=EXACT, atol=EXACT)
     stream = next(g for g in groups if len(g.producers) == 3)
     joint = reg.view.per_atom(reg.view.sums(2))[reg._rows.unit_atom[stream.units]]

@@ -107,7 +107,7 @@ def test_prox_reaches_the_optimum_with_momentum() -> None:
         net, groups = problem.layer()
         lr = 0.5 / problem.smooth * (1 - momentum)
         optimizer = torch.optim.SGD(net.parameters(), lr=lr, momentum=momentum)
-        reg = GroupLasso(net, groups, lam=lam, lr=optimizer)
+        reg = GroupLasso(net, groups, scale="none", lam=lam, lr=optimizer)
         problem.train(net, reg, 2000, optimizer)
         np.testing.assert_allclose(net.weight.detach(), best, atol=OPTIMUM)
         assert reg.alive().tolist() == (np.linalg.norm(best, axis=0) > 0).tolist()
