@@ -71,7 +71,8 @@ def plan(
             positions (1: any width).  An axis narrower than two steps moves in halves, quarters, ...
             of a step; one that is off the step to begin with may also stay as it is.
         keep_at_least: Units that every group keeps.
-        protect: Groups that must stay whole: names of groups or tensors, with wildcards.
+        protect: Groups that must stay whole: names of groups or tensors, with wildcards.  A tensor's name
+            stands for every group that has an axis of it, whether the tensor makes or reads its units.
         only: If given, all other groups stay whole.
         ratios: Fraction to keep of some groups, by pattern; the other groups serve the budget.
         target: Runtime whose steps count (``fxprune.targets``).
