@@ -13,11 +13,14 @@ from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 from torch import nn
 
 from fxprune.errors import FxpruneError
-from fxprune.regularizers import REGULARIZERS, Compose, Regularizer
+from fxprune.regularizers import GAL, REGULARIZERS, Compose, Regularizer
 from fxprune.regularizers.oneshot import OneShot
 from fxprune.types import Budget, Group
 
 __all__ = ["WrongOption", "check_options", "make_method", "method_class", "method_names", "option_names"]
+
+# Once, should the table come to list all of them.
+_METHODS: tuple[type[Regularizer], ...] = tuple(dict.fromkeys((*REGULARIZERS, GAL)))
 
 # What a training run hands over itself.
 _GIVEN = frozenset({"self", "model", "groups", "lr", "budget"})
@@ -44,7 +47,7 @@ def method_names() -> tuple[str, ...]:
         >>> method_names()[:3]
         ('ssr', 'dwgl', 'increg')
     """
-    return tuple(cls.name for cls in REGULARIZERS)
+    return tuple(cls.name for cls in _METHODS)
 
 
 def method_class(name: str) -> type[Regularizer]:
@@ -57,7 +60,7 @@ def method_class(name: str) -> type[Regularizer]:
         >>> method_class("SSR").name
         'ssr'
     """
-    for cls in REGULARIZERS:
+    for cls in _METHODS:
         if name in (cls.name, cls.__name__):
             return cls
     close = difflib.get_close_matches(name.lower(), method_names(), n=1)

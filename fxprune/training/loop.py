@@ -195,14 +195,16 @@ class _Watch:
 
 @torch.no_grad()
 def evaluate(model: nn.Module, batches: Batches, team: Team) -> float:
-    """Share of images that a model names rightly, over all processes; every process has to ask."""
+    """Share of images that a model names rightly, over all processes; every process has to ask.
+
+    In the precision of the weights, whatever training runs in.
+    """
     was = model.training
     model.eval()
     dtype = next(model.parameters()).dtype
     counts = torch.zeros(2, dtype=torch.float64, device=team.device)
     for inputs, labels, real in batches.evaluation():
-        with team.autocast():
-            right = model(inputs.to(dtype)).argmax(1) == labels
+        right = model(inputs.to(dtype)).argmax(1) == labels
         counts += torch.stack([(right & real).sum(), real.sum()])
     model.train(was)
     right_, images = team.total(counts).tolist()

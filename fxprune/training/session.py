@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.utils import _pytree as pytree
 
 from fxprune.errors import FxpruneError, RecipeError
 from fxprune.files import write_text
@@ -146,7 +147,11 @@ def _open_model(file: RecipeFile, data: DataSet) -> tuple[nn.Module, Inputs]:
         about_weights = recipe.weights is not None and str(recipe.weights) in error.what
         key = "weights" if about_weights else "input" if "--input" in error.what else "model"
         raise file.error(key, error.what, advice=error.advice) from error
-    return opened.model, opened.inputs
+    if recipe.input:
+        return opened.model, opened.inputs
+    dtype = next(opened.model.parameters()).dtype
+    example: Inputs = pytree.tree_map_only(Tensor, lambda t: t.to(dtype), opened.inputs)
+    return opened.model, example
 
 
 def _dry_run(session: Session) -> None:
