@@ -77,6 +77,11 @@ def slim(trace: Trace, plan: Plan, *, kind: Kind = "auto") -> nn.Module:
         >>> small[0].out_features, small[2].in_features, net[0].out_features
         (4, 4, 8)
     """
+    return _applied(trace, plan, kind)
+
+
+def _applied(trace: Trace, plan: Plan, kind: Kind, *, trusted: bool = False) -> nn.Module:
+    """Apply a plan; ``trusted`` weights come from a file that says which kind was right."""
     if plan.removed:
         if kind == "module":
             raise SliceError(
@@ -86,14 +91,16 @@ def slim(trace: Trace, plan: Plan, *, kind: Kind = "auto") -> nn.Module:
         trace, kind = cut(trace, plan.removed), "graph"
     found = resolve(trace, keep_mask(trace, plan))
     if kind != "graph":
+        module: nn.Module | None = None
         try:
             module = _module_copy(trace, found)
-            problem = "" if kind == "module" else _difference(trace, found, module)
+            problem = "" if trusted else _difference(trace, found, module)
         except FxpruneError:
             raise
         except Exception as error:  # noqa: BLE001 - the user's own code may raise anything on fewer channels
             problem = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
-        if not problem:
+        on_meta = any(t.device.type == "meta" for t in trace.model.parameters())
+        if module is not None and (not problem or (kind == "module" and on_meta)):
             module.fxprune_kind = "module"  # type: ignore[assignment]
             return module
         if kind == "module" or trace.kind == "recorded":
@@ -416,7 +423,7 @@ def load(model: nn.Module, path: str | Path, example_inputs: ExampleInputs) -> n
         fxprune.errors.SliceError: cannot read no-such-file.safetensors: No such file or directory...
     """
     plan, kind, tensors = _read(Path(path))
-    result = slim(_trace(model, example_inputs), plan, kind=kind)
+    result = _applied(_trace(model, example_inputs), plan, kind, trusted=True)
     own = result.state_dict()
     wrong = [n for n, t in tensors.items() if n not in own or own[n].shape != t.shape]
     missing = set(own) - set(tensors) - _tied_names(result)

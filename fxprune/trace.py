@@ -333,11 +333,14 @@ def _headline(error: BaseException) -> str:
 
 
 def _is_dynamic(graph: fx.GraphModule) -> bool:
-    for node in graph.graph.nodes:
-        value = node.meta.get("val")
-        if node.op == "placeholder" and isinstance(value, torch.Tensor):
-            return isinstance(value.shape[0], torch.SymInt)
-    return False
+    """Whether the first dimension of every input is a free symbol; code may have settled it at a number."""
+    inputs = [n.meta.get("val") for n in graph.graph.nodes if n.op == "placeholder"]
+    sizes = [t.shape[0] for t in inputs if isinstance(t, torch.Tensor)]
+    return bool(sizes) and all(map(_is_free, sizes))
+
+
+def _is_free(size: object) -> bool:
+    return isinstance(size, torch.SymInt) and not size.node.expr.is_number
 
 
 def _used_names(graph: fx.GraphModule) -> set[str]:
