@@ -13,7 +13,7 @@ from fxprune.ops.normalise import BATCH_NORMS
 from fxprune.shims import BatchNorm, Dropout
 from fxprune.trace import Trace
 
-__all__ = ["Draft", "arguments_by_name", "draft", "set_tensor", "shared"]
+__all__ = ["Draft", "arguments_by_name", "draft", "set_tensor", "shared", "tensor_at"]
 
 MODES = "fxprune_modes"
 
@@ -78,6 +78,16 @@ def set_tensor(root: nn.Module, name: str, tensor: torch.Tensor, *, persistent: 
         root.register_buffer(last, tensor, persistent=persistent)
 
 
+def tensor_at(root: nn.Module, name: str) -> torch.Tensor | None:
+    """The parameter or buffer of a dotted name, if there is one."""
+    *path, last = name.split(".")
+    for part in path:
+        if part not in root._modules:
+            return None
+        root = root._modules[part]  # type: ignore[assignment]
+    return root._parameters.get(last) if last in root._parameters else root._buffers.get(last)
+
+
 def arguments_by_name(node: fx.Node) -> dict[str, object]:
     """The arguments of an operator call by the names of its schema; defaults are left out."""
     names = [a.name for a in node.target._schema.arguments]  # type: ignore[union-attr]
@@ -89,7 +99,7 @@ def _attach_modes(graph: fx.Graph, root: nn.Module) -> None:
     for node in list(graph.nodes):
         if node.op != "call_function":
             continue
-        found = _shim(node)
+        found = _shim(node, root)
         if found is None:
             continue
         shim, operands = found
@@ -103,15 +113,27 @@ def _attach_modes(graph: fx.Graph, root: nn.Module) -> None:
         graph.erase_node(node)
 
 
-def _shim(node: fx.Node) -> tuple[nn.Module, tuple[object, ...]] | None:
+def _shim(node: fx.Node, root: nn.Module) -> tuple[nn.Module, tuple[object, ...]] | None:
     """What stands in for a call whose training flag torch.export froze, and its operands."""
     name = qualified_name(node.target)
     if name == BATCH_NORMS[0]:
         values = arguments_by_name(node)
         if values["running_mean"] is not None:
             operands = tuple(values[n] for n in ("input", "weight", "bias", "running_mean", "running_var"))
+            operands = (*operands, _counter(node, values["running_mean"], root))
             return BatchNorm(float(values["momentum"]), float(values["eps"])), operands  # type: ignore[arg-type]
     elif name in DROPOUTS:
         # The tensor is called input, or self where dropout works in place.
         return Dropout(float(arguments_by_name(node)["p"]), DROPOUTS[name]), (node.all_input_nodes[0],)  # type: ignore[arg-type]
     return None
+
+
+def _counter(node: fx.Node, mean: object, root: nn.Module) -> fx.Node | None:
+    """The number of batches seen, which torch.nn's batch norm counts beside its running mean."""
+    if not isinstance(mean, fx.Node) or mean.op != "get_attr":
+        return None
+    name = f"{str(mean.target).rpartition('.')[0]}.num_batches_tracked".lstrip(".")
+    if tensor_at(root, name) is None:
+        return None
+    with node.graph.inserting_before(node):
+        return node.graph.get_attr(name)

@@ -29,8 +29,11 @@ class BatchNorm(nn.Module):
         bias: torch.Tensor | None,
         mean: torch.Tensor,
         variance: torch.Tensor,
+        count: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """Normalise ``x`` by batch (training) or running (evaluation) statistics."""
+        if self.training and count is not None:
+            count.add_(1)
         return F.batch_norm(x, mean, variance, weight, bias, self.training, self.momentum, self.eps)
 
 

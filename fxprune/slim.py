@@ -21,7 +21,7 @@ from torch.utils import _pytree as pytree
 from fxprune.cutting import cut, cut_sources, drop_gaps
 from fxprune.errors import FxpruneError, PlanError, SliceError
 from fxprune.files import atomic_path
-from fxprune.graphs import arguments_by_name, draft, set_tensor
+from fxprune.graphs import arguments_by_name, draft, set_tensor, tensor_at
 from fxprune.modules import refresh, watching_widths
 from fxprune.ops import calculates, overload
 from fxprune.ops.base import Rewrite, Scaled
@@ -285,7 +285,7 @@ def _graph_copy(trace: Trace, found: Resolution) -> fx.GraphModule:
     if trace.kind == "recorded":
         raise SliceError("a recorded graph is for analysis only", advice="use the module copy")
     made = draft(trace)
-    _attach_tensors(made.root, trace, found)
+    tensors = _attach_tensors(made.root, trace, found)
     for node, rewrite in found.rewrites.items():
         if node in made.copies:
             _apply(made.graph, made.copies[node], rewrite)
@@ -293,20 +293,31 @@ def _graph_copy(trace: Trace, found: Resolution) -> fx.GraphModule:
         if node in made.copies:
             _apply_gather(made.graph, made.root, made.copies[node], gather)
     drop_gaps(made.graph)
-    return made.module(type(trace.model).__name__, training=trace.model.training)
+    module = made.module(type(trace.model).__name__, training=trace.model.training)
+    # A GraphModule takes only what its code names: counters and parts that run in training stay as well.
+    for name, (tensor, persistent) in tensors.items():
+        if tensor_at(module, name) is None:
+            set_tensor(module, name, tensor, persistent=persistent)
+    return module
 
 
-def _attach_tensors(root: nn.Module, trace: Trace, found: Resolution) -> None:
-    """Every tensor of the model under its own name, and the graph's constants."""
+def _attach_tensors(root: nn.Module, trace: Trace, found: Resolution) -> dict[str, tuple[torch.Tensor, bool]]:
+    """Every tensor of the model under its own name, and the graph's constants.
+
+    Returns:
+        The model's tensors and whether its state holds them.
+    """
     slims = _slim_tensors(trace, found)
     persistent = set(trace.model.state_dict(keep_vars=True))
-    for name, alias in trace.aliases.items():
-        set_tensor(root, name, slims[id(trace.tensor(alias))], persistent=name in persistent)
+    tensors = {n: (slims[id(trace.tensor(alias))], n in persistent) for n, alias in trace.aliases.items()}
+    for name, (tensor, kept) in tensors.items():
+        set_tensor(root, name, tensor, persistent=kept)
     for node in trace.graph.graph.nodes:
         name = str(node.target)
         if node.op == "get_attr" and name not in trace.aliases:
             tensor = trace.tensor(name)
             set_tensor(root, name, _sliced(tensor, name, found), persistent=False)
+    return tensors
 
 
 def _apply(graph: fx.Graph, node: fx.Node, rewrite: Rewrite) -> None:
