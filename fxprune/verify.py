@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 
 import numpy as np
@@ -20,6 +20,7 @@ from fxprune.live import liven
 from fxprune.oracle import Oracle, wide
 from fxprune.resize import Resolution, keep_mask, resolve
 from fxprune.slim import slim as _slim
+from fxprune.sources import source_of
 from fxprune.structures import choose_structures
 from fxprune.trace import ExampleInputs, Trace, call_arguments, evaluating
 from fxprune.trace import trace as _trace
@@ -28,6 +29,8 @@ from fxprune.types import Plan
 __all__ = ["Proof", "verify"]
 
 TOLERANCE = 1e-4
+
+_Sample = tuple[tuple[object, ...], Mapping[str, object]]
 
 
 @dataclass(frozen=True)
@@ -125,8 +128,7 @@ def verify(
         measured = [m for s in samples for m in _compare_all(trace, what, slim, s, torch.float64)]
         dtype = "float64"
     except (RuntimeError, TypeError, NotImplementedError):
-        measured = [m for s in samples for m in _compare_all(trace, what, slim, s, torch.float32)]
-        dtype = "float32"
+        measured, dtype = _in_single(trace, what, slim, samples), "float32"
     if all(m.flat for m in measured):
         return _on_live_copy(trace, plan, slim, tolerance, seed)
     coupled = coupling(what.trace)
@@ -149,6 +151,19 @@ def verify(
     )
     _gate(proof, slim)
     return proof
+
+
+def _in_single(trace: Trace, what: _Removal, slim: nn.Module, samples: Sequence[_Sample]) -> list[_Measured]:
+    """The comparison in float32, for models that fix their types."""
+    try:
+        return [m for s in samples for m in _compare_all(trace, what, slim, s, torch.float32)]
+    except (RuntimeError, TypeError, NotImplementedError) as error:
+        text = str(error).strip().splitlines() or [type(error).__name__]
+        raise VerificationError(
+            f"the slim model does not run: {text[0]}",
+            source=source_of(error),
+            advice="was it changed after slim()? If not, check the inputs",
+        ) from error
 
 
 def _gate(proof: Proof, slim: nn.Module) -> None:
@@ -185,7 +200,7 @@ def _compare_all(
     trace: Trace,
     what: _Removal,
     slim: nn.Module,
-    sample: tuple[tuple[object, ...], Mapping[str, object]],
+    sample: _Sample,
     dtype: torch.dtype,
 ) -> list[_Measured]:
     """Structures multiplied by zero against the cut model, then its units zeroed against the slim one."""
@@ -196,7 +211,7 @@ def _compare_all(
 def _compare_cut(
     trace: Trace,
     small: Trace,
-    sample: tuple[tuple[object, ...], Mapping[str, object]],
+    sample: _Sample,
     dtype: torch.dtype,
 ) -> _Measured:
     silent = {s.output for s in choose_structures(trace, small.cuts)}
@@ -216,9 +231,7 @@ def _everything(trace: Trace) -> Resolution:
     return Resolution(np.ones(coupled.n_units, bool), {}, {}, {}, {}, coupled.cost.dense)
 
 
-def _typed(
-    sample: tuple[tuple[object, ...], Mapping[str, object]], dtype: torch.dtype
-) -> tuple[tuple[object, ...], dict[str, object]]:
+def _typed(sample: _Sample, dtype: torch.dtype) -> tuple[tuple[object, ...], dict[str, object]]:
     """Floating inputs in another type."""
     args, kwargs = pytree.tree_map_only(
         torch.Tensor, lambda t: t.to(dtype) if t.is_floating_point() else t, (sample[0], dict(sample[1]))
@@ -230,7 +243,7 @@ def _compare(
     trace: Trace,
     found: Resolution,
     slim: nn.Module,
-    sample: tuple[tuple[object, ...], Mapping[str, object]],
+    sample: _Sample,
     dtype: torch.dtype,
 ) -> _Measured:
     args, kwargs = _typed(sample, dtype)
@@ -347,9 +360,7 @@ def _distance(reference: list[torch.Tensor], other: list[torch.Tensor]) -> float
     return worst
 
 
-def _random_like(
-    sample: tuple[tuple[object, ...], Mapping[str, object]], seed: int
-) -> tuple[tuple[object, ...], dict[str, object]]:
+def _random_like(sample: _Sample, seed: int) -> tuple[tuple[object, ...], dict[str, object]]:
     """Random floating inputs of the same shapes; indices and masks stay as they are."""
     generator = torch.Generator().manual_seed(seed)
 
