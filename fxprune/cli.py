@@ -394,7 +394,7 @@ def demo(
     epilog="Examples:\n\n"
     "  fxprune train recipe.yaml\n\n"
     "  fxprune train recipe.yaml --out runs/trial --set sparse.lr=0.1 --set method.lam=1e-3\n\n"
-    "  accelerate launch --num_processes 2 -m fxprune train recipe.yaml --resume"
+    "  torchrun --nproc-per-node 2 -m fxprune train recipe.yaml --resume"
 )
 def train(
     recipe: o.RecipePath,

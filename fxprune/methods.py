@@ -124,7 +124,7 @@ def check_options(cls: type[Regularizer], options: Mapping[str, object]) -> dict
         raise WrongOption(
             option, f"{cls.name} has no option '{option}'", advice=f"{hint}it has {', '.join(known)}"
         ) from error
-    return {name: getattr(made, name) for name in made.model_fields_set}
+    return {name: getattr(made, name) for name in options}
 
 
 def make_method(

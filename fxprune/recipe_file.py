@@ -15,7 +15,7 @@ from pydantic_core import ErrorDetails
 from fxprune.errors import RecipeError
 from fxprune.methods import WrongOption, check_options, is_one_shot, method_class
 from fxprune.recipe import FolderData, NpzData, Recipe, TorchvisionData, files_named, model_fields_at
-from fxprune.yaml_tree import Key, Tree, merge, parse_value, read_tree, walk
+from fxprune.yaml_tree import Key, Tree, merge, parse_value, put, read_tree, walk
 
 __all__ = ["RecipeFile", "read_recipe"]
 
@@ -73,7 +73,7 @@ def read_recipe(path: str | Path, changes: Sequence[str] = ()) -> RecipeFile:
     path = Path(path)
     tree = _with_bases(path)
     for change in changes:
-        tree = merge(tree, _change(change))
+        tree = _changed_by(tree, change)
     tree = _with_paths(tree)
     try:
         # As JSON, strictly: lists may become tuples and texts paths, but "1" is no number and true is none.
@@ -107,14 +107,11 @@ def _with_bases(path: Path, seen: tuple[Path, ...] = ()) -> Tree:
     return merge(_with_bases(below, seen), own)
 
 
-def _change(text: str) -> Tree:
+def _changed_by(tree: Tree, text: str) -> Tree:
     key, sign, value = text.partition("=")
     if not sign or not all(key.split(".")):
         raise RecipeError(f"--set {text}: not of the form key=value", advice="write --set sparse.lr=0.1")
-    tree = parse_value(value, f"--set {text}", Path.cwd())
-    for part in reversed(key.split(".")):
-        tree = Tree({part: tree}, tree.where)
-    return tree
+    return put(tree, key.split("."), parse_value(value, f"--set {text}", Path.cwd()))
 
 
 # --- paths -----------------------------------------------------------------------------------
@@ -239,16 +236,20 @@ def _check_methods(made: RecipeFile) -> None:
         if is_one_shot(method.name) and recipe.budget is None:
             raise made.error(prefix, f"method {method.name} needs a budget", advice="add budget: {macs: 0.5}")
     if recipe.finetune.start == "scratch":
-        if not recipe.epochs_of("finetune"):
-            raise made.error(
-                "finetune.start", "training from scratch needs epochs", advice="set finetune.epochs above 0"
-            )
-        if "@" in recipe.model:
-            raise made.error(
-                "finetune.start",
-                f"{recipe.model} comes with trained weights: nothing is left to start from scratch with",
-                advice="name the model without its weights, and give those as weights:",
-            )
+        _check_scratch(made)
+
+
+def _check_scratch(made: RecipeFile) -> None:
+    if not made.recipe.epochs_of("finetune"):
+        raise made.error(
+            "finetune.start", "training from scratch needs epochs", advice="set finetune.epochs above 0"
+        )
+    if "@" in made.recipe.model:
+        raise made.error(
+            "finetune.start",
+            f"{made.recipe.model} comes with trained weights: nothing is left to start from scratch with",
+            advice="name the model without its weights, and give those as weights:",
+        )
 
 
 def _check_files(made: RecipeFile) -> None:

@@ -135,6 +135,7 @@ class _Run:
         self._measure("dense", session.teacher())
         if steps:
             self._train(SPARSE, recipe.sparse, spread, optimizer, method, steps, {})
+            spread.eval()  # a method's own masked student follows the model's mode
             self._measure("sparse", getattr(method, "student", None) or spread)
         return spread, method
 
@@ -149,6 +150,8 @@ class _Run:
             with self.watcher.step("plan") as ticks:
                 plan = decide(session, traced, method)
                 ticks.note(describe_plan(plan))
+            if session.recipe.budget is None:
+                self.ledger.decided = plan.predicted.macs / max(plan.dense.macs, 1)
             # Taking a decision may have changed the weights: masks are folded into them.
             load_model_state(work, model_state(inner(model)))
             small = slim(traced, plan)
@@ -325,7 +328,9 @@ def _method(
     try:
         return make_method(chosen, model, groups, optimizer=optimizer, budget=budget)
     except FxpruneError as error:
-        raise session.file.error("method", error.what, advice=error.advice) from error
+        # Constructors begin their complaints with "option=value".
+        option = error.what.partition("=")[0]
+        raise session.file.error(f"method.{option}", error.what, advice=error.advice) from error
 
 
 def _on(inputs: Inputs, device: torch.device) -> Inputs:

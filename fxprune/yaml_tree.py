@@ -15,7 +15,7 @@ import yaml
 
 from fxprune.errors import RecipeError
 
-__all__ = ["Key", "Tree", "Where", "merge", "parse", "parse_value", "read_tree", "walk"]
+__all__ = ["Key", "Tree", "Where", "merge", "parse", "parse_value", "put", "read_tree", "walk"]
 
 Key = tuple[str | int, ...]
 """Path of a value: names of mappings and positions in lists."""
@@ -200,6 +200,20 @@ def merge(under: Tree, over: Tree) -> Tree:
     for key, tree in over.value.items():
         joined[key] = merge(joined[key], tree) if key in joined else tree
     return Tree(joined, over.where)
+
+
+def put(tree: Tree, key: Sequence[str], value: Tree) -> Tree:
+    """The tree with another value at a path; what is missing on the way is made.
+
+    Example:
+        >>> put(parse("a: {b: 1}", "x", Path()), ("a", "c"), parse_value("2", "y", Path())).plain()
+        {'a': {'b': 1, 'c': 2}}
+    """
+    if not key:
+        return value
+    inner = dict(tree.value) if isinstance(tree.value, Mapping) else {}
+    inner[key[0]] = put(inner.get(key[0], Tree(None, value.where)), key[1:], value)
+    return Tree(inner, tree.where)
 
 
 def walk(tree: Tree, key: Key) -> Tree:

@@ -52,9 +52,10 @@ def train_and_kill(
         taken += 1
         return whole_step(*args)
 
-    with monkeypatch.context() as patched, pytest.raises(Killed):
+    with monkeypatch.context() as patched:
         patched.setattr(loop, "_step", step)
-        run(recipe, out, *changes, resume=True)
+        with pytest.raises(Killed):
+            run(recipe, out, *changes, resume=True)
 
 
 def run(recipe: Path, out: Path, *changes: str, resume: bool = False) -> Record:

@@ -63,7 +63,14 @@ def test_every_method_goes_on_to_the_same_bits(
 def test_adam_smoothing_and_distillation_go_on_to_the_same_bits(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    phase = {"epochs": 1, "lr": 1e-3, "optimizer": "adamw", "label_smoothing": 0.1, "clip": 1.0, "distill": {}}
+    phase = {
+        "epochs": 1,
+        "lr": 1e-3,
+        "optimizer": "adamw",
+        "label_smoothing": 0.1,
+        "clip": 1.0,
+        "distill": {},
+    }
     recipe = write(
         tmp_path, method="ssr", sparse=phase, finetune={**phase, "recalibrate": 2}, checkpoints={"every": 2}
     )
@@ -75,7 +82,9 @@ def test_adam_smoothing_and_distillation_go_on_to_the_same_bits(
 
 
 def test_a_process_that_is_killed_for_real(tmp_path: Path) -> None:
-    recipe = write(tmp_path, method=METHODS["ssr"], checkpoints={"every": 1}, finetune={"epochs": 3, "lr": 0.05})
+    recipe = write(
+        tmp_path, method=METHODS["ssr"], checkpoints={"every": 1}, finetune={"epochs": 3, "lr": 0.05}
+    )
     run(recipe, tmp_path / "whole")
     root = Path(__file__).resolve().parents[2]
     process = subprocess.Popen(
@@ -122,9 +131,10 @@ def test_a_failing_save_leaves_older_checkpoints(tmp_path: Path, monkeypatch: py
             raise Killed
         real(*args)
 
-    with monkeypatch.context() as patched, pytest.raises(Killed):
+    with monkeypatch.context() as patched:
         patched.setattr(checkpoint, "save_file", fails_the_third_time)
-        run(recipe, tmp_path / "killed")
+        with pytest.raises(Killed):
+            run(recipe, tmp_path / "killed")
     names = sorted(path.name for path in (tmp_path / "killed" / "checkpoints").iterdir())
     assert names == ["1-000000002.safetensors", "1-000000004.safetensors"]
     run(recipe, tmp_path / "killed", resume=True)

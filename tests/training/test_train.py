@@ -1,0 +1,311 @@
+"""Whole runs: every way to decide, every phase, and what is written."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+from training.nets import Residual, fresh_weights
+from training.runs import NETS, run, write
+
+import fxprune
+from fxprune.errors import FxpruneError, RecipeError
+from fxprune.recipe import Distill, Phase
+from fxprune.training.checkpoint import Folder
+from fxprune.training.loop import _distilled
+from fxprune.training.record import read_record
+from fxprune.training.schedule import rate
+
+ONE = {"epochs": 1, "lr": 0.05}
+DIGITS = {"source": "digits"}
+NO_SPARSE = {"epochs": 0}
+# float32 through a small net
+ROUNDING = 1e-5
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Weights of the small net after some epochs on the digits."""
+    folder = tmp_path_factory.mktemp("trained")
+    recipe = write(
+        folder,
+        budget={"channels": 1.0},
+        data=DIGITS,
+        sparse={"epochs": 12, "lr": 0.1, "schedule": "cosine", "warmup": 1},
+        finetune=NO_SPARSE,
+    )
+    record = run(recipe, folder / "out")
+    assert record.accuracy["sparse"] > 0.9
+    assert record.accuracy["pruned"] == record.accuracy["finetuned"] == record.accuracy["sparse"]
+    assert record.slim == record.dense
+    return folder / "out" / "slim.safetensors"
+
+
+def test_the_whole_chain(trained: Path, tmp_path: Path) -> None:
+    """Once with everything: export, bench, record."""
+    recipe = write(
+        tmp_path,
+        weights=str(trained),
+        data=DIGITS,
+        budget={"channels": 0.8},
+        method={"name": "group_lasso", "lam": 5e-4, "scale": "size"},
+        sparse={"epochs": 2, "lr": 0.05},
+        finetune={"epochs": 2, "lr": 0.05, "schedule": "cosine"},
+        export=True,
+        bench={"seconds": 0.2},
+    )
+    record = run(recipe, tmp_path / "lasso")
+    assert record.slim.macs <= 0.8 * record.dense.macs
+    assert record.accuracy["dense"] > 0.97
+    assert record.accuracy["finetuned"] > 0.9
+    assert 0.8 < record.decided <= 1
+    assert 0 < record.method["overhead"] < 1
+    assert {"dense", "sparse", "pruned", "finetuned"} == set(record.accuracy)
+    assert set(record.latency_ms) == {"dense", "slim"}
+    assert {"evaluate", "sparse", "prune", "finetune", "export", "bench"} <= set(record.seconds)
+    assert record.epochs == {"sparse": 2, "finetune": 2}
+    assert read_record(tmp_path / "lasso" / "record.json") == record
+    names = {path.name for path in (tmp_path / "lasso").iterdir()}
+    assert names == {
+        *("recipe.json", "plan.json", "record.json", "slim.safetensors", "dense.onnx", "slim.onnx"),
+        "checkpoints",
+    }
+
+
+def test_what_is_written_is_the_slim_model(tmp_path: Path) -> None:
+    record = run(write(tmp_path, finetune=ONE, sparse=NO_SPARSE), tmp_path / "out")
+    example = torch.randn(4, 1, 8, 8)
+    slim = fxprune.load(fresh_weights(), tmp_path / "out" / "slim.safetensors", example).eval()
+    plan = fxprune.Plan.from_json((tmp_path / "out" / "plan.json").read_text())
+    assert sum(p.numel() for p in slim.parameters()) == record.slim.params == plan.predicted.params
+    assert "zeroed == slim within" in record.proof
+
+
+@pytest.mark.parametrize("method", ["none", "magnitude", "uniform"])
+def test_deciding_at_once(method: str, trained: Path, tmp_path: Path) -> None:
+    recipe = write(tmp_path, weights=str(trained), method=method, sparse=NO_SPARSE, finetune=NO_SPARSE)
+    record = run(recipe, tmp_path / "out")
+    plan = json.loads((tmp_path / "out" / "plan.json").read_text())
+    widths = {name: len(axes["0"]) for name, axes in plan["kept"].items() if "0" in axes and "conv1" in name}
+    if method == "uniform":  # every group loses the same share
+        assert len({widths[f"blocks.{k}.conv1.weight"] for k in range(2)}) == 1
+    assert record.decided is None
+    assert record.method == {}
+    assert record.accuracy["finetuned"] == record.accuracy["pruned"]
+
+
+def test_magnitude_is_the_criterion_l1(trained: Path, tmp_path: Path) -> None:
+    common = {"weights": str(trained), "sparse": NO_SPARSE, "finetune": NO_SPARSE}
+    for name, method in (("a", "none"), ("b", "magnitude")):
+        run(write(tmp_path, **common, method=method), tmp_path / name)
+    assert (tmp_path / "a" / "plan.json").read_text() == (tmp_path / "b" / "plan.json").read_text()
+
+
+@pytest.mark.parametrize("criterion", ["taylor", "activation"])
+def test_criteria_that_look_at_images(criterion: str, trained: Path, tmp_path: Path) -> None:
+    plan = {"criterion": criterion, "align": 1, "batches": 2}
+    recipe = write(tmp_path, weights=str(trained), plan=plan, sparse=NO_SPARSE, finetune=NO_SPARSE)
+    record = run(recipe, tmp_path / "out")
+    assert record.slim.macs <= 0.5 * record.dense.macs
+
+
+def test_the_methods_own_decision(trained: Path, tmp_path: Path) -> None:
+    recipe = write(
+        tmp_path,
+        weights=str(trained),
+        data=DIGITS,
+        budget=None,
+        method={"name": "increg", "ratio": 0.5, "increment": 0.2, "removal": "ceiling", "ceiling": 1.0},
+        sparse={"epochs": 4, "lr": 0.02},
+        finetune=NO_SPARSE,
+    )
+    record = run(recipe, tmp_path / "out")
+    # What goes has been zero for a while: pruning costs nothing.
+    assert record.method["done_share"] == 1
+    assert record.accuracy["pruned"] == record.accuracy["sparse"] > 0.5
+    kept = json.loads((tmp_path / "out" / "plan.json").read_text())["kept"]
+    assert {len(axes["0"]) for name, axes in kept.items() if name.endswith("conv1.weight")} == {6}
+    assert record.decided == pytest.approx(record.slim.macs / record.dense.macs)
+
+
+def test_several_methods_at_once(tmp_path: Path) -> None:
+    methods = [
+        {"name": "group_lasso", "lam": 2.0, "scale": "norm"},
+        {"name": "network_slimming", "ratio": 0.3},
+    ]
+    record = run(
+        write(tmp_path, budget=None, method=methods, sparse=ONE, finetune=NO_SPARSE), tmp_path / "out"
+    )
+    assert record.slim.macs < 0.8 * record.dense.macs
+    assert "network_slimming" not in record.method  # the parts' details have their names before them
+
+
+def test_gal_decides_about_blocks(trained: Path, tmp_path: Path) -> None:
+    gal = {"name": "gal", "on": ["block"], "lam": 3.0, "mask_step": 2}
+    two = {"epochs": 2, "lr": 0.05}
+    recipe = write(
+        tmp_path, weights=str(trained), data=DIGITS, budget=None, method=gal, sparse=two, finetune=ONE
+    )
+    record = run(recipe, tmp_path / "out")
+    removed = json.loads((tmp_path / "out" / "plan.json").read_text())["removed"]
+    assert len(removed) >= 1
+    assert record.slim.macs < record.dense.macs
+    assert abs(record.accuracy["pruned"] - record.accuracy["sparse"]) < ROUNDING  # masks are folded
+
+
+def test_from_scratch(trained: Path, tmp_path: Path) -> None:
+    common = {"weights": str(trained), "data": DIGITS, "sparse": NO_SPARSE, "budget": {"channels": 0.9}}
+    recipe = write(tmp_path, **common, finetune={**ONE, "start": "scratch"})
+    record = run(recipe, tmp_path / "out")
+    pruned = run(write(tmp_path, **common, finetune=ONE), tmp_path / "pruned")
+    assert record.slim == pruned.slim
+    assert record.accuracy["pruned"] < 0.4 < pruned.accuracy["pruned"]
+    with pytest.raises(RecipeError, match="nothing is left to start from scratch with"):
+        run(recipe, tmp_path / "no", "model=torchvision:resnet18@pretrained")
+
+
+def test_recalibration_finds_the_statistics(trained: Path, tmp_path: Path) -> None:
+    common = {"weights": str(trained), "sparse": NO_SPARSE, "data": {"source": "digits"}, "batch": 1437}
+    recipe = write(tmp_path, **common, finetune={**NO_SPARSE, "recalibrate": 1})
+    run(recipe, tmp_path / "out")
+    saved = load_file(tmp_path / "out" / "slim.safetensors")
+    plan = fxprune.Plan.from_json((tmp_path / "out" / "plan.json").read_text())
+    net = Residual()
+    net = fxprune.load(net, tmp_path / "out" / "slim.safetensors", torch.zeros(1, 1, 8, 8)).eval()
+    assert plan.predicted.params == sum(p.numel() for p in net.parameters())
+    seen: list[torch.Tensor] = []
+    net.blocks[0].bn1.register_forward_pre_hook(lambda _m, args: seen.append(args[0]))
+    images = _digits()
+    with torch.no_grad():
+        net(images)
+    torch.testing.assert_close(
+        saved["blocks.0.bn1.running_mean"], seen[0].mean((0, 2, 3)), rtol=1e-4, atol=ROUNDING
+    )
+
+
+def _digits() -> torch.Tensor:
+    from sklearn.datasets import load_digits
+    from sklearn.model_selection import train_test_split
+
+    found = load_digits()
+    train, _ = train_test_split(
+        np.arange(len(found.target)), test_size=0.2, stratify=found.target, random_state=0
+    )
+    return torch.tensor((found.images[train] * 255 / 16).round() / 255, dtype=torch.float32)[:, None]
+
+
+def test_bf16_and_channels_last(trained: Path, tmp_path: Path) -> None:
+    recipe = write(
+        tmp_path,
+        weights=str(trained),
+        method="greg",
+        data=DIGITS,
+        sparse=ONE,
+        finetune=ONE,
+        mixed_precision="bf16",
+        channels_last=True,
+    )
+    record = run(recipe, tmp_path / "out")
+    assert record.accuracy["sparse"] > 0.8
+    assert record.device.endswith("bf16")
+    assert {t.dtype for t in load_file(tmp_path / "out" / "slim.safetensors").values()} == {
+        torch.float32,
+        torch.int64,
+    }
+    with pytest.raises(FxpruneError, match="fp16 needs a GPU"):
+        run(recipe, tmp_path / "no", "mixed_precision=fp16", "device=cpu")
+
+
+# --- what goes wrong ---------------------------------------------------------------------------
+
+
+def test_a_loss_that_is_no_number(tmp_path: Path) -> None:
+    recipe = write(tmp_path, model=f"{NETS}:explosive", method="ssr", checkpoints={"every": 3})
+    with pytest.raises(FxpruneError) as caught:
+        run(recipe, tmp_path / "out")
+    assert (
+        "the loss became nan at step 8 of the sparse phase (epoch 2, learning rate 0.05)" in caught.value.what
+    )
+    last = tmp_path / "out" / "checkpoints" / "1-000000006.safetensors"
+    assert f"the last good checkpoint is {last}" in caught.value.advice
+    assert all(torch.isfinite(t).all() for t in load_file(last).values())
+
+
+def test_weights_that_are_no_numbers_are_not_saved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from fxprune.training import loop
+
+    step = loop._step
+
+    def poisoned(job: loop.Job, *args: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        result = step(job, *args)
+        with torch.no_grad():
+            next(job.model.parameters()).view(-1)[0] = float("inf")
+        return result
+
+    monkeypatch.setattr(loop, "_step", poisoned)
+    with pytest.raises(FxpruneError, match="hold values that are no numbers") as caught:
+        run(write(tmp_path, method="ssr", checkpoints={"every": 1}), tmp_path / "out")
+    assert caught.value.tensor == "stem.weight"
+    assert not Folder(tmp_path / "out" / "checkpoints", None, keep=1).files()  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("change", "source", "what"),
+    [
+        ("method.lam=-1", "--set method.lam=-1", "is negative"),
+        ("batch=63", "", ""),
+    ],
+)
+def test_options_are_refused_before_the_first_step(
+    change: str, source: str, what: str, tmp_path: Path
+) -> None:
+    recipe = write(tmp_path, method={"name": "ssr"}, finetune=NO_SPARSE)
+    if not what:
+        run(recipe, tmp_path / "out", change)  # one process can have any batch
+        return
+    with pytest.raises(RecipeError, match=what) as caught:
+        run(recipe, tmp_path / "out", change)
+    assert caught.value.source == source
+    assert not (tmp_path / "out" / "checkpoints").exists()
+
+
+# --- parts -------------------------------------------------------------------------------------
+
+
+def test_rates() -> None:
+    steps = Phase(lr=2.0, schedule="step", milestones=(0.5, 0.75), gamma=0.1)
+    assert [round(rate(steps, s, 8, 1), 6) for s in range(8)] == [2, 2, 2, 2, 0.2, 0.2, 0.02, 0.02]
+    cosine = Phase(lr=2.0, schedule="cosine", final=0.1)
+    found = [rate(cosine, s, 100, 1) for s in range(100)]
+    assert found[0] == 2.0
+    assert found[50] == pytest.approx(1.1)
+    assert 0.2 < found[-1] < 0.201
+    warm = Phase(lr=1.0, warmup=3)
+    assert [rate(warm, s, 100, 2) for s in (0, 2, 5, 6, 99)] == [1 / 6, 0.5, 1, 1, 1]
+    assert rate(warm, 2, 4, 2) == 1.0  # at most half the phase
+
+
+def test_distillation_by_hand() -> None:
+    ours, theirs = torch.randn(5, 4), torch.randn(5, 4)
+    p, q = (theirs / 3).softmax(1), (ours / 3).softmax(1)
+    apart = (p * (p / q).log()).sum(1).mean()
+    found = _distilled(torch.tensor(2.0), ours, theirs, Distill(weight=0.25, temperature=3.0))
+    assert float(found) == pytest.approx(0.75 * 2 + 0.25 * 9 * float(apart), rel=1e-5)
+    assert float(_distilled(torch.tensor(2.0), ours, ours, Distill(weight=1.0))) == pytest.approx(0, abs=1e-6)
+
+
+def test_records_that_are_none(tmp_path: Path) -> None:
+    (tmp_path / "record.json").write_text('{"format": "other"}')
+    with pytest.raises(FxpruneError, match="is no record of a run"):
+        read_record(tmp_path / "record.json")
+
+
+def test_a_model_that_is_no_classifier(tmp_path: Path) -> None:
+    path = tmp_path / "odd.py"
+    path.write_text("from torch import nn\ndef make():\n    return nn.Conv2d(1, 10, 3)\n")
+    with pytest.raises(RecipeError, match=r"returns \[2, 10, 6, 6\], not logits \[2, classes\]"):
+        run(write(tmp_path, model=f"{path}:make"), tmp_path / "out")
