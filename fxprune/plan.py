@@ -91,7 +91,7 @@ def plan(
     Example:
         >>> import fxprune
         >>> net = nn.Sequential(nn.Conv2d(3, 64, 3), nn.ReLU(), nn.Conv2d(64, 10, 3))
-        >>> made = plan(fxprune.trace(net, torch.zeros(1, 3, 8, 8)), Budget(params=0.5))
+        >>> made = plan(fxprune.trace(net, torch.zeros(1, 3, 8, 8)), Budget(params=0.51))
         >>> len(made.kept["0.weight", 0]), made.dense.params, made.predicted.params
         (32, 7562, 3786)
     """

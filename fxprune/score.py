@@ -74,7 +74,7 @@ def score(
         >>> net = nn.Sequential(nn.Conv2d(1, 2, 1), nn.Conv2d(2, 1, 1))
         >>> _ = nn.init.ones_(net[1].weight), net[0].weight.data.copy_(torch.tensor([3.0, 1.0]).view(2, 1, 1, 1))
         >>> scores = score(fxprune.trace(net, torch.zeros(1, 1, 2, 2)))
-        >>> group = fxprune.couple(fxprune.trace(net, torch.zeros(1, 1, 2, 2)))[1]
+        >>> group = fxprune.couple(fxprune.trace(net, torch.zeros(1, 1, 2, 2)))[0]
         >>> scores.units[group.units]
         array([1.33333333, 0.66666667])
     """
