@@ -28,19 +28,21 @@ class Maker:
         self.n_units += count
         return np.arange(self.n_units - count, self.n_units).reshape(shape)
 
-    def layer(self, name: str, reads: IntArray, makes: IntArray, *, pixels: int = 9, groups: int = 1) -> None:
-        """A layer with weight [makes, reads / groups]: grouped ones read the first group's units."""
+    def layer(
+        self, name: str, reads: IntArray, makes: IntArray, *, pixels: int = 9, rows: IntArray | None = None
+    ) -> None:
+        """A layer with weight [makes, reads]; with ``rows`` a grouped one, whose groups are these units."""
         reads, makes = reads.reshape(-1), makes.reshape(-1)
         self.axes[f"{name}.weight", 0] = makes
         self.producers.add((f"{name}.weight", 0))
         out, into = self.costs.form(makes), self.costs.form(reads)
-        if groups == 1:
+        if rows is None:
             self.axes[f"{name}.weight", 1] = reads
             self.costs.add_params(1, out, into)
             self.costs.add_macs(pixels, out, into)
         else:
-            self.costs.add_params(len(reads) // groups, out)
-            self.costs.add_macs(pixels * (len(reads) // groups), out)
+            self.costs.add_params(len(reads) // len(rows), out)
+            self.costs.add_macs(pixels, out, into, divisor=self.costs.form(rows))
 
     def block(self, cells: IntArray, *, rows: IntArray | None = None, columns: bool = False) -> IntArray:
         """A layout; its rows and columns are virtual units unless given. Returns the rows."""
@@ -118,7 +120,7 @@ def grouped(maker: Maker, name: str, reads: IntArray, groups: int, *, columns: b
     cells, out = reads.reshape(groups, -1), maker.units(groups, reads.size // groups)
     rows = maker.block(cells, columns=columns)
     maker.block(out, rows=rows)
-    maker.layer(name, cells, out, groups=groups)
+    maker.layer(name, cells, out, rows=rows)
     return out
 
 
@@ -159,7 +161,7 @@ def couplings(draw: st.DrawFn) -> Coupling:
             out = maker.units(*shuffled.shape)
             rows = maker.block(shuffled)
             maker.block(out, rows=rows)
-            maker.layer(f"{name}.second", shuffled, out, groups=groups)
+            maker.layer(f"{name}.second", shuffled, out, rows=rows)
             maker.layer(f"{name}.out", out, stream)
         elif part == "pad":
             wider = np.concatenate([maker.units(4), stream, maker.units(4)])

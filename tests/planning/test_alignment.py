@@ -6,12 +6,13 @@ from itertools import product
 
 import numpy as np
 import pytest
-from couplings import Maker, chain
+from couplings import Maker, chain, couplings
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fxprune.planning.alignment import Lane, Streams, good_widths, make_chains
-from fxprune.planning.problem import Width
+from fxprune.planning.atoms import make_atoms
+from fxprune.planning.problem import Problem, Width
 from fxprune.planning.solve import Options, Solution, solve
 from fxprune.types import BoolArray, Budget, Coupling
 
@@ -96,6 +97,21 @@ def test_padded_shortcuts_share_widths() -> None:
     assert (np.diff(made.score) >= 0).all()
 
 
+@pytest.mark.parametrize("floor", [1, 5, 12])
+def test_shared_widths_respect_the_floor(floor: int) -> None:
+    scores = [np.random.default_rng(k).random(n).tolist() for k, n in enumerate((16, 16, 32))]
+    lanes = [lane(1, 0, 0, size=16, step=4), lane(1, 1, 0, size=32, step=8), lane(1, 1, 1, size=64, step=16)]
+    made = make_chains(streams(*scores, floor=floor), lanes)
+    ends = [states(made, s)[-1] for s in range(3)]
+    assert min(ends) >= floor
+    smallest = min(
+        a + b + c
+        for a, b, c in product(range(floor, 17), range(floor, 17), range(floor, 33))
+        if a in good(16, 4) and a + b in good(32, 8) and a + b + c in good(64, 16)
+    )
+    assert sum(ends) == smallest
+
+
 def test_ratios_go_first_and_stay() -> None:
     made = make_chains(streams(list(range(64)), leaving=30), [lane(1, size=64, step=16)])
     # 30 of 64 must go: two steps are nearer than one.
@@ -177,6 +193,20 @@ def test_close_to_the_best_of_all_plans(hidden: list[int], fraction: float, seed
         assert solution.value >= best - cheapest_step
 
 
+def test_a_step_that_overshoots_is_spared() -> None:
+    """Half of the wide layer is next in the ranking, but far too much: single channels of the other go."""
+    net = chain(3, 128, 40, 3)
+    wide, narrow = slice(3, 131), slice(131, 171)
+    score = np.full(net.n_units, np.nan)
+    score[wide] = 0.5
+    score[narrow] = np.linspace(0.4, 2, 40)
+    score[131] = 0.1
+    options = Options(widths=[Width(net.axes["l1.weight", 0], 64)])
+    solution = solve(net, score, net.pinned, Budget(channels=0.9), options)
+    assert solution.keep[wide].all()
+    assert solution.value == int(0.9 * 168) == solution.keep[3:171].sum()
+
+
 def test_unreachable_budget_gives_the_smallest_model() -> None:
     net = chain(30, 8, 30)
     solution = answer(net, Budget(params=0.01), keep_at_least=2)
@@ -227,3 +257,39 @@ def test_group_of_a_grouped_convolution_ends_on_a_step() -> None:
     for fraction, width in ((0.4, 16), (0.6, 16), (0.8, 16), (1.0, 32)):
         keep = solve(coupling, score, coupling.pinned, Budget(params=fraction), Options(widths=widths)).keep
         assert keep[cells].sum(axis=1).tolist() == [width, width]
+
+
+def test_whole_groups_need_no_step_inside() -> None:
+    """Eight groups of six channels: groups go whole and keep six, the axis as a whole ends on a step."""
+    net = Maker()
+    stream = net.units(4)
+    net.pin(stream)
+    cells = net.units(8, 6)
+    net.block(cells)
+    net.layer("in", stream, cells)
+    net.layer("out", cells, stream)
+    coupling = net.build()
+    widths = [Width(coupling.axes["in.weight", 0], 12), Width(cells[0], 12)]
+    score = np.random.default_rng(0).random(coupling.n_units)
+    keep = solve(coupling, score, coupling.pinned, Budget(params=0.6), Options(widths=widths)).keep
+    assert sorted(keep[cells].sum(axis=1).tolist()) == [0, 0, 0, 0, 6, 6, 6, 6]
+
+
+@settings(max_examples=40)
+@given(couplings(), st.sampled_from(["macs", "params", "channels"]), st.integers(0, 2**32))
+def test_steps_are_differences(coupling: Coupling, quantity: str, seed: int) -> None:
+    """What the meter says about single steps is what the quantity does."""
+    rng = np.random.default_rng(seed)
+    atoms = make_atoms(coupling, rng.random(coupling.n_units), coupling.pinned)
+    problem = Problem.of(coupling, atoms)
+    nowhere = np.full(len(coupling.groups), np.nan)
+    made = make_chains(problem.streams(scope="global", keep_at_least=1, ratios=nowhere), [])
+    meter, dense = problem.meter(quantity, made, nowhere)
+    assert quantity == "channels" or dense == getattr(coupling.cost.dense, quantity)
+    state = rng.integers(0, made.length + 1)
+    for direction in (1, -1):
+        steps = meter.steps(state, direction)
+        for k in range(len(state)):
+            moved = state.copy()
+            moved[k] = np.clip(moved[k] + direction, 0, made.length[k])
+            assert steps[k] == meter.value(moved) - meter.value(state)

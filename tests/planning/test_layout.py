@@ -81,6 +81,7 @@ def test_nested_heads_go_equally_from_each_key(net: Maker) -> None:
     rows = net.block(query)
     keys = net.block(rows.reshape(2, 3))
     net.block(value, rows=keys)
+    net.axes["table", 0] = keys  # real units, with scores like any other
     coupling = net.build()
     atoms = atoms_of(coupling, "whole")
     found = sets(atoms, query)
@@ -176,9 +177,12 @@ def test_single_cells_are_their_rows(net: Maker) -> None:
     stream = net.units(6)
     hidden = net.units(6)
     net.layer("in", stream, hidden)
-    rows = net.block(hidden[:, None])
+    rows = net.block(hidden[:, None], columns=True)
+    column, padding = net.blocks[0].columns, net.units(2)
     atoms = atoms_of(net.build())
+    assert (atoms.of_unit[padding] < 0).all()  # occupies no tensor
     assert sets(atoms, hidden) == [{int(hidden[k]), int(rows[k])} for k in range(6)]
+    assert (atoms.of_unit[column] < 0).all()  # the virtual column lives as long as any of them
 
 
 def test_impossible_layout_is_left_whole_and_named(net: Maker) -> None:
