@@ -250,7 +250,9 @@ def _pin_idle(walk: Walk, units: IntArray, n_units: int, blocks: list[Block]) ->
     own = _flags(list(walk.axes.values()), units, n_units)
     idle = np.flatnonzero((own & ~busy)[units])
     if len(idle):
-        walk.pins.append((idle, Pin("no layer makes or reads these units on the example inputs", kind="data")))
+        walk.pins.append(
+            (idle, Pin("no layer makes or reads these units on the example inputs", kind="data"))
+        )
 
 
 def _pins(walk: Walk, units: IntArray, n_units: int, blocks: list[Block]) -> IntArray:

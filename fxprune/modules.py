@@ -101,7 +101,7 @@ def watching_widths(model: nn.Module) -> Iterator[None]:
 
     def note(module: nn.Module, inputs: tuple[object, ...]) -> None:
         x = inputs[0]
-        if isinstance(x, torch.Tensor) and x.ndim > 1:
+        if isinstance(x, torch.Tensor) and isinstance(module, _InstanceNorm) and x.ndim > 1:
             module.num_features = x.shape[1]
 
     bare = [m for m in model.modules() if isinstance(m, _InstanceNorm) and not m.affine]

@@ -7,7 +7,6 @@ Relative paths start from the folder of the file they are written in.  Every err
 from __future__ import annotations
 
 import re
-import types
 import typing
 from collections.abc import Mapping
 from pathlib import Path
@@ -43,6 +42,8 @@ __all__ = [
     "Phase",
     "PlanOptions",
     "Recipe",
+    "Sparse",
+    "Steer",
     "TorchvisionData",
     "files_named",
     "model_fields_at",
@@ -318,6 +319,39 @@ class Phase(_Section):
         return self
 
 
+def _switch(value: object) -> object:
+    """``true`` is all defaults, ``false`` is nothing."""
+    return {True: {}, False: None}.get(value, value) if isinstance(value, bool) else value
+
+
+Switch = BeforeValidator(_switch)
+
+
+class Steer(_Section):
+    """How the strength of a method follows the budget; see ``fxprune.training.steering``.
+
+    Attributes:
+        until: Share of the phase after which the method's own decision should meet the budget.
+        every: Steps between corrections.
+        gain: Largest change of the strength's logarithm at one correction.
+    """
+
+    until: Kept = 0.8
+    every: Count = 50
+    gain: Positive = 0.3
+
+
+class Sparse(Phase):
+    """Training under the method.
+
+    Attributes:
+        steer: Adapt the method's strength so that its own decision meets the budget; for methods whose
+            decision depends on a strength (SSR, DWGL, group lasso).
+    """
+
+    steer: Annotated[Steer | None, Switch] = None
+
+
 class Finetune(Phase):
     """Training of the slim model.
 
@@ -357,14 +391,6 @@ class BenchOptions(_Section):
     memory: bool = False
 
 
-def _switch(value: object) -> object:
-    """``true`` is all defaults, ``false`` is nothing."""
-    return {True: {}, False: None}.get(value, value) if isinstance(value, bool) else value
-
-
-Switch = BeforeValidator(_switch)
-
-
 class Recipe(_Section):
     """A complete training run.
 
@@ -398,7 +424,7 @@ class Recipe(_Section):
     budget: BudgetOptions | None = None
     plan: PlanOptions = PlanOptions()
     epochs: Count | None = None
-    sparse: Phase = Phase()
+    sparse: Sparse = Sparse()
     finetune: Finetune = Finetune()
     batch: Count = 128
     seed: Annotated[int, annotated_types.Ge(0)] = 0
@@ -416,6 +442,8 @@ class Recipe(_Section):
             raise ValueError("without a method there must be a budget, such as {macs: 0.5}")
         if self.bench is not None and self.export is None:
             raise ValueError("bench measures the ONNX files: it needs export")
+        if self.sparse.steer is not None and (self.budget is None or self.budget.channels is not None):
+            raise ValueError("sparse.steer needs a budget of macs or params to steer to")
         for name, phase in (("sparse", self.sparse), ("finetune", self.finetune)):
             if isinstance(phase.epochs, str) and self.epochs is None:
                 raise ValueError(f"{name}.epochs is a percentage: write the recipe's epochs, too")
@@ -466,6 +494,6 @@ def _tags(section: type[BaseModel]) -> tuple[object, ...]:
 
 def _sections(annotation: object) -> list[type[BaseModel]]:
     """Sections an annotation may hold."""
-    if isinstance(annotation, type) and not isinstance(annotation, types.GenericAlias):
+    if typing.get_origin(annotation) is None and isinstance(annotation, type):
         return [annotation] if issubclass(annotation, BaseModel) else []
     return [s for part in typing.get_args(annotation) for s in _sections(part)]

@@ -191,7 +191,9 @@ class _Resolver:
         units = [self.flow.units(a) for a in arrays]
         for k, array in enumerate(arrays):
             alive = self._alive(units, k)
-            slim = labels.filtered(np.arange(array.size).reshape(array.shape), alive, self.flow.walk.order(array))
+            slim = labels.filtered(
+                np.arange(array.size).reshape(array.shape), alive, self.flow.walk.order(array)
+            )
             if slim is None:
                 raise self._error(node, "would not stay rectangular: rows lose different numbers of units")
             for d in varying(array):

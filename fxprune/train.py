@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -25,9 +25,9 @@ from fxprune.files import write_text
 from fxprune.inputs import Inputs
 from fxprune.methods import make_method
 from fxprune.pipeline import percent
-from fxprune.recipe import Phase
+from fxprune.recipe import Phase, Sparse
 from fxprune.recipe_file import read_recipe
-from fxprune.regularizers import Regularizer
+from fxprune.regularizers import GroupRegularizer, Regularizer
 from fxprune.report import describe_plan
 from fxprune.runtime import machine
 from fxprune.slim import save, slim
@@ -39,6 +39,7 @@ from fxprune.training.record import Record, read_record
 from fxprune.training.renewal import fresh, recalibrate
 from fxprune.training.schedule import make_optimizer
 from fxprune.training.session import Session, open_session, seed_everything
+from fxprune.training.steering import Steering
 from fxprune.training.team import inner, team
 from fxprune.types import Group, Plan
 from fxprune.verify import verify
@@ -217,6 +218,7 @@ class _Run:
             steps,
             method,
             session.teacher() if phase.distill is not None else None,
+            _steering(session, phase, method, steps),
             session.checkpoints.advice,
         )
         recipe = session.recipe.model_dump(mode="json")
@@ -235,6 +237,7 @@ class _Run:
                 "zero_share": report.zero_share,
                 "overhead_ms": report.overhead_ms,
                 "overhead": report.overhead,
+                "strength": float(getattr(method, "strength", 1.0)),
                 **report.details,
             }
 
@@ -331,6 +334,22 @@ def _method(
         # Constructors begin their complaints with "option=value".
         option = error.what.partition("=")[0]
         raise session.file.error(f"method.{option}", error.what, advice=error.advice) from error
+
+
+def _steering(
+    session: Session, phase: Phase, method: Regularizer | None, steps: int
+) -> Callable[[int], None]:
+    """What is done after each step besides the step."""
+    if not isinstance(phase, Sparse) or phase.steer is None:
+        return lambda _step: None
+    if not isinstance(method, GroupRegularizer):
+        raise session.file.error(
+            "sparse.steer",
+            f"{method.name if method else 'no method'} has no strength to steer",
+            advice="steer ssr, dwgl or group_lasso",
+        )
+    assert session.recipe.budget is not None, "the recipe was checked"
+    return Steering(method, session.recipe.budget.budget(), phase.steer, steps).after
 
 
 def _on(inputs: Inputs, device: torch.device) -> Inputs:

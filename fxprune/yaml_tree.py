@@ -79,14 +79,22 @@ _SCALARS = (
     ),
     ("tag:yaml.org,2002:null", r"~|null|Null|NULL|", "~nN\0"),
 )
+
+
+def _scalar(loader: yaml.constructor.BaseConstructor, node: yaml.nodes.Node) -> str:
+    """The text of a single value."""
+    assert isinstance(node, yaml.nodes.ScalarNode)
+    return str(loader.construct_scalar(node))
+
+
 for _tag, _form, _first in _SCALARS:
     starts = [None if c == "\0" else c for c in _first]
     _Loader.add_implicit_resolver(_tag, re.compile(rf"^(?:{_form})$"), starts)
 # YAML 1.1 reads 012 as an octal number.
-_Loader.add_constructor("tag:yaml.org,2002:int", lambda loader, node: int(loader.construct_scalar(node)))
+_Loader.add_constructor("tag:yaml.org,2002:int", lambda loader, node: int(_scalar(loader, node)))
 _Loader.add_constructor(
     "tag:yaml.org,2002:float",
-    lambda loader, node: float(re.sub(r"\.(?=inf|nan)", "", str(loader.construct_scalar(node)).lower())),
+    lambda loader, node: float(re.sub(r"\.(?=inf|nan)", "", _scalar(loader, node).lower())),
 )
 
 

@@ -66,7 +66,13 @@ TWO = (
 )
 THREE = (
     *(p.format(n=3) for p in POOLS),
-    *("_adaptive_avg_pool3d", "max_pool3d_with_indices", "upsample_nearest3d", "_upsample_nearest_exact3d", "upsample_trilinear3d"),
+    *(
+        "_adaptive_avg_pool3d",
+        "max_pool3d_with_indices",
+        "upsample_nearest3d",
+        "_upsample_nearest_exact3d",
+        "upsample_trilinear3d",
+    ),
     *("reflection_pad3d", "replication_pad3d"),
 )
 

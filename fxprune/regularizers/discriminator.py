@@ -131,7 +131,7 @@ class Adversary:
             loss = loss + self._strength * sum(p.abs().sum() for p in self.judge.parameters())
         return loss
 
-    @torch.enable_grad()  # type: ignore[untyped-decorator]
+    @torch.enable_grad()
     def learn(self, teacher: Tensor, student: Tensor, rate: float) -> Tensor:
         """One step on features float[n, inputs] that carry no gradient; returns the loss before it."""
         self._optimizer.zero_grad(set_to_none=True)

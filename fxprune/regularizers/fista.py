@@ -31,6 +31,7 @@ class Fista:
     Args:
         start: float[n], where it begins.
         nonnegative: Project on ``m >= 0`` after every step.
+        adaptive: Forget the momentum whenever it points uphill, which ends the swings of the plain iteration.
 
     Attributes:
         value: float[n], the iterate ``m_k``.
@@ -45,12 +46,13 @@ class Fista:
 
     References:
         Beck and Teboulle, A fast iterative shrinkage-thresholding algorithm, 2009, eq. 4.1-4.3.
+        O'Donoghue and Candes, Adaptive restart for accelerated gradient schemes, 2015, section 3.2 (gradient scheme).
     """
 
-    def __init__(self, start: Tensor, *, nonnegative: bool = True) -> None:
+    def __init__(self, start: Tensor, *, nonnegative: bool = True, adaptive: bool = False) -> None:
         self.value = start.detach().clone()
         self._last = self.value.clone()
-        self._nonnegative = nonnegative
+        self._nonnegative, self._adaptive = nonnegative, adaptive
         self._before = self.alpha = 1.0
 
     @property
@@ -67,8 +69,12 @@ class Fista:
             rate: Step size.
             penalty: Coefficient of ``|m|_1``, a number or float[n].
         """
-        moved = soft_threshold(self.point - rate * gradient, rate * penalty)
+        point = self.point
+        moved = soft_threshold(point - rate * gradient, rate * penalty)
         self._last, self.value = self.value, moved.clamp(min=0) if self._nonnegative else moved
+        if self._adaptive and float(torch.dot(point - self.value, self.value - self._last)) > 0:
+            self.restart()
+            return
         self._before, self.alpha = self.alpha, (1 + math.sqrt(1 + 4 * self.alpha**2)) / 2
 
     def restart(self) -> None:

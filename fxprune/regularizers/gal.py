@@ -147,7 +147,7 @@ class GAL(Regularizer):
         generator = torch.Generator().manual_seed(seed)
         start = _first_values(len(self.masks), init, generator, signed=paper_code).to(self._like)
         self._lam = self._coefficients(lam)
-        self._fista = Fista(start)
+        self._fista = Fista(start, adaptive=not paper_code)
         self.student = Student(self._trace, self._owner, self.masks, start)
         self._averaging.watch(self._owner.parameters())
         self._own_teacher = teacher is None

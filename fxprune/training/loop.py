@@ -42,6 +42,7 @@ class Job:
         steps: Of the whole phase.
         method: The regularizer, if one acts.
         teacher: The dense model, if the phase distils.
+        after: Is told how many steps are done, after each.
         advice: What to say where training fails: which checkpoint is good.
     """
 
@@ -56,6 +57,7 @@ class Job:
     steps: int
     method: Regularizer | None = None
     teacher: nn.Module | None = None
+    after: Callable[[int], None] = lambda _step: None
     advice: Callable[[], str] = field(default=str)
 
 
@@ -80,6 +82,7 @@ def run_steps(job: Job, *, first: int, save: Callable[[int], None], every: int, 
         set_rate(job.optimizer, rate(job.phase, step, job.steps, job.batches.per_epoch))
         loss, right = _step(job, inputs, labels)
         watch.add(step + 1, loss, right, len(labels))
+        job.after(step + 1)
         due = (step + 1) % every == 0 or step + 1 == job.steps
         watch.check(step + 1, must=due)
         watch.show(step + 1, ticks)

@@ -77,9 +77,9 @@ def read_record(path: Path) -> Record:
         data = json.loads(path.read_text("utf-8"))
         if data.pop("format") != FORMAT or data.pop("version") != VERSION:
             raise ValueError("another format or version")
-        costs = {key: Cost(**data.pop(key)) for key in ("dense", "slim")}
+        dense, slim = Cost(**data.pop("dense")), Cost(**data.pop("slim"))
         notes = tuple(data.pop("notes"))
-        return Record(**data, **costs, notes=notes)
+        return Record(**data, dense=dense, slim=slim, notes=notes)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise FxpruneError(
             f"{path} is no record of a run: {error}", advice="pass a record.json of fxprune train"
@@ -159,8 +159,11 @@ def record_sheet(record: Record) -> Sheet:
         for key, words in _MOMENTS.items()
         if key in record.accuracy
     ]
-    for name, value in (("MACs", lambda c: c.macs), ("parameters", lambda c: c.params)):
-        before, after = value(record.dense), value(record.slim)
+    pairs = (
+        ("MACs", record.dense.macs, record.slim.macs),
+        ("parameters", record.dense.params, record.slim.params),
+    )
+    for name, before, after in pairs:
         rows.append((name, f"{count(before)} -> {count(after)} ({share(after / max(before, 1))})"))
     if record.latency_ms:
         before_ms, after_ms = record.latency_ms["dense"], record.latency_ms["slim"]

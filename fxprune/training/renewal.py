@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Callable
+from typing import Literal, cast
 
 import torch
 from torch import nn
@@ -46,7 +47,7 @@ def fresh(session: Session, plan: Plan, small: nn.Module) -> nn.Module:
     resettable = [m for m in small.modules() if any(True for _ in m.parameters(recurse=False))]
     if small.fxprune_kind == "module" and all(hasattr(m, "reset_parameters") for m in resettable):
         for module in resettable:
-            module.reset_parameters()
+            cast(Callable[[], None], module.reset_parameters)()
         return small
     loaded = load_model(session.recipe.model)
     if loaded.pretrained:

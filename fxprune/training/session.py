@@ -84,7 +84,7 @@ class Session:
         """The model on this process's device, in the memory format of the recipe."""
         model.to(self.team.device)
         if self.recipe.channels_last:
-            model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+            model.to(memory_format=torch.channels_last)
         return model
 
     def teacher(self) -> nn.Module:
