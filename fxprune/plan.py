@@ -57,8 +57,9 @@ def plan(
 ) -> Plan:
     """Decide which units go so that a fraction of the model's cost is kept.
 
-    The budget is never exceeded if it can be met, and met as closely from below as the steps in
-    which widths move allow; what is left open is said in the plan's notes.
+    The budget is met as closely from below as the steps in which widths move allow.  It is exceeded, by half a
+    percent of the dense cost at most, only where the nearest plan below misses it by more than one; or where
+    everything that may go is gone.  What is left open is said in the plan's notes.
 
     Args:
         trace: A traced model; it is not changed.

@@ -8,13 +8,10 @@ import numpy as np
 
 from fxprune.errors import PlanError
 from fxprune.planning.choice import Frozen
-from fxprune.planning.solve import Solution
+from fxprune.planning.solve import EXCESS, MISS, Solution
 from fxprune.types import Budget, Coupling
 
 __all__ = ["gap_notes", "nothing_to_prune"]
-
-NOTICEABLE = 0.01
-"""Gap to the budget, as a share of the dense quantity, that is mentioned."""
 
 
 def gap_notes(
@@ -25,9 +22,9 @@ def gap_notes(
         return (f"there are no {budget.quantity} here to budget",)
     reached = solution.value / solution.dense
     stated = f"keeps {reached:.1%} of the {budget.quantity} where {budget.fraction:.1%} was asked"
-    if solution.value > budget.fraction * solution.dense * (1 + 1e-9):
+    if reached > budget.fraction + EXCESS:
         return (f"{stated}: everything that may go is at its minimum{_shares(found, frozen, budget)}",)
-    if budget.fraction - reached <= NOTICEABLE:
+    if budget.fraction - reached <= MISS:
         return ()
     if not solution.by_choice:
         return (f"{stated}: ratios= alone remove that much",)

@@ -11,10 +11,16 @@ from fxprune.planning.alignment import make_chains
 from fxprune.planning.atoms import Mode, make_atoms
 from fxprune.planning.blocks import close
 from fxprune.planning.problem import Problem, Scope, Width
-from fxprune.planning.search import cut_chains
-from fxprune.types import BoolArray, Budget, Coupling, FloatArray
+from fxprune.planning.search import Meter, cut_chains
+from fxprune.types import BoolArray, Budget, Coupling, FloatArray, IntArray
 
-__all__ = ["Options", "Solution", "solve"]
+__all__ = ["EXCESS", "MISS", "Options", "Solution", "solve"]
+
+EXCESS = 0.005
+"""Share of the dense quantity by which a plan may exceed the budget where it would otherwise miss it by..."""
+
+MISS = 0.01
+"""...more than this share: half of every width is 50.1 % of a model whose last biases must stay."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,8 +83,7 @@ def solve(
     streams = problem.streams(scope=options.scope, keep_at_least=options.keep_at_least, ratios=ratios)
     chains = make_chains(streams, problem.lanes(options.widths))
     meter, dense = problem.meter(budget.quantity, chains, ratios)
-    # A hair is added because fractions like 0.3 are not exact: 0.3 of 10 channels are 3.
-    state = cut_chains(meter, int(budget.fraction * dense * (1 + 1e-12)), dense)
+    state = _nearest(meter, budget.fraction, dense)
     keep = close(coupling.blocks, problem.keep(chains.atoms_kept(state)))
     value = meter.value(state)
     if budget.quantity != "channels":
@@ -88,3 +93,16 @@ def solve(
     exhausted = bool((state == chains.length).all())
     by_choice = bool(state.sum() > (chains.score == -np.inf).sum())
     return Solution(keep, value, dense, len(atoms.score), exhausted, by_choice, atoms.notes)
+
+
+def _nearest(meter: Meter, fraction: float, dense: int) -> IntArray:
+    """The cut that comes closest from below, or from a little above where below is far."""
+    # A hair is added because fractions like 0.3 are not exact: 0.3 of 10 channels are 3.
+    target = int(fraction * dense * (1 + 1e-12))
+    below = cut_chains(meter, target, dense)
+    missing = target - meter.value(below)
+    if missing > MISS * dense:
+        above = cut_chains(meter, int(target + EXCESS * dense), dense)
+        if abs(target - meter.value(above)) < missing:
+            return above
+    return below

@@ -193,6 +193,20 @@ def test_close_to_the_best_of_all_plans(hidden: list[int], fraction: float, seed
         assert solution.value >= best - cheapest_step
 
 
+def test_a_little_too_much_is_better_than_far_too_little() -> None:
+    """Half of the hidden width is 50.2 % of this model; the next step below is 25 %."""
+    net = Maker()
+    image, hidden, classes = net.units(30), net.units(64), net.units(10)
+    net.pin(image)
+    net.pin(classes)
+    net.layer("a", image, hidden)
+    net.layer("b", hidden, classes)
+    net.costs.add_params(1, net.costs.form(classes))
+    coupling = net.build()
+    for fraction, width in ((0.5, 32), (0.48, 16), (0.51, 32)):
+        assert answer(coupling, Budget(params=fraction), step=16).keep[hidden].sum() == width
+
+
 def test_a_step_that_overshoots_is_spared() -> None:
     """Half of the wide layer is next in the ranking, but far too much: single channels of the other go."""
     net = chain(3, 128, 40, 3)
