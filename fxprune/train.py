@@ -38,7 +38,7 @@ from fxprune.training.loop import Job, evaluate, run_steps
 from fxprune.training.record import Record, read_record
 from fxprune.training.renewal import fresh, recalibrate
 from fxprune.training.schedule import make_optimizer
-from fxprune.training.session import Session, open_session, seed_everything
+from fxprune.training.session import Session, open_session, plain_recipe, seed_everything
 from fxprune.training.steering import Steering
 from fxprune.training.team import inner, team
 from fxprune.types import Group, Plan
@@ -221,7 +221,7 @@ class _Run:
             _steering(session, phase, method, steps),
             session.checkpoints.advice,
         )
-        recipe = session.recipe.model_dump(mode="json")
+        recipe = plain_recipe(session.file)
 
         def keep(step: int) -> None:
             everything = {**facts, "recipe": recipe, "ledger": self.ledger.as_json()}
@@ -268,7 +268,7 @@ class _Run:
                 bench, latency = self._bench(files)
         record = Record(
             name=session.file.name,
-            recipe=recipe.model_dump(mode="json"),
+            recipe=plain_recipe(session.file),
             accuracy=dict(self.ledger.accuracy),
             evaluated_on="holdout" if session.data.held_out else "test",
             dense=plan.dense,

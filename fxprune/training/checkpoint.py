@@ -271,7 +271,7 @@ def _read(path: Path) -> Checkpoint:
             raise ValueError("it was not written by this version of fxprune train")
         facts = json.loads(metadata["facts"])
     except (SafetensorError, OSError, ValueError, KeyError) as error:
-        raise FxpruneError(f"{path} cannot be read: {error}", advice="remove it") from error
+        raise FxpruneError(f"{path.name} cannot be read: {error}", advice="remove it") from error
     for name in facts["strided"]:
         # Sums run in the order of the memory: the same bits need the same layout.
         tensors[name] = tensors[name].contiguous(memory_format=torch.channels_last)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import os
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -26,7 +27,7 @@ from fxprune.training.record import Ledger
 from fxprune.training.sources import DataSet, open_data
 from fxprune.training.team import Team
 
-__all__ = ["Session", "open_session", "seed_everything"]
+__all__ = ["Session", "open_session", "plain_recipe", "seed_everything"]
 
 _EVALUATED = 250  # images a step; evaluation keeps no activations
 _HELD_ON_GPU = 2 << 30  # bytes
@@ -125,7 +126,7 @@ def open_session(file: RecipeFile, team: Team, out: Path, *, resume: bool) -> Se
     _dry_run(session)
     team.wait()
     if team.main:
-        write_text(out / "recipe.json", json.dumps(_plain(recipe), indent=1))
+        write_text(out / "recipe.json", json.dumps(plain_recipe(file), indent=1))
     return replace(session, data=_near(data, team.device))
 
 
@@ -208,7 +209,7 @@ def _continued(
     ledger.resumed += 1
     for text in troubles:
         ledger.note(f"a damaged checkpoint was passed over: {text}")
-    for key, before, now in _differences(saved.facts["recipe"], _plain(file.recipe)):
+    for key, before, now in _differences(saved.facts["recipe"], plain_recipe(file)):
         head, _, rest = key.partition(".")
         free = head in _FREE or (head in _FREE_IN_PHASES and rest != "epochs")
         if not free:
@@ -221,10 +222,18 @@ def _continued(
     return saved, ledger
 
 
-def _plain(recipe: Recipe) -> dict[str, object]:
-    """Every value of a recipe, for JSON."""
-    values: dict[str, object] = recipe.model_dump(mode="json")
-    return values
+def plain_recipe(file: RecipeFile) -> dict[str, object]:
+    """Every value of a recipe, for JSON; paths start from the recipe's folder, so that runs may move with it."""
+    values: dict[str, object] = file.recipe.model_dump(mode="json")
+    return {key: _relative(value, file.tree.where.folder) for key, value in values.items()}
+
+
+def _relative(value: object, folder: Path) -> object:
+    if isinstance(value, dict):
+        return {key: _relative(item, folder) for key, item in value.items()}
+    if isinstance(value, str) and Path(value).is_absolute():
+        return Path(os.path.relpath(value, folder)).as_posix()
+    return value
 
 
 def _differences(before: object, now: object, key: Sequence[str] = ()) -> list[tuple[str, object, object]]:

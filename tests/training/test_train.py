@@ -165,7 +165,7 @@ def test_from_scratch(trained: Path, tmp_path: Path) -> None:
     assert record.slim == pruned.slim
     assert record.accuracy["pruned"] < 0.4 < pruned.accuracy["pruned"]
     with pytest.raises(RecipeError, match="nothing is left to start from scratch with"):
-        run(recipe, tmp_path / "no", "model=torchvision:resnet18@pretrained")
+        run(recipe, tmp_path / "no", "model=torchvision:resnet18@pretrained", "finetune.start=scratch")
 
 
 def test_recalibration_finds_the_statistics(trained: Path, tmp_path: Path) -> None:

@@ -1,0 +1,252 @@
+"""Writes ``RESULTS.md`` from the records of the runs: ``python tools/reproduce/results.py``."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import groupby
+from pathlib import Path
+
+from fxprune.files import write_text
+from fxprune.report import Sheet, count
+from fxprune.training.record import Record, read_record
+
+HERE = Path(__file__).resolve().parent
+RECORDS = HERE / "records"
+RESULTS = HERE / "RESULTS.md"
+
+NETS = {"resnet20": "ResNet-20", "resnet56": "ResNet-56"}
+LABELS = {
+    "dwgl": "DWGL",
+    "dwgl_reorder": "DWGL, reordered",
+    "gal": "GAL",
+    "greg1": "GReg-1",
+    "group_lasso": "group lasso (SSL)",
+    "increg": "IncReg",
+    "magnitude": "magnitude, one shot",
+    "network_slimming": "network slimming",
+    "scratch": "from scratch",
+    "ssr": "SSR-L2,1 (AULM)",
+    "ssr_l20": "SSR-L2,0 (AULM)",
+    "ssr_l21": "SSR-L2,1 (AULM)",
+    "uniform": "uniform random",
+}
+
+# Published figures beside which ours stand: method, accuracy before, after, fewer MACs in percent.
+PUBLISHED: Mapping[str, Sequence[tuple[str, float | None, float | None, str]]] = {
+    "resnet20": (
+        ("Hinge (prunes and factorises)", 92.54, 91.84, "54.5 %"),
+        ("SCOP", 92.22, 90.75, "55.7 %"),
+        ("SSS", 92.53, 90.85, "54.8 %"),
+        ("FPGM", 92.20, 90.44, "54.0 %"),
+        ("DWGL (error +0.72)", None, None, '52.06 % "compression"'),
+    ),
+    "resnet56": (
+        ("DepGraph, group sparse learning", 93.53, 93.77, "53.1 %"),
+        ("ResRep", 93.71, 93.71, "52.9 %"),
+        ("plain L1, good retraining", 93.78, 93.51, "49.7 %"),
+        ("GAL-0.6", 93.26, 93.38, "37.6 %"),
+        ("GAL-0.8", 93.26, 91.58, "60.2 %"),
+        ("PPSM", 93.44, 93.22, "75.6 %"),
+        ("TPP", 93.78, 92.35, "72.1 %"),
+        ("HRank", 93.26, 90.72, "74.1 %"),
+        ("DWGL (error +0.94)", None, None, '75.34 % "compression"'),
+    ),
+}
+
+
+def read_records(folder: Path) -> list[Record]:
+    """Every record in a folder."""
+    return [read_record(path) for path in sorted(folder.glob("*.json"))]
+
+
+def net_of(record: Record) -> str:
+    """Which net a run was about."""
+    return record.name.partition("_")[0]
+
+
+def budget_of(record: Record) -> int:
+    """Epochs of the whole run."""
+    return sum(record.epochs.values())
+
+
+def reduction(record: Record) -> float:
+    """Fewer MACs, in percent."""
+    return 100 * (1 - record.slim.macs / record.dense.macs)
+
+
+def render(records: Sequence[Record]) -> str:
+    """The page.
+
+    Args:
+        records: Finished runs.
+
+    Returns:
+        Markdown text.
+    """
+    parts = ["# Results on CIFAR-10", _INTRODUCTION]
+    if not records:
+        parts.append("There is no record yet.")
+    ordered = sorted(records, key=lambda r: (net_of(r), budget_of(r)))
+    for (net, epochs), group in groupby(ordered, key=lambda r: (net_of(r), budget_of(r))):
+        rows = sorted(group, key=lambda r: (round(reduction(r) / 10), -r.accuracy["finetuned"]))
+        parts += [f"## {NETS.get(net, net)}, {epochs} epochs in all", _accuracies(rows).markdown()]
+        parts += [_costs(rows).markdown(), _conditions(rows)]
+        if net in PUBLISHED:
+            parts += [_published(PUBLISHED[net]).markdown()]
+    return "\n\n".join(parts) + "\n"
+
+
+_INTRODUCTION = (
+    "Made by `python tools/reproduce/results.py` from the records in `tools/reproduce/records`; the runs themselves "
+    "are started by `python tools/reproduce/run.py`.\n\n"
+    "Every run had the same budget of epochs: those with a sparse phase spend a part of it there, one-shot baselines "
+    "all of it on fine-tuning.  Schedules were fixed in advance, the last checkpoint counts, and the 10,000 test "
+    "images were looked at once for each figure.  MACs are multiply-accumulates of convolutions and linear layers for "
+    "one image.  *own decision*: MACs that the method's own zeros would have left; the budget was then spent in the "
+    "order it had learned.  The dense weights were trained by others on all training images."
+)
+
+
+def _label(record: Record) -> str:
+    text = record.name.partition("_")[2].removesuffix("_50").removesuffix("_75")
+    return LABELS.get(text, text) + (" (held-out images!)" if record.evaluated_on != "test" else "")
+
+
+def _percent(value: float | None) -> str:
+    return "–" if value is None else f"{100 * value:.2f}"
+
+
+def _accuracies(records: Sequence[Record]) -> Sheet:
+    return Sheet(
+        "Accuracy, %",
+        (
+            "method",
+            "fewer MACs>",
+            "dense>",
+            "after sparse phase>",
+            "pruned>",
+            "fine-tuned>",
+            "error increase>",
+            "own decision>",
+        ),
+        tuple(
+            (
+                _label(r),
+                f"{reduction(r):.1f} %",
+                *(_percent(r.accuracy.get(moment)) for moment in ("dense", "sparse", "pruned", "finetuned")),
+                f"{100 * (r.accuracy['dense'] - r.accuracy['finetuned']):+.2f}",
+                "–" if r.decided is None else f"{100 * r.decided:.1f} %",
+            )
+            for r in records
+        ),
+    )
+
+
+def _costs(records: Sequence[Record]) -> Sheet:
+    return Sheet(
+        "Cost and conditions",
+        (
+            "method",
+            "MACs>",
+            "parameters>",
+            "latency, ms>",
+            "speed-up>",
+            "epochs>",
+            "lr>",
+            "seed>",
+            "wall time, min>",
+            "method's share of a step>",
+        ),
+        tuple(_cost_row(r) for r in records),
+        footer="latency: onnxruntime, median of one image, dense -> slim; epochs and lr: sparse + fine-tuning",
+    )
+
+
+def _cost_row(r: Record) -> tuple[str, ...]:
+    dense_ms, slim_ms = r.latency_ms.get("dense"), r.latency_ms.get("slim")
+    measured = dense_ms is not None and slim_ms is not None
+    sparse, finetune = (_section(r.recipe, name).get("lr") for name in ("sparse", "finetune"))
+    rates = f"{sparse} + {finetune}" if r.epochs["sparse"] else f"{finetune}"
+    overhead = r.method.get("overhead")
+    return (
+        _label(r),
+        f"{count(r.dense.macs)} -> {count(r.slim.macs)}",
+        f"{count(r.dense.params)} -> {count(r.slim.params)}",
+        f"{dense_ms:.2f} -> {slim_ms:.2f}" if measured else "–",
+        f"{_speedup(r):.2f}" if measured else "–",
+        f"{r.epochs['sparse']} + {r.epochs['finetune']}",
+        rates,
+        str(r.recipe.get("seed")),
+        f"{sum(r.seconds.get(phase, 0.0) for phase in ('sparse', 'finetune')) / 60:.1f}",
+        "–" if overhead is None else f"{100 * overhead:.1f} %",
+    )
+
+
+def _section(recipe: Mapping[str, object], name: str) -> Mapping[str, object]:
+    found = recipe.get(name)
+    return found if isinstance(found, Mapping) else {}
+
+
+def _speedup(record: Record) -> float:
+    """Median of the paired ratios, which the benchmark measured round by round."""
+    rows = (record.bench or {}).get("rows")
+    assert isinstance(rows, list)
+    return float(next(row["speedup"] for row in rows if row["name"] == "slim"))
+
+
+def _conditions(records: Sequence[Record]) -> str:
+    """Machines, versions and precision, each said once."""
+    lines = _once(
+        f"{r.machine['cpu']}, {r.machine['cores']} cores, {r.machine['capability']}; trained on {r.device}; "
+        f"torch {r.machine['torch']}, onnxruntime {r.machine['onnxruntime']}, python {r.machine['python']}"
+        for r in records
+    )
+    notes = _once(f"{_label(r)}: {note}" for r in records for note in r.notes)
+    resumed = [f"{_label(r)} was continued {r.resumed} times" for r in records if r.resumed]
+    return "\n".join(f"- {line}." for line in (*lines, *notes, *resumed))
+
+
+def _once(texts: Iterable[str]) -> list[str]:
+    return list(dict.fromkeys(texts))
+
+
+def _published(rows: Sequence[tuple[str, float | None, float | None, str]]) -> Sheet:
+    return Sheet(
+        "Published, for comparison",
+        ("method", "fewer MACs>", "dense>", "pruned>", "error increase>"),
+        tuple(
+            (
+                name,
+                macs,
+                "–" if before is None else f"{before:.2f}",
+                "–" if after is None else f"{after:.2f}",
+                "–" if before is None or after is None else f"{before - after:+.2f}",
+            )
+            for name, before, after, macs in rows
+        ),
+        footer="other dense weights and longer schedules: compare differences, not values",
+    )
+
+
+def main() -> int:
+    """Write the page, or say whether it is up to date."""
+    parser = argparse.ArgumentParser(description="Writes RESULTS.md from the records of the runs.")
+    parser.add_argument("--records", type=Path, default=RECORDS, metavar="FOLDER", help="where records lie")
+    parser.add_argument("--out", type=Path, default=RESULTS, metavar="FILE", help="the page")
+    parser.add_argument("--check", action="store_true", help="only compare; exit code 1 where it differs")
+    given = parser.parse_args()
+    page = render(read_records(given.records))
+    if given.check:
+        same = given.out.exists() and given.out.read_text(encoding="utf-8") == page
+        print(
+            f"{given.out.name} is {'up to date' if same else 'stale: run python tools/reproduce/results.py'}"
+        )
+        return int(not same)
+    write_text(given.out, page)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
