@@ -333,12 +333,12 @@ class Steer(_Section):
     Attributes:
         until: Share of the phase after which the method's own decision should meet the budget.
         every: Steps between corrections.
-        gain: Largest change of the strength's logarithm at one correction.
+        gain: How far the strength's logarithm moves during that share if nothing goes at all.
     """
 
     until: Kept = 0.8
-    every: Count = 50
-    gain: Positive = 0.3
+    every: Count = 10
+    gain: Positive = 8.0
 
 
 class Sparse(Phase):

@@ -240,6 +240,11 @@ class GroupRegularizer(Regularizer):
             self._finished = self.alive()
         self._zero(~self._finished)
 
+    @property
+    def finished(self) -> bool:
+        """Whether the decisions are taken for good."""
+        return self._finished is not None
+
     def mask_(self) -> None:
         """Zero in the model what would go now, in place, without ending the sparse phase."""
         self._zero(~self.alive())

@@ -31,8 +31,8 @@ Evidence = tuple[Tensor, Tensor]
 def decide(session: Session, trace: Trace, method: Regularizer | None) -> Plan:
     """The plan of a run.
 
-    With a budget, units go in the order the method learned until the budget is met; without, the
-    method's own decision is the plan.
+    With a budget, units go in the order the method learned until the budget is met; without, or where the
+    method has finished, its own decision is the plan.
 
     Args:
         session: The run.
@@ -47,7 +47,8 @@ def decide(session: Session, trace: Trace, method: Regularizer | None) -> Plan:
     if method is None:
         assert budget is not None, "the recipe was checked"
         return _by_criterion(session, trace, budget)
-    if budget is None:
+    if budget is None or (isinstance(method, GroupRegularizer) and method.finished):
+        # Steering finishes a method where the budget is met: what it dropped has been zero since then.
         method.finish()
         return method.plan()
     if isinstance(method, OneShot):

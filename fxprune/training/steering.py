@@ -17,12 +17,13 @@ _LIMITS = (1e-4, 1e4)
 
 @dataclass(frozen=True, eq=False)
 class Steering:
-    """Adapts the strength of a method to what it would remove by itself.
+    """Adapts the strength of a method to what it would remove by itself, and stops it at the budget.
 
     What the method would keep now is compared with a line that falls from 1 to the budget during the first
-    part of the phase.  The strength is multiplied by ``exp(gain (kept - line) / (1 - budget))``, the exponent
-    between ``-gain`` and ``gain``: an integral controller of its logarithm.  The strength is a part of the
-    method's state, so there is nothing else to save.
+    part of the phase.  The logarithm of the strength changes in proportion to the difference: an integral
+    controller.  As soon as the budget is met the method finishes: what goes is zero from then on, the
+    penalty is over, and the rest of the phase trains what stays.  Both are part of the method's state, so
+    there is nothing else to save.
 
     Attributes:
         method: The method; it makes exact zeros or decides by a threshold.
@@ -54,10 +55,14 @@ class Steering:
         return 1 - done * (1 - self.budget.fraction)
 
     def after(self, step: int) -> None:
-        """Adapt the strength if it is time to."""
-        if step % self.how.every:
+        """Adapt the strength, or finish, if it is time to."""
+        if step % self.how.every or self.method.finished:
             return
-        range_ = max(1 - self.budget.fraction, 1e-6)
-        error = (self.kept() - self.line(step)) / range_
-        factor = math.exp(self.how.gain * min(max(error, -1.0), 1.0))
+        kept = self.kept()
+        if kept <= self.budget.fraction:
+            self.method.finish()
+            return
+        error = (kept - self.line(step)) / max(1 - self.budget.fraction, 1e-6)
+        elapsed = self.how.every / (self.how.until * self.steps)
+        factor = math.exp(self.how.gain * elapsed * min(max(error, -1.0), 1.0))
         self.method.strength = min(max(self.method.strength * factor, _LIMITS[0]), _LIMITS[1])
