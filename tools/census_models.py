@@ -49,16 +49,17 @@ class Shape:
 
 # The first pattern that fits decides.
 SHAPES: tuple[tuple[str, Shape], ...] = (
-    ("inception_v3", Shape((3, 299, 299))),  # the auxiliary head needs it
+    ("inception_v3", Shape((3, 299, 299), batch=1)),  # the auxiliary head needs it
     ("vit_*", Shape((3, 224, 224), batch=1)),  # a table of positions
-    ("maxvit_*", Shape((3, 224, 224))),
+    ("maxvit_*", Shape((3, 224, 224), batch=1)),
     ("swin_*", Shape((3, 224, 224), batch=1)),
     ("raft_*", Shape((3, 128, 128), copies=2)),  # four levels of correlations
     ("mvit_*", Shape((3, 16, 224, 224), batch=1)),
     ("s3d", Shape((3, 16, 224, 224), batch=1)),
     ("swin3d_*", Shape((3, 8, 112, 112), batch=1)),
-    ("*_18", Shape((3, 8, 64, 64))),
-    ("*", Shape((3, 96, 96))),
+    ("alexnet", Shape((3, 96, 96))),
+    ("*_18", Shape((3, 8, 48, 48))),
+    ("*", Shape((3, 64, 64))),
 )
 
 # Small images, so that two-stage detectors fit in minutes; thresholds that keep random detections.

@@ -31,7 +31,7 @@ __all__ = ["GAL"]
 
 Rate = torch.optim.Optimizer | Callable[[], float] | float
 Features = Callable[[object], Tensor]
-Start = Literal["ones", "normal", "uniform"]
+Start = Literal["ones", "half_normal", "uniform", "normal"]
 
 PLURAL = {"block": "blocks", "branch": "branches", "channel": "channels"}
 
@@ -71,8 +71,8 @@ class GAL(Regularizer):
         mask_step: Steps between updates of the masks; their gradient is averaged over them.
         restraint: What keeps the discriminator from winning (``discriminator.Restraint``).
         restraint_strength: Coefficient of ``"l1"`` and ``"l2"``.
-        init: Masks begin at one, at ``|N(0, 1)|`` or uniformly in [0, 1]; None: at one, with
-            ``paper_code`` at ``N(0, 1)``.
+        init: Masks begin at one, at ``|N(0, 1)|``, uniformly in [0, 1], or at ``N(0, 1)``, of which the first
+            update zeroes about half, whatever they stand for; None: at one, with ``paper_code`` at ``N(0, 1)``.
         features: From the model's output to float[n, d]; None: the first tensor, flattened.
         teacher: Another teacher than a copy of the model.
         protect: Patterns of structures and groups that get no mask.
@@ -145,7 +145,7 @@ class GAL(Regularizer):
         self._lr, self._features = lr, features or first_logits
         self._like = next(self._owner.parameters())
         generator = torch.Generator().manual_seed(seed)
-        start = _first_values(len(self.masks), init, generator, signed=paper_code).to(self._like)
+        start = _first_values(len(self.masks), init, generator).to(self._like)
         self._lam = self._coefficients(lam)
         self._fista = Fista(start, adaptive=not paper_code)
         self.student = Student(self._trace, self._owner, self.masks, start)
@@ -402,10 +402,10 @@ def _below(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {k.removeprefix(f"{prefix}."): v for k, v in state.items() if k.startswith(f"{prefix}.")}
 
 
-def _first_values(n: int, init: str, generator: torch.Generator, *, signed: bool) -> Tensor:
+def _first_values(n: int, init: str, generator: torch.Generator) -> Tensor:
     if init == "ones":
         return torch.ones(n, dtype=torch.float64)
     if init == "uniform":
         return torch.rand(n, generator=generator, dtype=torch.float64)
     drawn = torch.randn(n, generator=generator, dtype=torch.float64)
-    return drawn if signed else drawn.abs()
+    return drawn if init == "normal" else drawn.abs()

@@ -1,0 +1,191 @@
+"""The reproduction: its recipes are right, its runner starts them, its page shows what the records say."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from reproduce import models, results
+from reproduce import run as runner
+from training.runs import SMALL, run, write
+
+import fxprune
+from fxprune.recipe_file import read_recipe
+from fxprune.training.record import Record, read_record
+from fxprune.types import Cost
+
+RECIPES = sorted(path for path in runner.RECIPES.glob("resnet*.yaml"))
+# Images of CIFAR-10's test set that are looked at, and how far their accuracy may be from that of all.
+SEEN, SAMPLING = 1000, 0.02
+
+
+@pytest.fixture(scope="module")
+def record() -> Record:
+    return Record(
+        name="resnet20_dwgl",
+        recipe={"seed": 0, "sparse": {"lr": 0.01}, "finetune": {"lr": 0.02}},
+        accuracy={"dense": 0.9173, "sparse": 0.91, "pruned": 0.85, "finetuned": 0.9121},
+        evaluated_on="test",
+        dense=Cost(270_000, 40_600_000),
+        slim=Cost(120_000, 19_300_000),
+        decided=0.475,
+        epochs={"sparse": 16, "finetune": 24},
+        seconds={"sparse": 600.0, "finetune": 660.0, "evaluate": 50.0},
+        method={"overhead": 0.012},
+        latency_ms={"dense": 3.0, "slim": 2.0},
+        bench={"rows": [{"name": "dense", "speedup": 1.0}, {"name": "slim", "speedup": 1.53}]},
+        machine={
+            "cpu": "A CPU",
+            "cores": 2,
+            "capability": "AVX512",
+            "torch": "2",
+            "onnxruntime": "1",
+            "python": "3",
+        },
+        device="cpu, 2 threads, bf16",
+        proof="",
+    )
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_recipes_are_right(path: Path, shared: Path) -> None:
+    recipe = read_recipe(path).recipe
+    assert recipe.epochs is not None
+    assert recipe.epochs_of("sparse") + recipe.epochs_of("finetune") == recipe.epochs  # one budget for all
+    assert recipe.budget is not None
+    # The planner may exceed a budget by half a percent of the dense cost; the goal holds all the same.
+    assert recipe.budget.macs + 0.005 <= goal(path.stem)
+
+
+def goal(name: str) -> float:
+    """MACs that may be kept."""
+    if name.startswith("resnet20"):
+        return 0.48
+    return {"50": 0.5, "75": 0.25, "gal": 0.626}[name.rpartition("_")[2]]
+
+
+def test_every_method_has_a_recipe_and_a_label() -> None:
+    from fxprune.methods import method_names
+
+    named = {path.stem.partition("_")[2].removesuffix("_50").removesuffix("_75") for path in RECIPES}
+    assert named == set(results.LABELS)
+    texts = "".join(path.read_text() for path in RECIPES)
+    assert [
+        name for name in method_names() if f"name: {name}" not in texts and f"method: {name}" not in texts
+    ] == []
+
+
+@pytest.mark.parametrize(
+    ("make", "macs", "params"),
+    [
+        # 125.49 M MACs and 0.85 M parameters are published for ResNet-56, 40.6 M and 0.27 M for ResNet-20.
+        (models.resnet56, 125.49e6, 0.853e6),
+        (models.resnet20, 40.55e6, 0.270e6),
+    ],
+)
+def test_costs_of_the_nets(make: object, macs: float, params: float) -> None:
+    assert callable(make)
+    trace = fxprune.trace(make(), torch.zeros(1, 3, 32, 32))
+    dense = fxprune.plan(trace, fxprune.Budget(macs=0.5), align=1).dense
+    assert dense.macs == pytest.approx(macs, rel=2e-3)
+    assert dense.params == pytest.approx(params, rel=2e-3)
+
+
+def test_the_nets_fit_their_weights(shared: Path) -> None:
+    from fxprune.training.batches import Batches, Look
+    from fxprune.training.images import read_npz
+    from fxprune.weights import load_weights
+
+    net = models.resnet20().eval()
+    load_weights(net, shared / "weights" / "cifar10_resnet20.safetensors")
+    images = read_npz([shared / "data" / "cifar10" / "test.npz"]).subset(torch.arange(SEEN) * 10)
+    recipe = read_recipe(runner.RECIPES / "resnet20_magnitude.yaml").recipe
+    look = Look.of(recipe.data.mean, recipe.data.std, channels_last=True, device=torch.device("cpu"))
+    with torch.no_grad():
+        right = [net(x).argmax(1) == y for x, y, _ in Batches(images, look, 250, 0).evaluation()]
+    assert torch.cat(right).double().mean().item() == pytest.approx(0.9173, abs=SAMPLING)
+
+
+def test_jobs_scale_what_counts_steps(shared: Path) -> None:
+    own = {job.name: job for job in runner.jobs(["resnet20_*"], None, [])}
+    assert set(own) == {path.stem for path in RECIPES if path.stem.startswith("resnet20")}
+    assert own["resnet20_greg1"].changes == ()
+    [short] = runner.jobs(["resnet20_greg1"], 10, ["seed=3"])
+    assert short.name == "resnet20_greg1-10"
+    assert short.changes == ("seed=3", "epochs=10", "method.delta=0.00532")
+    assert short.command(Path("out"))[-6:] == [
+        "--set",
+        "seed=3",
+        "--set",
+        "epochs=10",
+        "--set",
+        "method.delta=0.00532",
+    ]
+    assert {job.name for job in runner.jobs(["56*dwgl*"], None, [])} == {
+        "resnet56_dwgl_50",
+        "resnet56_dwgl_75",
+    }
+
+
+def test_finished_runs_are_skipped_and_recorded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    recipe = write(tmp_path, sparse={"epochs": 0}, finetune={"epochs": 0})
+    monkeypatch.setattr(runner, "RECORDS", tmp_path / "records")
+    job = runner.Job("small", recipe, ())
+    monkeypatch.setattr(runner.subprocess, "run", lambda *_a, **_k: _Ended(1))
+    assert not runner.run(job, tmp_path / "runs")
+    made = run(recipe, tmp_path / "runs" / "small")
+    assert runner.run(job, tmp_path / "runs")  # without starting anything
+    assert read_record(tmp_path / "records" / "small.json") == made
+    assert str(tmp_path) not in (tmp_path / "records" / "small.json").read_text()
+    assert made.recipe["data"] == {**made.recipe["data"], "source": SMALL["data"]["source"]}
+
+
+class _Ended:
+    def __init__(self, returncode: int) -> None:
+        self.returncode = returncode
+
+
+def test_the_page(record: Record) -> None:
+    scratch = replace(
+        record,
+        name="resnet20_scratch",
+        accuracy={"dense": 0.9173, "pruned": 0.1, "finetuned": 0.9},
+        decided=None,
+        method={},
+        epochs={"sparse": 0, "finetune": 40},
+        resumed=2,
+    )
+    large = replace(record, name="resnet56_gal", latency_ms={}, bench=None, notes=("a note",))
+    page = results.render([scratch, large, record])
+    first, second = page.split("## ResNet-56, 40 epochs in all")
+    assert "## ResNet-20, 40 epochs in all" in first
+    assert "| DWGL | 52.5 % | 91.73 | 91.00 | 85.00 | 91.21 | +0.52 | 47.5 % |" in first
+    assert "| from scratch | 52.5 % | 91.73 | – | 10.00 | 90.00 | +1.73 | – |" in first
+    assert first.index("| DWGL | 52.5") < first.index("| from scratch | 52.5")  # the best first
+    assert (
+        "| DWGL | 40.6 M -> 19.3 M | 270 k -> 120 k | 3.00 -> 2.00 | 1.53 | 16 + 24 | 0.01 + 0.02 | 0 | 21.0 | 1.2 % |"
+        in first
+    )
+    assert "- from scratch was continued 2 times." in first
+    assert first.count("A CPU, 2 cores") == 1
+    assert "| SCOP | 55.7 % | 92.22 | 90.75 | +1.47 |" in first
+    assert "| – | – | 16 + 24 |" in second
+    assert "- GAL: a note." in second
+    assert results.render([]).endswith("There is no record yet.\n")
+
+
+def test_a_page_that_is_stale_is_noticed(
+    record: Record, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "a.json").write_text(record.to_json())
+    out = tmp_path / "R.md"
+    arguments = ["results.py", "--records", str(tmp_path), "--out", str(out)]
+    monkeypatch.setattr("sys.argv", [*arguments, "--check"])
+    assert results.main() == 1
+    monkeypatch.setattr("sys.argv", arguments)
+    assert results.main() == 0
+    monkeypatch.setattr("sys.argv", [*arguments, "--check"])
+    assert results.main() == 0
+    assert "stale" in capsys.readouterr().out
