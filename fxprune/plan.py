@@ -15,13 +15,13 @@ import torch
 from torch import nn
 
 from fxprune import targets
+from fxprune.blocks import breach, close
 from fxprune.couple import coupling, flow
 from fxprune.criteria.base import Criterion
 from fxprune.cutting import cut
 from fxprune.errors import PlanError
 from fxprune.ops.contract import CONVOLUTIONS
 from fxprune.planning.atoms import Mode
-from fxprune.planning.blocks import breach, close
 from fxprune.planning.choice import freeze, ratios_of
 from fxprune.planning.notes import gap_notes, nothing_to_prune
 from fxprune.planning.problem import Scope, Width

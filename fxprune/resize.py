@@ -15,6 +15,7 @@ import numpy as np
 from torch import fx
 
 from fxprune import labels
+from fxprune.blocks import close
 from fxprune.couple import Flow, coupling, flow
 from fxprune.errors import PlanError
 from fxprune.labels import varying
@@ -67,7 +68,7 @@ class Resolution:
 
 
 def resolve(trace: Trace, keep: BoolArray) -> Resolution:
-    """Carry a keep mask through the graph.
+    """Carry a keep mask through the graph; plan, slim and verify ask for the same one, so the last is remembered.
 
     Args:
         trace: A traced model.
@@ -76,7 +77,11 @@ def resolve(trace: Trace, keep: BoolArray) -> Resolution:
     Raises:
         PlanError: A node would be emptied, or what is left of it is not rectangular.
     """
-    return _Resolver(trace, keep).run()
+    last = trace.cache.get("resolution")
+    if isinstance(last, Resolution) and np.array_equal(last.keep, keep):
+        return last
+    trace.cache["resolution"] = found = _Resolver(trace, keep.copy()).run()
+    return found
 
 
 def keep_mask(trace: Trace, plan: Plan) -> BoolArray:
@@ -125,7 +130,7 @@ def keep_mask(trace: Trace, plan: Plan) -> BoolArray:
                 tensor=axis[0],
                 advice="make plans with fxprune.plan",
             )
-    return keep
+    return close(found.blocks, keep)  # rows of layouts are no axes: the plan does not name them
 
 
 class _Resolver:

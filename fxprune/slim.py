@@ -7,6 +7,8 @@ import json
 import operator
 import sys
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
@@ -89,12 +91,13 @@ def _applied(trace: Trace, plan: Plan, kind: Kind, *, trusted: bool = False) -> 
                 advice="use kind='graph' or 'auto' where a plan cuts structures",
             )
         trace, kind = cut(trace, plan.removed), "graph"
-    found = resolve(trace, keep_mask(trace, plan))
+    parts = _Parts(trace, resolve(trace, keep_mask(trace, plan)))
+    found = parts.found
     if kind != "graph":
         module: nn.Module | None = None
         try:
-            module = _module_copy(trace, found)
-            problem = "" if trusted else _difference(trace, found, module)
+            module = _module_copy(parts)
+            problem = "" if trusted else _difference(parts, module)
         except FxpruneError:
             raise
         except Exception as error:  # noqa: BLE001 - the user's own code may raise anything on fewer channels
@@ -109,7 +112,7 @@ def _applied(trace: Trace, plan: Plan, kind: Kind, *, trusted: bool = False) -> 
                 source=", ".join(_hard_coded(found)),
                 advice="replace the hard-coded sizes by those of the tensors, or protect what they concern",
             )
-    graph = _graph_copy(trace, found)
+    graph = parts.graph
     graph.fxprune_kind = "graph"  # type: ignore[assignment]
     graph.fxprune_sources = (*cut_sources(trace), *_hard_coded(found))  # type: ignore[assignment]
     return graph
@@ -138,20 +141,41 @@ def _sliced(tensor: torch.Tensor, name: str, found: Resolution) -> torch.Tensor:
     return result
 
 
-def _slim_tensors(trace: Trace, found: Resolution) -> dict[int, torch.Tensor]:
-    """Slim counterpart of every parameter and buffer of the model, by the dense tensor's id."""
-    return {id(t): _sliced(t, name, found) for name in trace.names for t in [trace.tensor(name)]}
+@dataclass(frozen=True, eq=False)
+class _Parts:
+    """What the two kinds of slim model have in common; each is made at most once.
+
+    The module copy and the graph hold the same tensors: one of them is returned, the other only compared with it.
+
+    Attributes:
+        trace: A traced model.
+        found: What is left of it.
+    """
+
+    trace: Trace
+    found: Resolution
+
+    @cached_property
+    def tensors(self) -> dict[int, torch.Tensor]:
+        """Slim counterpart of every parameter and buffer of the model, by the dense tensor's id."""
+        named = {name: self.trace.tensor(name) for name in self.trace.names}
+        return {id(t): _sliced(t, name, self.found) for name, t in named.items()}
+
+    @cached_property
+    def graph(self) -> fx.GraphModule:
+        """The slim model as a graph."""
+        return _graph_copy(self)
 
 
 # --- a copy of the user's module ---------------------------------------------------------------
 
 
-def _module_copy(trace: Trace, found: Resolution) -> nn.Module:
+def _module_copy(parts: _Parts) -> nn.Module:
     """Copy the model with slim tensors in the place of its own, and refresh cached integers."""
     # deepcopy takes what is in the memo as already copied: the dense weights are never duplicated.
-    memo: dict[int, object] = dict(_slim_tensors(trace, found))
-    module = copy.deepcopy(trace.model, memo)
-    refresh(module, _conv_groups(trace, found))
+    memo: dict[int, object] = dict(parts.tensors)
+    module = copy.deepcopy(parts.trace.model, memo)
+    refresh(module, _conv_groups(parts.trace, parts.found))
     return module
 
 
@@ -181,13 +205,14 @@ def _parameters_behind(node: fx.Node) -> list[str]:
     return names
 
 
-def _difference(trace: Trace, found: Resolution, module: nn.Module) -> str:
+def _difference(parts: _Parts, module: nn.Module) -> str:
     """Why the module copy cannot stand for the graph, or empty.
 
     Where only numbers that torch.nn modules cache have changed and the model's own code neither asks
     for sizes nor calculates with numbers, the copy runs the same operators by construction and a dry
     run shows that its code accepts the shapes; else the two are compared on the example inputs.
     """
+    trace, found = parts.trace, parts.found
     args, kwargs = trace.args, dict(trace.kwargs)
     cached = not found.gathers and all(set(r.args) <= CACHED for r in found.rewrites.values())
     on_meta = any(t.device.type == "meta" for t in module.parameters())
@@ -202,10 +227,12 @@ def _difference(trace: Trace, found: Resolution, module: nn.Module) -> str:
                 return ""
         if on_meta:
             return f"no data to compare on, and widths may steer the code{asks}"
-        graph = _graph_copy(trace, found)
         args, kwargs = _varied(args, kwargs)
-        with evaluating(graph):
-            one, two = pytree.tree_leaves(module(*args, **kwargs)), pytree.tree_leaves(graph(*args, **kwargs))
+        with evaluating(parts.graph):
+            one, two = (
+                pytree.tree_leaves(module(*args, **kwargs)),
+                pytree.tree_leaves(parts.graph(*args, **kwargs)),
+            )
     return _unequal(one, two)
 
 
@@ -280,12 +307,13 @@ def _unequal(one: list[object], two: list[object]) -> str:
 # --- a graph -----------------------------------------------------------------------------------
 
 
-def _graph_copy(trace: Trace, found: Resolution) -> fx.GraphModule:
+def _graph_copy(parts: _Parts) -> fx.GraphModule:
     """The traced graph with slim tensors and sizes; batch norm and dropout follow train and eval."""
+    trace, found = parts.trace, parts.found
     if trace.kind == "recorded":
         raise SliceError("a recorded graph is for analysis only", advice="use the module copy")
     made = draft(trace)
-    tensors = _attach_tensors(made.root, trace, found)
+    tensors = _attach_tensors(made.root, parts)
     for node, rewrite in found.rewrites.items():
         if node in made.copies:
             _apply(made.graph, made.copies[node], rewrite)
@@ -301,13 +329,13 @@ def _graph_copy(trace: Trace, found: Resolution) -> fx.GraphModule:
     return module
 
 
-def _attach_tensors(root: nn.Module, trace: Trace, found: Resolution) -> dict[str, tuple[torch.Tensor, bool]]:
+def _attach_tensors(root: nn.Module, parts: _Parts) -> dict[str, tuple[torch.Tensor, bool]]:
     """Every tensor of the model under its own name, and the graph's constants.
 
     Returns:
         The model's tensors and whether its state holds them.
     """
-    slims = _slim_tensors(trace, found)
+    trace, slims = parts.trace, parts.tensors
     persistent = set(trace.model.state_dict(keep_vars=True))
     tensors = {n: (slims[id(trace.tensor(alias))], n in persistent) for n, alias in trace.aliases.items()}
     for name, (tensor, kept) in tensors.items():
@@ -316,7 +344,7 @@ def _attach_tensors(root: nn.Module, trace: Trace, found: Resolution) -> dict[st
         name = str(node.target)
         if node.op == "get_attr" and name not in trace.aliases:
             tensor = trace.tensor(name)
-            set_tensor(root, name, _sliced(tensor, name, found), persistent=False)
+            set_tensor(root, name, _sliced(tensor, name, parts.found), persistent=False)
     return tensors
 
 

@@ -15,6 +15,7 @@ from typing import Literal
 import numpy as np
 from torch import fx
 
+from fxprune.blocks import breach, close
 from fxprune.couple import Flow, coupling, flow
 from fxprune.dataflow import DataFlow, written
 from fxprune.errors import PlanError
@@ -23,7 +24,6 @@ from fxprune.naming import named
 from fxprune.ops import qualified_name
 from fxprune.ops.base import Value
 from fxprune.ops.movement import CONCATENATIONS
-from fxprune.planning.blocks import breach, close
 from fxprune.trace import Trace
 from fxprune.types import BoolArray, Coupling, IntArray
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import gc
 import hashlib
 import io
 import logging
@@ -189,6 +190,18 @@ def _quiet() -> Iterator[None]:
         logging.disable(silenced)
 
 
+@contextlib.contextmanager
+def _no_garbage() -> Iterator[None]:
+    """Tracing makes millions of small objects that live until its end: looking for garbage meanwhile is in vain."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
+
+
 def _export(
     model: nn.Module, args: tuple[object, ...], kwargs: dict[str, object], *, dynamic: bool
 ) -> fx.GraphModule:
@@ -285,7 +298,7 @@ def trace(model: nn.Module, example_inputs: ExampleInputs) -> Trace:
         raise TraceError(f"expected a torch.nn.Module, got {type(model).__name__}")
     args, kwargs = call_arguments(example_inputs)
     size = _common_batch((args, kwargs))
-    with evaluating(model), _quiet():
+    with evaluating(model), _quiet(), _no_garbage():
         graph, kind, batch, dynamic, why = _graph_of(model, args, kwargs, size)
     result = Trace(model, args, kwargs, graph, kind, dynamic, batch, why)
     return _with_training_parts(result)

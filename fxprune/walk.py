@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import permutations
@@ -61,6 +62,7 @@ class Walk:
     produced_labels: list[IntArray] = field(default_factory=list)
     consumed_labels: list[IntArray] = field(default_factory=list)
     layouts: dict[tuple[Shape, bytes], Layout] = field(default_factory=dict)
+    orders: dict[int, tuple[weakref.ref[IntArray], Shape]] = field(default_factory=dict)
     values: dict[fx.Node, object] = field(default_factory=dict)
     calls: dict[fx.Node, Call] = field(default_factory=dict)
     unsupported: list[fx.Node] = field(default_factory=list)
@@ -174,7 +176,14 @@ class Walk:
     def order(self, array: IntArray) -> Shape:
         """The varying dimensions from the outermost to the innermost."""
         axes = varying(array)
-        return axes if len(axes) < 2 else self._layout(array)[1]
+        if len(axes) < 2:
+            return axes
+        # Later stages ask again and again for the same arrays.  The reference says whether this is
+        # still the array that once had this id.
+        known = self.orders.get(id(array))
+        if known is None or known[0]() is not array:
+            self.orders[id(array)] = known = (weakref.ref(array), self._layout(array)[1])
+        return known[1]
 
     def project(self, array: IntArray, dims: Sequence[int]) -> IntArray:
         """Labels of rows or columns of a layout."""

@@ -21,7 +21,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("types", "sources", "files", "console", "modules", "shims", "targets", "onnx_rules", "onnx_cost"),
     (
         "labels",
-        "axes",
+        "blocks",
         "cost",
         "calls",
         "weights",
@@ -35,7 +35,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("walk", "parity", "live", "bench_table", "graphs", "dataflow", "naming"),
     ("couple", "capture", "contestants"),
     ("resize", "criteria", "planning"),
-    ("score", "oracle", "explain", "structures"),
+    ("score", "oracle", "structures"),
     ("cutting",),
     ("plan", "slim", "export", "bench", "inspect"),
     ("verify", "plots", "regularizers", "recipe"),
@@ -57,7 +57,7 @@ JOINTS = frozenset({"pipeline", "cli", "verify", "demo", "train", "training", "_
 NEVER = frozenset({"torch_pruning", "timm", "transformers", "onnxsim"})
 NEVER_EXCEPT = frozenset({("loading", "timm")})  # the user's own words "timm:NAME" ask for it
 
-TORCH_FREE = {"labels", "axes"}
+TORCH_FREE = {"labels", "blocks"}
 
 ABSOLUTE = re.compile(r"""["'\s(=](?:/(?:home|root|work|tmp|usr|opt|var|mnt|Users)/|[A-Z]:\\)""")
 

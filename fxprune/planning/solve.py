@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from fxprune.blocks import close
 from fxprune.planning.alignment import make_chains
 from fxprune.planning.atoms import Mode, make_atoms
-from fxprune.planning.blocks import close
 from fxprune.planning.problem import Problem, Scope, Width
 from fxprune.planning.search import Meter, cut_chains
 from fxprune.types import BoolArray, Budget, Coupling, FloatArray, IntArray

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from couplings import Maker, attention, grouped
 
+from fxprune.blocks import breach, close
 from fxprune.planning.atoms import Atoms, Mode, make_atoms
-from fxprune.planning.blocks import breach, close
 from fxprune.types import Block, Coupling, IntArray
 
 

@@ -9,8 +9,8 @@ from couplings import couplings
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fxprune.blocks import breach
 from fxprune.planning.alignment import good_widths
-from fxprune.planning.blocks import breach
 from fxprune.planning.problem import Width
 from fxprune.planning.search import CLOSE_ENOUGH
 from fxprune.planning.solve import EXCESS, Options, Solution, solve
