@@ -21,7 +21,7 @@ from fxprune.errors import PlanError
 from fxprune.labels import varying
 from fxprune.ops import rule_for
 from fxprune.ops.base import Call, OpRule, Rewrite, Scaled, Value
-from fxprune.ops.movement import live_positions
+from fxprune.ops.moving import live_positions
 from fxprune.sources import source_of
 from fxprune.trace import Trace
 from fxprune.types import Axis, BoolArray, Cost, IntArray, Plan

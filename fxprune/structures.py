@@ -23,7 +23,7 @@ from fxprune.labels import varying
 from fxprune.naming import named
 from fxprune.ops import qualified_name
 from fxprune.ops.base import Value
-from fxprune.ops.movement import CONCATENATIONS
+from fxprune.ops.joining import CONCATENATIONS
 from fxprune.trace import Trace
 from fxprune.types import BoolArray, Coupling, IntArray
 

@@ -8,7 +8,18 @@ from __future__ import annotations
 import torch
 from torch import fx
 
-from fxprune.ops import contract, factory, movement, normalise, pointwise, reduce, window
+from fxprune.ops import (
+    contract,
+    factory,
+    joining,
+    normalise,
+    picking,
+    pointwise,
+    reduce,
+    reordering,
+    views,
+    window,
+)
 from fxprune.ops.base import OpRule
 from fxprune.ops.normalise import BATCH_NORMS
 
@@ -27,7 +38,10 @@ __all__ = [
 RULES: tuple[OpRule, ...] = (
     *pointwise.RULES,
     *contract.RULES,
-    *movement.RULES,
+    *views.RULES,
+    *picking.RULES,
+    *reordering.RULES,
+    *joining.RULES,
     *reduce.RULES,
     *normalise.RULES,
     *window.RULES,

@@ -9,7 +9,7 @@ import numpy as np
 
 from fxprune import labels
 from fxprune.ops.base import Call, Context, OpRule, Output, Rewrite, Value
-from fxprune.ops.movement import live_positions
+from fxprune.ops.moving import live_positions
 
 __all__ = ["BATCH_NORMS", "RULES"]
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from fxprune.ops import contract, movement, normalise, window
+from fxprune.ops import contract, joining, normalise, picking, reordering, views, window
 from fxprune.ops.pointwise import SAME
 
 __all__ = ["Scaling", "scaling_of"]
@@ -55,7 +55,8 @@ NORMS = (
 WEIGHTED = tuple(
     name for rule in contract.RULES for name in rule.ops if name.startswith(("aten::conv", "aten::linear"))
 )
-MOVING = tuple(name for rule in movement.RULES if rule.move is not None for name in rule.ops)
+_MOVEMENTS = (*views.RULES, *picking.RULES, *reordering.RULES, *joining.RULES)
+MOVING = tuple(name for rule in _MOVEMENTS if rule.move is not None for name in rule.ops)
 WINDOWS = tuple(name for rule in window.RULES for name in rule.ops if "pool" in name or "upsample" in name)
 
 _TABLE: dict[str, Scaling] = {
@@ -63,7 +64,7 @@ _TABLE: dict[str, Scaling] = {
     **dict.fromkeys((*HANDING_ON, *MOVING, *WINDOWS), FIRST),
     **dict.fromkeys((*NORMS, *WEIGHTED), AFFINE),
     **dict.fromkeys(("aten::add", "aten::sub"), Scaling("all", ("self", "other"))),
-    **dict.fromkeys(movement.CONCATENATIONS, Scaling("all", ("tensors",))),
+    **dict.fromkeys(joining.CONCATENATIONS, Scaling("all", ("tensors",))),
     "aten::mul": Scaling("any", ("other", "self")),
     "aten::matmul": Scaling("any", ("other", "self")),
     "aten::bmm": Scaling("any", ("mat2", "self")),

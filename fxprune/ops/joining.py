@@ -1,0 +1,173 @@
+"""Joining: several tensors side by side, or one written into another."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from fxprune import labels
+from fxprune.labels import take, varying
+from fxprune.ops.base import Call, Context, OpRule, Output, Rewrite, Value
+from fxprune.ops.moving import dim_of, live_positions
+from fxprune.ops.picking import indexed_dims, resize_slice, sliced
+from fxprune.types import IntArray
+
+__all__ = ["CONCATENATIONS", "RULES"]
+
+CONCATENATIONS = ("aten::cat", "aten::concat", "aten::concatenate")
+
+
+def _cat(ctx: Context, call: Call) -> Output:
+    parts = [t for t in call.tensors() if t.shape != (0,)]
+    dim = dim_of(call, len(call.shape))
+    shape = tuple(1 if d == dim else n for d, n in enumerate(call.shape))
+    others = [
+        Value(
+            tuple(1 if d == dim else n for d, n in enumerate(p.shape)),
+            tuple(a for a in p.arrays if a.shape[dim] == 1),
+        )
+        for p in parts
+    ]
+    arrays = list(ctx.merge(others, shape))
+    joined = _joined(ctx, parts, dim)
+    if joined is not None:
+        arrays = [a for a in arrays if not set(varying(a)) <= set(varying(joined))]
+        arrays.append(joined)
+    return Value(call.shape, tuple(arrays), "" if arrays else parts[0].origin)
+
+
+def _joined(ctx: Context, parts: list[Value], dim: int) -> IntArray | None:
+    """Labels along the concatenated axis; parts without units there get labels that stay."""
+    along = [[a for a in p.arrays if a.shape[dim] > 1] for p in parts]
+    if not any(along):
+        return None
+    axes = {varying(a) for arrays in along for a in arrays}
+    if len(axes) > 1 or any(len(arrays) > 1 for arrays in along):
+        ctx.pin([a for arrays in along for a in arrays], "parts of different layouts are joined here")
+        return None
+    rank = parts[0].rank
+    (inner,) = axes
+    pieces = []
+    for part, arrays in zip(parts, along, strict=True):
+        if arrays:
+            pieces.append(arrays[0])
+            continue
+        shape = tuple(part.shape[d] if d in inner else 1 for d in range(rank))
+        piece = ctx.fresh(shape)
+        ctx.pin([piece], f"joined with {part.origin or 'data'} that carries no units", "data")
+        pieces.append(piece)
+    return np.concatenate(pieces, axis=dim)
+
+
+def _stack(ctx: Context, call: Call) -> Output:
+    """Operands side by side on a new axis: as many units must stay in each."""
+    parts = call.tensors()
+    dim = dim_of(call, len(call.shape))
+    arrays = []
+    for k in range(max(len(p.arrays) for p in parts)):
+        column = [p.arrays[k] for p in parts if k < len(p.arrays)]
+        if len(column) < len(parts) or len({varying(a) for a in column}) > 1:
+            ctx.pin(column, "operands of different layouts are stacked here", "data")
+            continue
+        stacked = labels.collapse(np.stack(column, axis=dim), [dim])
+        if len(varying(stacked)) > 1 and stacked.shape[dim] > 1:
+            rest = [d for d in varying(stacked) if d != dim]
+            ctx.nest(stacked, [dim, *rest])
+            ctx.pin([ctx.project(stacked, (dim,))], "an operand of a stack")
+        arrays.append(stacked)
+    return Value(call.shape, tuple(arrays), "" if arrays else parts[0].origin)
+
+
+def _pad(ctx: Context, call: Call) -> Output:
+    """Padded positions are new units that any width may have; negative amounts cut."""
+    x = call.tensor("self")
+    amounts = call.integers("pad")
+    pads = {x.rank - 1 - k // 2: (amounts[k], amounts[k + 1]) for k in range(0, len(amounts), 2)}
+    constant = str(call.args.get("mode", "constant")) == "constant"
+    arrays = []
+    for array in x.arrays:
+        for dim, (left, right) in pads.items():
+            if array.shape[dim] == 1 or not (left or right):
+                continue
+            if not constant:
+                ctx.pin([array], "a reflecting pad reads positions by number")
+                break
+            array = take(array, dim, slice(max(-left, 0), x.shape[dim] + min(right, 0)))
+            sides = [
+                ctx.fresh(tuple(max(n, 0) if d == dim else s for d, s in enumerate(array.shape)))
+                for n in (left, right)
+            ]
+            array = np.concatenate([sides[0], array, sides[1]], axis=dim)
+        else:
+            arrays.append(array)
+    return Value(call.shape, tuple(arrays), x.origin)
+
+
+def _resize_pad(dense: Call, slim: Call) -> Rewrite:
+    """Left and right amounts shrink to the padded positions that are left."""
+    x, y = dense.tensor("self"), slim.tensor("self")
+    amounts = dense.integers("pad")
+    before, after = Value(dense.shape, _padded(dense)), Value(slim.shape, _padded(slim))
+    changed = list(amounts)
+    for k in range(0, len(amounts), 2):
+        dim = x.rank - 1 - k // 2
+        left, right = amounts[k], amounts[k + 1]
+        if not any(a.shape[dim] > 1 for a in before.arrays):
+            continue
+        if dense.shape[dim] == slim.shape[dim] and x.shape[dim] == y.shape[dim]:
+            continue
+        if left < 0 or right < 0:
+            kept = live_positions(x, y, dim)
+            changed[k] = -int((kept < -left).sum()) if left < 0 else 0
+            changed[k + 1] = -int((kept >= x.shape[dim] + right).sum()) if right < 0 else 0
+        live = live_positions(before, after, dim)
+        if left > 0:
+            changed[k] = int((live < left).sum())
+        if right > 0:
+            changed[k + 1] = int((live >= dense.shape[dim] - right).sum())
+    return Rewrite({"pad": changed})
+
+
+def _padded(call: Call) -> tuple[IntArray, ...]:
+    """Label arrays of the result, which the resize walk passes as the argument ``result``."""
+    result = call.args["result"]
+    assert isinstance(result, Value)
+    return result.arrays
+
+
+def _slice_scatter(ctx: Context, call: Call) -> Output:
+    """A part is overwritten: what is written ties with what it replaces."""
+    x, source = call.tensor("self"), call.tensor("src")
+    dim = dim_of(call, x.rank)
+    if call.integer("step", 1) > 1:
+        ctx.pin([a for a in x.arrays if a.shape[dim] > 1], "every n-th position is replaced here")
+    part = Value(source.shape, tuple(sliced(call, a, x.shape) for a in x.arrays))
+    ctx.merge([part, source], source.shape)
+    return Value(call.shape, x.arrays, x.origin)
+
+
+def _index_put(ctx: Context, call: Call) -> Output:
+    """``x[index] = values``: along the other dimensions what is written ties with what it replaces."""
+    x, values = call.tensor("self"), call.tensor("values")
+    dims, _ = indexed_dims(call)
+    raw = call.args["indices"]
+    indices = [v for v in raw if isinstance(v, Value)] if isinstance(raw, (list, tuple)) else []
+    ctx.pin([a for v in indices for a in v.arrays], "read as positions here")
+    if len(dims) != 1 or indices[0].rank != 1 or values.rank not in (0, x.rank):
+        ctx.pin([*x.arrays, *values.arrays], "written at positions that are chosen by value")
+        return Value(call.shape, (), x.origin)
+    chosen = [a for a in x.arrays if a.shape[dims[0]] > 1]
+    ctx.pin(chosen, "positions along this axis are chosen by value")
+    if values.rank:
+        shape = tuple(values.shape[d] if d == dims[0] else n for d, n in enumerate(x.shape))
+        part = Value(shape, tuple(a for a in x.arrays if a.shape[dims[0]] == 1))
+        return Value(call.shape, ctx.merge([part, values], shape), x.origin)
+    return Value(call.shape, tuple(a for a in x.arrays if a.shape[dims[0]] == 1), x.origin)
+
+
+RULES = (
+    OpRule(CONCATENATIONS, _cat),
+    OpRule(("aten::stack",), _stack),
+    OpRule(("aten::pad", "aten::constant_pad_nd"), _pad, _resize_pad),
+    OpRule(("aten::slice_scatter",), _slice_scatter, resize_slice),
+    OpRule(("aten::index_put",), _index_put),
+)

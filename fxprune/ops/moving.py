@@ -1,0 +1,121 @@
+"""What the operators that only move positions have in common: their effect on labels is themselves.
+
+``views``, ``picking``, ``reordering`` and ``joining`` hold the operators.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from fxprune.labels import varying
+from fxprune.ops.base import Call, Context, Move, OpRule, Output, Rewrite, Value
+from fxprune.types import IntArray
+
+__all__ = [
+    "Resize",
+    "Shape",
+    "dim_of",
+    "first_tensor",
+    "live_positions",
+    "looked_up",
+    "moved_by",
+    "picked_by",
+    "row",
+]
+
+Shape = tuple[int, ...]
+Resize = Callable[[Call, Call], Rewrite]
+
+
+def first_tensor(call: Call) -> tuple[str, Value]:
+    """Name and value of the tensor that is moved."""
+    return next((k, v) for k, v in call.args.items() if isinstance(v, Value))
+
+
+def dim_of(call: Call, rank: int, name: str = "dim") -> int:
+    """The dimension that an argument names, counted from the front."""
+    return call.integer(name) % rank
+
+
+def moved_by(move: Move) -> Callable[[Context, Call], Output]:
+    """The coupling face of a movement op."""
+
+    def rule(ctx: Context, call: Call) -> Output:
+        _, x = first_tensor(call)
+        shapes = call.out if isinstance(call.out, list) else [call.out]
+        arrays: list[list[IntArray]] = [[] for _ in shapes]
+        for array in x.arrays:
+            _keep_order(ctx, call, array, x.shape)
+            moved = move(call, array, x.shape)
+            for k, result in enumerate(moved if isinstance(moved, list) else [moved]):
+                if varying(result):
+                    arrays[k].append(result)
+                elif varying(array):
+                    ctx.pin([result], "a single position is picked here")
+        values = [Value(s, tuple(a), x.origin) for s, a in zip(shapes, arrays, strict=True)]
+        return values if isinstance(call.out, list) else values[0]
+
+    return rule
+
+
+def _keep_order(ctx: Context, call: Call, array: IntArray, shape: Shape) -> None:
+    """Merging dimensions against their nesting (a channel shuffle) needs equal columns in every row.
+
+    Otherwise what is left of the rows would interleave in an order that no slim op delivers.
+    """
+    axes = varying(array)
+    if len(axes) < 2 or not isinstance(call.out, tuple) or len(call.out) >= len(shape):
+        return
+    order = ctx.order(array)
+    if tuple(sorted(order)) != order:
+        ctx.project(array, order[-1:])
+
+
+def picked_by(move: Move) -> Callable[[Context, Call], Output]:
+    """Movement that picks rows of a layout by number: those rows must stay."""
+    couple = moved_by(move)
+
+    def rule(ctx: Context, call: Call) -> Output:
+        _, x = first_tensor(call)
+        dim = dim_of(call, x.rank)
+        for array in x.arrays:
+            if array.shape[dim] > 1 and len(varying(array)) > 1:
+                ctx.pin([ctx.project(array, (dim,))], "rows are picked by number here")
+        return couple(ctx, call)
+
+    return rule
+
+
+def live_positions(dense: Value, slim: Value, dim: int) -> IntArray:
+    """Positions of the dense tensor along ``dim`` that are left in the slim one.
+
+    Where rows keep different positions, those of the first full row.
+    """
+    left = np.ones(dense.shape[dim], bool)
+    for before, after in zip(dense.arrays, slim.arrays, strict=True):
+        if before.shape[dim] > 1:
+            mask = np.isin(before, after)
+            lines = np.moveaxis(mask, dim, 0).reshape(before.shape[dim], -1)
+            left &= lines[:, lines.sum(axis=0).argmax()]
+    return np.flatnonzero(left).astype(np.int64)
+
+
+def looked_up(
+    ctx: Context, x: Value, dims: list[int], shape: Shape, place: Callable[[IntArray], IntArray]
+) -> Value:
+    """Positions along ``dims`` are chosen by data: their labels stay."""
+    bad = [a for a in x.arrays if any(d in dims for d in varying(a))]
+    if bad:
+        ctx.pin(bad, "positions along this axis are looked up by value")
+    good = [a for a in x.arrays if not any(d in dims for d in varying(a))]
+    return Value(shape, tuple(place(a) for a in good), x.origin)
+
+
+def row(
+    names: str | tuple[str, ...], move: Move, resize: Resize | None = None, picked: bool = False
+) -> OpRule:
+    """A table row of a plain movement op."""
+    ops = tuple(f"aten::{n}" for n in ((names,) if isinstance(names, str) else names))
+    return OpRule(ops, (picked_by if picked else moved_by)(move), resize, move)

@@ -1,0 +1,153 @@
+"""Reordering: all positions of a tensor in another order, or several times."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from fxprune import labels
+from fxprune.labels import varying
+from fxprune.ops.base import Call, Context, Move, OpRule, Output, Rewrite, Value, solid
+from fxprune.ops.moving import Shape, dim_of, first_tensor, live_positions, moved_by, row
+from fxprune.types import IntArray
+
+__all__ = ["RULES"]
+
+
+def _flip(call: Call, array: IntArray, shape: Shape) -> IntArray:
+    flipped: IntArray = np.flip(array, tuple(d % len(shape) for d in call.integers("dims")))
+    return flipped
+
+
+def _roll(call: Call, array: IntArray, shape: Shape) -> IntArray:
+    dims = [d % len(shape) for d in call.integers("dims")]
+    if not dims:
+        full = np.broadcast_to(array, shape)
+        return labels.collapse(np.roll(full, call.integers("shifts")[0]))
+    for shift, d in zip(call.integers("shifts"), dims, strict=True):
+        if array.shape[d] > 1:
+            array = np.roll(array, shift, axis=d)
+    return array
+
+
+def _resize_roll(dense: Call, slim: Call) -> Rewrite:
+    """As many positions wrap around as are left of those that did."""
+    x, y = dense.tensor("self"), slim.tensor("self")
+    dims, shifts = dense.integers("dims"), dense.integers("shifts")
+    changed = list(shifts)
+    for k, d in enumerate(dims):
+        n = x.shape[d]
+        live = live_positions(x, y, d % x.rank)
+        if len(live) != n:
+            changed[k] = int((live >= n - shifts[k] % n).sum())
+    return Rewrite({"shifts": changed})
+
+
+def _repeat(name: str) -> Move:
+    def move(call: Call, array: IntArray, shape: Shape) -> IntArray:
+        rank = len(call.shape)
+        times = call.integers(name)
+        times = [1] * (rank - len(times)) + times
+        array = array.reshape((1,) * (rank - array.ndim) + array.shape)
+        return np.tile(array, [t if n > 1 else 1 for t, n in zip(times, array.shape, strict=True)])
+
+    return move
+
+
+def _repeat_interleave(call: Call, array: IntArray, shape: Shape) -> IntArray:
+    if call.args.get("dim") is None:
+        array, shape = labels.reshape(array, shape, (int(np.prod(shape)),)), (int(np.prod(shape)),)
+    dim = dim_of(call, len(shape))
+    return np.repeat(array, call.integer("repeats"), axis=dim) if array.shape[dim] > 1 else array
+
+
+def _couple_repeat_interleave(ctx: Context, call: Call) -> Output:
+    if isinstance(call.args.get("repeats"), Value) or "self" not in call.args:
+        tensors = call.tensors()
+        ctx.pin([a for t in tensors for a in t.arrays], "repeats are chosen by value")
+        return Value(call.shape)
+    return moved_by(_repeat_interleave)(ctx, call)
+
+
+def _whole_pictures(move: Move) -> Callable[[Context, Call], Output]:
+    """Movement that weaves pixels into channels: every channel moves as one piece."""
+
+    def rule(ctx: Context, call: Call) -> Output:
+        _, x = first_tensor(call)
+        rows = solid(ctx, x, x.rank - 2, "pixels are woven into channels here")
+        heads = [a.reshape(*a.shape, 1, 1) for a in rows.arrays]
+        arrays = [move(call, a, x.shape) for a in heads]
+        return Value(call.shape, tuple(a for a in arrays if isinstance(a, np.ndarray)), x.origin)
+
+    return rule
+
+
+def _pixel_unshuffle(call: Call, array: IntArray, shape: Shape) -> IntArray:
+    factor = call.integer("downscale_factor")
+    dim = len(shape) - 3
+    return np.repeat(array, factor * factor, axis=dim) if array.shape[dim] > 1 else array
+
+
+def _im2col(call: Call, array: IntArray, shape: Shape) -> IntArray:
+    """``n c h w -> n (c k) l``."""
+    dim = len(shape) - 3
+    block = call.shape[dim] // shape[dim]
+    array = array.reshape(*array.shape[:-2], 1)
+    return np.repeat(array, block, axis=dim) if array.shape[dim] > 1 else array
+
+
+def _tied_blocks(ctx: Context, call: Call) -> Output:
+    """``pixel_shuffle`` and ``col2im``: ``(c k)`` channels become c; the k of one c go together."""
+    _, x = first_tensor(call)
+    dim = x.rank - 3 if call.op == "aten::pixel_shuffle" else x.rank - 2
+    channels = call.shape[len(call.shape) - 3]
+    arrays = []
+    for array in x.arrays:
+        if varying(array) and varying(array)[-1] < dim:
+            arrays.append(array.reshape(*array.shape[:dim], *(1,) * (len(call.shape) - dim)))
+            continue
+        if varying(array) != (dim,):
+            ctx.pin([array], "positions of this axis are woven into pixels")
+            continue
+        cells = array.ravel().reshape(channels, -1)
+        ctx.tie(cells, cells[:, :1])
+        if channels > 1:
+            arrays.append(labels.along(cells[:, 0], len(call.shape) - 3, len(call.shape)))
+        else:
+            ctx.pin([array], "a single channel is left here")
+    return Value(call.shape, tuple(arrays), x.origin)
+
+
+def _channel_shuffle(ctx: Context, call: Call) -> Output:
+    x = call.tensor("self")
+    groups = call.integer("groups")
+    split = (x.shape[0], groups, x.shape[1] // groups, *x.shape[2:])
+    turned = (split[0], split[2], split[1], *split[3:])
+    arrays = []
+    for array in x.arrays:
+        cells = labels.reshape(array, x.shape, split)
+        if len(varying(cells)) > 1:
+            ctx.project(cells, varying(cells)[-1:])
+        arrays.append(labels.reshape(cells.swapaxes(1, 2), turned, x.shape))
+    return Value(call.shape, tuple(arrays), x.origin)
+
+
+def _resize_channel_shuffle(dense: Call, slim: Call) -> Rewrite:
+    x, y = dense.tensor("self"), slim.tensor("self")
+    groups = dense.integer("groups")
+    live = live_positions(x, y, 1) // (x.shape[1] // groups)
+    return Rewrite({"groups": len(np.unique(live))})
+
+
+RULES = (
+    row("flip", _flip),
+    row("roll", _roll, _resize_roll),
+    row("repeat", _repeat("repeats")),
+    row("tile", _repeat("dims")),
+    OpRule(("aten::pixel_unshuffle",), _whole_pictures(_pixel_unshuffle)),
+    OpRule(("aten::im2col",), _whole_pictures(_im2col)),
+    OpRule(("aten::repeat_interleave",), _couple_repeat_interleave, None, _repeat_interleave),
+    OpRule(("aten::pixel_shuffle", "aten::col2im"), _tied_blocks),
+    OpRule(("aten::channel_shuffle",), _channel_shuffle, _resize_channel_shuffle),
+)

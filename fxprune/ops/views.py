@@ -1,0 +1,84 @@
+"""Views: the same positions under other dimensions."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from fxprune import labels
+from fxprune.ops.base import Call, Context, Move, OpRule, Output, Rewrite, Value
+from fxprune.ops.moving import Resize, Shape, dim_of, first_tensor, moved_by, row
+from fxprune.types import IntArray
+
+__all__ = ["RULES"]
+
+
+def _reshape(call: Call, array: IntArray, shape: Shape) -> IntArray:
+    return labels.reshape(array, shape, call.shape)
+
+
+def _couple_view_as(ctx: Context, call: Call) -> Output:
+    """The shape of another tensor: its widths must follow."""
+    moved, other = moved_by(_reshape)(ctx, call), call.tensor("other")
+    assert isinstance(moved, Value)
+    return Value(call.shape, ctx.merge([moved, other], call.shape), moved.origin)
+
+
+def _resize_sizes(name: str) -> Resize:
+    """Sizes written in the graph follow the result's shape; -1 stays -1."""
+
+    def resize(dense: Call, slim: Call) -> Rewrite:
+        old = dense.integers(name)
+        new = list(slim.shape)[len(slim.shape) - len(old) :]
+        return Rewrite({name: [-1 if o == -1 else n for o, n in zip(old, new, strict=True)]})
+
+    return resize
+
+
+def _resize_unflatten(dense: Call, slim: Call) -> Rewrite:
+    _, x = first_tensor(dense)
+    dim, sizes = dim_of(dense, x.rank), dense.integers("sizes")
+    return Rewrite({"sizes": list(slim.shape[dim : dim + len(sizes)])})
+
+
+def _expand(call: Call, array: IntArray, shape: Shape) -> IntArray:
+    return array.reshape((1,) * (len(call.shape) - array.ndim) + array.shape)
+
+
+def _permute(call: Call, array: IntArray, shape: Shape) -> IntArray:
+    return array.transpose([d % len(shape) for d in call.integers("dims")])
+
+
+def _transpose(first: str, second: str) -> Move:
+    def move(call: Call, array: IntArray, shape: Shape) -> IntArray:
+        rank = max(len(shape), 1)
+        return array.swapaxes(call.integer(first) % rank, call.integer(second) % rank)
+
+    return move
+
+
+def _t(call: Call, array: IntArray, shape: Shape) -> IntArray:
+    return array.T
+
+
+def _mt(call: Call, array: IntArray, shape: Shape) -> IntArray:
+    return array.swapaxes(-1, -2)
+
+
+def _movedim(call: Call, array: IntArray, shape: Shape) -> IntArray:
+    return np.moveaxis(array, call.integers("source"), call.integers("destination"))
+
+
+RULES = (
+    row(("view", "_unsafe_view", "view_copy"), _reshape, _resize_sizes("size")),
+    row("reshape", _reshape, _resize_sizes("shape")),
+    row("unflatten", _reshape, _resize_unflatten),
+    row(("flatten", "squeeze", "unsqueeze", "squeeze_copy"), _reshape),
+    OpRule(("aten::view_as", "aten::reshape_as"), _couple_view_as, None, _reshape),
+    row(("expand", "broadcast_to"), _expand, _resize_sizes("size")),
+    row("permute", _permute),
+    row(("transpose", "swapdims"), _transpose("dim0", "dim1")),
+    row("swapaxes", _transpose("axis0", "axis1")),
+    row(("t", "numpy_T"), _t),
+    row(("mT", "adjoint"), _mt),
+    row("movedim", _movedim),
+)
