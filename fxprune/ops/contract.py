@@ -6,7 +6,7 @@ name are one unit, contracted axes are where the oracle zeroes.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 
@@ -57,8 +57,10 @@ def _without_subsets(arrays: Sequence[IntArray]) -> list[IntArray]:
     return [a for a, s in zip(arrays, axes, strict=True) if s and not any(s < other for other in axes)]
 
 
-def _count_macs(ctx: Context, names: str, sizes: dict[str, int], arrays: Sequence[IntArray]) -> None:
-    """One multiply-accumulate per point of the joint index space."""
+def _count_macs(
+    ctx: Context, names: str, sizes: Mapping[str, int], arrays: Sequence[IntArray], positions: int
+) -> None:
+    """One multiply-accumulate per point of the joint index space, which has ``positions`` unlabelled ones more."""
     covered: set[int] = set()
     forms: list[IntArray] = []
     divisor: IntArray | None = None
@@ -71,7 +73,7 @@ def _count_macs(ctx: Context, names: str, sizes: dict[str, int], arrays: Sequenc
         covered |= axes
         forms.append(array)
     rest = prod(sizes[a] for d, a in enumerate(names) if d not in covered)
-    ctx.macs(float(rest), forms, divisor)
+    ctx.macs(float(rest * positions), forms, divisor)
 
 
 def _masked(terms: Sequence[Term], out: str) -> list[Term]:
@@ -123,7 +125,7 @@ def contract(ctx: Context, terms: Sequence[Term], out: str, *, positions: int = 
             results.append(array)
         elif kept:
             results.append(ctx.project(array, kept))
-    _count_macs(ctx, names, {**sizes, names[0]: sizes[names[0]] * positions}, joint)
+    _count_macs(ctx, names, sizes, joint, positions)
     order = [names.index(a) for a in out]
     dropped = [d for d in range(len(names)) if d not in order]
 

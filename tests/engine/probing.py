@@ -11,7 +11,9 @@ import numpy as np
 import torch
 from engine.probe_nets import Example, Probe
 from torch import nn
+from torch.utils._pytree import tree_leaves, tree_map_only
 
+from fxprune.cost import measure
 from fxprune.couple import coupling
 from fxprune.errors import PlanError
 from fxprune.live import liven
@@ -142,6 +144,18 @@ def rectangles(probe: Probe, traced: Trace, draws: int, seed: int) -> list[Plan]
     return plans
 
 
+def _batched(
+    inputs: tuple[tuple[object, ...], dict[str, object]], traced: Trace
+) -> tuple[tuple[object, ...], dict[str, object]]:
+    """Inputs of the batch that the trace counts costs for: what is computed once a run is shared by its samples."""
+    args, kwargs = inputs
+    first = next(t for t in tree_leaves((args, kwargs)) if isinstance(t, torch.Tensor))
+    if not traced.dynamic_batch or first.shape[0] == traced.batch:
+        return args, kwargs
+    doubled = tree_map_only(torch.Tensor, lambda t: torch.cat([t] * traced.batch), (args, kwargs))
+    return doubled[0], doubled[1]
+
+
 def examine(probe: Probe, *, draws: int = 3, seed: int = 0) -> Outcome:
     """Remove random subsets of the probe's channels and compare with the dense model."""
     traced, example = prepared(probe, seed)
@@ -174,8 +188,11 @@ def examine(probe: Probe, *, draws: int = 3, seed: int = 0) -> Outcome:
             small = slim(traced, made, kind=kind)
             proof = verify(traced, made, small, tolerance=1e9)
             error, effect = max(error, proof.error), max(effect, proof.effect)
-            count = sum(p.numel() for p in small.parameters())
-            assert count == made.predicted.params, f"{count} parameters, {made.predicted.params} predicted"
+            # Batch sizes that are traced as any size are two at least.
+            args, kwargs = _batched(call_arguments(example), traced)
+            cost = measure(small.eval(), args, kwargs)
+            agrees = cost == made.predicted if probe.counted else cost.params == made.predicted.params
+            assert agrees, f"{cost} measured, {made.predicted} predicted"
             if exact and probe.zero:
                 zeroed = run(without_removed(traced.model, made.kept), example)
                 error = max(error, distance(zeroed, run(small.double(), example)))
