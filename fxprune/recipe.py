@@ -331,14 +331,15 @@ class Steer(_Section):
     """How the strength of a method follows the budget; see ``fxprune.training.steering``.
 
     Attributes:
-        until: Share of the phase after which the method's own decision should meet the budget.
-        every: Steps between corrections.
-        gain: How far the strength's logarithm moves during that share if nothing goes at all.
+        until: Share of the phase after which the method's own decision should meet the budget; where it does not,
+            the budget is spent then.
+        every: Steps between corrections; rounded up to whole periods of the method.
+        gain: Logarithm of the strength where nothing has gone by then.
     """
 
     until: Kept = 0.8
     every: Count = 10
-    gain: Positive = 8.0
+    gain: Positive = 2.0
 
 
 class Sparse(Phase):
@@ -408,7 +409,7 @@ class Recipe(_Section):
         batch: Images a step, over all processes.
         seed: Of everything random.
         device: ``auto`` takes an accelerator if there is one.
-        mixed_precision: ``no``, ``bf16`` or ``fp16``.
+        mixed_precision: ``no``, ``bf16`` or ``fp16``; ``auto`` is bf16 where the device computes it natively.
         channels_last: Memory format of images and weights.
         parallel: With several processes: ``ddp`` copies the model, ``fsdp`` shards it.
         checkpoints: When the state is saved.
@@ -429,7 +430,7 @@ class Recipe(_Section):
     batch: Count = 128
     seed: Annotated[int, annotated_types.Ge(0)] = 0
     device: Literal["auto", "cpu"] = "auto"
-    mixed_precision: Literal["no", "bf16", "fp16"] = "no"
+    mixed_precision: Literal["auto", "no", "bf16", "fp16"] = "auto"
     channels_last: bool = False
     parallel: Literal["ddp", "fsdp"] = "ddp"
     checkpoints: Checkpoints = Checkpoints()

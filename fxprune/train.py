@@ -28,25 +28,27 @@ from fxprune.pipeline import percent
 from fxprune.recipe import Phase, Sparse
 from fxprune.recipe_file import read_recipe
 from fxprune.regularizers import GroupRegularizer, Regularizer
+from fxprune.regularizers.decisions import trace_of
 from fxprune.report import describe_plan
 from fxprune.runtime import machine
 from fxprune.slim import save, slim
 from fxprune.trace import Trace, trace
 from fxprune.training.checkpoint import Checkpoint, Running, load_model_state, model_state, set_random_state
-from fxprune.training.decide import decide, own_decision
+from fxprune.training.decide import decide, in_order, own_decision
 from fxprune.training.loop import Job, evaluate, run_steps
 from fxprune.training.record import Record, read_record
 from fxprune.training.renewal import fresh, recalibrate
 from fxprune.training.schedule import make_optimizer
 from fxprune.training.session import Session, open_session, plain_recipe, seed_everything
 from fxprune.training.steering import Steering
-from fxprune.training.team import inner, team
+from fxprune.training.team import computes_bf16, inner, team
 from fxprune.types import Group, Plan
 from fxprune.verify import verify
 
 __all__ = ["train"]
 
 SPARSE, FINETUNE = 1, 2
+_SLOW_BF16 = "this device has no instructions for bf16, so float32 (mixed_precision: no) would be faster"
 _NAMES: dict[int, Literal["sparse", "finetune"]] = {SPARSE: "sparse", FINETUNE: "finetune"}
 
 
@@ -83,7 +85,10 @@ def train(
         told = watcher if crew.main else SILENT
         with told.step("open") as ticks:
             session = open_session(file, crew, folder, resume=resume)
-            ticks.note(_describe(session))
+            slow = crew.precision == "bf16" and not computes_bf16(crew.device.type)
+            if slow:
+                session.ledger.note(_SLOW_BF16)
+            ticks.note(_describe(session) + (f"; {_SLOW_BF16}" if slow else ""))
         run = _Run(session, told)
         plan, small = run.slim_model()
         small = run.finetune(plan, small)
@@ -147,7 +152,8 @@ class _Run:
         with self.ledger.timed("prune"):
             load_model_state(work, model_state(inner(model)))
             traced = trace(work, session.example)
-            self.ledger.decided = own_decision(method)
+            if self.ledger.decided is None:  # else steering has looked before it spent the budget
+                self.ledger.decided = own_decision(method)
             with self.watcher.step("plan") as ticks:
                 plan = decide(session, traced, method)
                 ticks.note(describe_plan(plan))
@@ -342,14 +348,23 @@ def _steering(
     """What is done after each step besides the step."""
     if not isinstance(phase, Sparse) or phase.steer is None:
         return lambda _step: None
-    if not isinstance(method, GroupRegularizer):
+    if not isinstance(method, GroupRegularizer) or method.name == "increg_columns":
         raise session.file.error(
             "sparse.steer",
             f"{method.name if method else 'no method'} has no strength to steer",
             advice="steer ssr, dwgl or group_lasso",
         )
     assert session.recipe.budget is not None, "the recipe was checked"
-    return Steering(method, session.recipe.budget.budget(), phase.steer, steps).after
+    budget = session.recipe.budget.budget()
+
+    def spend() -> Plan:
+        return in_order(trace_of(method.groups), budget, method, session.recipe.plan)
+
+    def told(step: int, kept: float) -> None:
+        session.ledger.decided = kept
+        session.ledger.note(f"the budget was spent after {step} of {steps} sparse steps")
+
+    return Steering(method, budget, spend, phase.steer, steps, told).after
 
 
 def _on(inputs: Inputs, device: torch.device) -> Inputs:
@@ -373,7 +388,7 @@ def _restore(running: Running, saved: Checkpoint | None, number: int, session: S
 def _device(session: Session) -> str:
     device = session.team.device
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
-    precision = session.recipe.mixed_precision
+    precision = session.team.precision
     words = [name, f"{torch.get_num_threads()} threads" if device.type == "cpu" else ""]
     words += [f"{session.team.world} processes" if session.team.world > 1 else ""]
     words += [precision if precision != "no" else ""]

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from fxprune.errors import PlanError
 from fxprune.regularizers.clock import Clock
-from fxprune.regularizers.decisions import Learned, plan_for
+from fxprune.regularizers.decisions import Learned, cut_by, plan_for
 from fxprune.regularizers.layout import Layout, Members, row_layout
 from fxprune.regularizers.options import PerGroup, Scale, choose, per_family
 from fxprune.regularizers.view import GroupView, rank_within
@@ -230,15 +230,36 @@ class GroupRegularizer(Regularizer):
             alive = alive | (short[self.view.atom_family] & (place < self._keep_at_least))
         return alive
 
-    def finish(self) -> None:
+    def finish(self, plan: Plan | None = None) -> None:
         """Take the decisions for good: what goes is set to zero now and after every later step.
 
         From here on ``penalty()`` is zero: this is masked fine-tuning.  Every parameter slice of
         the units that go is zeroed: producers, affine parameters and the consumers' inputs.
+
+        Args:
+            plan: Take this decision instead of the method's own: one that spends a budget in the order the
+                method learned, such as ``plan(budget)`` gives.
+
+        Raises:
+            PlanError: The groups carry no trace that a plan could be read with.
         """
         if self._finished is None:
-            self._finished = self.alive()
+            self._finished = self.alive() if plan is None else self._left_by(plan)
         self._zero(~self._finished)
+
+    def _left_by(self, plan: Plan) -> Tensor:
+        """bool[n_atoms], those of which a plan keeps anything."""
+        unit_atom = self._rows.unit_atom
+        stays = unit_atom >= 0
+        stays[cut_by(self.groups, plan)] = False
+        alive = torch.zeros(len(self.view.atom_family), dtype=torch.bool)
+        alive[torch.from_numpy(unit_atom[stays])] = True
+        return alive.to(self.view.device)
+
+    @property
+    def period(self) -> int:
+        """Steps between moments at which the method's decision may change."""
+        return 1
 
     @property
     def finished(self) -> bool:
@@ -322,6 +343,27 @@ class GroupRegularizer(Regularizer):
         self._load_own_state({k: v.to(device, copy=True) for k, v in own.items()})
 
     # Helpers for methods ---------------------------------------------------------------------
+
+    def _beside_family(self, norms: Tensor, asked: Tensor) -> Tensor:
+        """What is left of every atom, beside what is left of its whole family: float[n_atoms].
+
+        ``norms / asked``, averaged over an atom's terms (producers that vote are several), and divided by how far
+        the family's mean has fallen since the method was made.  Weights
+        before a normalisation may shrink together at no cost to the loss, so a layer that became smaller as a
+        whole has not lost importance, and what lost more than its layer has.
+
+        Args:
+            norms: float[n_terms].
+            asked: float[n_terms], what the method holds against them.
+        """
+        least = torch.finfo(asked.dtype).tiny ** 0.5
+        asked = asked.clamp(min=least)
+        terms = self.view.per_atom(torch.ones_like(norms))
+        now, before = (self.view.per_atom(size / asked) / terms for size in (norms, self._reference))
+        family = self.view.atom_family
+        zero = now.new_zeros(len(self.view.layout.families))
+        fallen = zero.index_add(0, family, now) / zero.index_add(0, family, before).clamp(min=least)
+        return now / fallen.clamp(min=1e-6)[family]
 
     def _zero(self, dead: Tensor) -> None:
         """Set every parameter slice of dead atoms to zero, in place."""

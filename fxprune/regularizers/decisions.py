@@ -14,7 +14,7 @@ from fxprune.plan import plan, plan_units
 from fxprune.trace import Trace
 from fxprune.types import Budget, FloatArray, Group, IntArray, Plan
 
-__all__ = ["Learned", "plan_for", "trace_of"]
+__all__ = ["Learned", "cut_by", "plan_for", "trace_of"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,6 +50,21 @@ def trace_of(groups: Sequence[Group]) -> Trace:
             "these groups carry no trace to plan with", advice="use the groups of fxprune.couple(trace)"
         )
     return trace
+
+
+def cut_by(groups: Sequence[Group], plan: Plan) -> IntArray:
+    """Ids (in the coupling) of the units that a plan without structures cuts, ascending.
+
+    Args:
+        groups: Groups made by ``couple``.
+        plan: Made for their trace.
+
+    Raises:
+        PlanError: The groups carry no trace.
+    """
+    axes = coupling(trace_of(groups)).axes
+    found = [np.delete(axes[axis], list(kept)) for axis, kept in plan.kept.items() if axis in axes]
+    return np.unique(np.concatenate(found)) if found else np.zeros(0, np.int64)
 
 
 def plan_for(

@@ -137,9 +137,8 @@ class GroupLasso(GroupRegularizer):
         return self.view.per_atom((norms > self._threshold * self._reference).to(norms.dtype)) > 0
 
     def _importance(self) -> Tensor:
-        """Norm relative to what is asked of the unit."""
-        weighted = self.view.sums(2).sqrt() / self._coefficient.clamp(min=EPSILON)
-        return self.view.per_atom(weighted)
+        """Norm relative to what is asked of the unit, and to its family."""
+        return self._beside_family(self.view.sums(2).sqrt(), self._coefficient)
 
     def _own_state(self) -> State:
         return {"coefficient": self._coefficient}

@@ -123,7 +123,7 @@ class IncReg(GroupRegularizer):
         scope: ``"group"``: each coupling group loses its ratio.  ``"global"``: all units are ranked
             together, by norms relative to the mean of their layer (ours).
         granularity: ``"rows"``: units, that is filters of whole coupling groups.  ``"columns"``: ``W[:, c, y, x]``
-            of each convolution; see ``crops`` and ``masked``.
+            of each convolution; see ``crops`` (with ``crop_kernels``) and ``masked``.
         linear: With columns, take linear layers for convolutions with a kernel of one point.
         members: With rows, which tensors count.  The default includes the consumers: while they read a unit its
             gradient does not vanish, and a factor acting on the producers alone holds it at (gradient / factor)
@@ -277,12 +277,28 @@ class IncReg(GroupRegularizer):
 
     # Decisions -------------------------------------------------------------------------------
 
-    def finish(self) -> None:
-        """Take the decisions for good; layers that are not finished lose their lowest ranks now."""
-        if self._finished is None:
+    @property
+    def period(self) -> int:
+        """Steps between updates of the factors."""
+        return self._every
+
+    def finish(self, plan: Plan | None = None) -> None:
+        """Take the decisions for good; layers that are not finished lose their lowest ranks now.
+
+        Args:
+            plan: Take this decision instead, see ``GroupRegularizer.finish``; not with columns.
+
+        Raises:
+            PlanError: A plan comes with columns.
+        """
+        if plan is not None and self._columns:
+            raise PlanError(
+                "columns are not decided by a plan of channels", advice="call finish() without one"
+            )
+        if self._finished is None and plan is None:
             due = self._order() < (self._goal - 1e-9).ceil()[self._contest]
             self._pruned = self._pruned | (due & ~self._protected(self.view.per_atom(self.view.sums(1))))
-        super().finish()
+        super().finish(plan)
 
     def _alive(self) -> Tensor:
         return ~self._pruned
@@ -329,7 +345,7 @@ class IncReg(GroupRegularizer):
         return np.asarray(self.alive().cpu().numpy())
 
     def crops(self) -> tuple[Crop, ...]:
-        """With columns: kernels whose border is empty, to be cropped."""
+        """With columns: kernels whose border is empty, for ``crop_kernels``."""
         return crops_of(self.view.layout, self._kept()) if self._columns else ()
 
     def masked(self) -> tuple[Masked, ...]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -13,7 +12,7 @@ from fxprune.couple import coupling
 from fxprune.errors import PlanError
 from fxprune.plan import plan
 from fxprune.regularizers.base import Regularizer, Report, State
-from fxprune.regularizers.decisions import trace_of
+from fxprune.regularizers.decisions import cut_by, trace_of
 from fxprune.regularizers.layout import find_parameters
 from fxprune.types import Budget, Group, IntArray, Plan
 
@@ -117,10 +116,7 @@ class OneShot(Regularizer):
 
     def removed_units(self) -> IntArray:
         """Ids (in the coupling) of the units that would go now, ascending."""
-        axes = coupling(self._trace).axes
-        kept = self.plan().kept
-        found = [np.delete(axes[axis], list(index)) for axis, index in kept.items() if axis in axes]
-        return np.unique(np.concatenate(found)) if found else np.zeros(0, np.int64)
+        return cut_by(self.groups, self.plan())
 
     def report(self) -> Report:
         """Share of units that would go now."""

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from fxprune.errors import PlanError
 from fxprune.regularizers.aulm import Aulm, Prox
 from fxprune.regularizers.base import GroupRegularizer, State
-from fxprune.regularizers.group_lasso import EPSILON, lasso_energy
+from fxprune.regularizers.group_lasso import lasso_energy
 from fxprune.regularizers.layerwise import Stages
 from fxprune.regularizers.layout import Members
 from fxprune.regularizers.options import PerGroup, Scale, choose
@@ -148,6 +148,11 @@ class SSR(GroupRegularizer):
                 self._aulm.restart()
             self._update()
 
+    @property
+    def period(self) -> int:
+        """Steps between updates of F, on which is decided."""
+        return 1 if self._aulm is None else self._period
+
     def _alive(self) -> Tensor:
         if self._aulm is not None:
             return self.view.per_atom(self._aulm.factor) > 0
@@ -155,12 +160,10 @@ class SSR(GroupRegularizer):
         return self.view.per_atom((norms > self._threshold * self._reference).to(norms.dtype)) > 0
 
     def _importance(self) -> Tensor:
-        """Norm relative to the threshold of the unit: above 1 it stays."""
-        if self._aulm is None:
-            return self.view.per_atom(self.view.sums(2).sqrt() / self._coefficient.clamp(min=EPSILON))
-        bound = self.strength * self._coefficient / self._aulm.rho
-        bound = bound if self._norm == "l2,1" else (2 * bound).sqrt()
-        return self.view.per_atom(self._aulm.norms / bound.clamp(min=EPSILON))
+        """Norm of what the prox saw, relative to the threshold of the unit and to its family."""
+        norms = self.view.sums(2).sqrt() if self._aulm is None else self._aulm.norms
+        bound = self._coefficient if self._norm == "l2,1" else self._coefficient.sqrt()
+        return self._beside_family(norms, bound)
 
     def _details(self) -> Mapping[str, float]:
         if self._aulm is None:

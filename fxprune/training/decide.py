@@ -21,7 +21,7 @@ from fxprune.trace import Trace
 from fxprune.training.session import Session
 from fxprune.types import Budget, Plan
 
-__all__ = ["decide", "own_decision"]
+__all__ = ["decide", "in_order", "own_decision"]
 
 _STREAM = 9  # random numbers of the batches that criteria look at
 
@@ -48,15 +48,24 @@ def decide(session: Session, trace: Trace, method: Regularizer | None) -> Plan:
         assert budget is not None, "the recipe was checked"
         return _by_criterion(session, trace, budget)
     if budget is None or (isinstance(method, GroupRegularizer) and method.finished):
-        # Steering finishes a method where the budget is met: what it dropped has been zero since then.
+        # Steering spends the budget where the method meets it: what went has been zero since then.
         method.finish()
         return method.plan()
     if isinstance(method, OneShot):
         return _spend(trace, budget, method.criterion, options, seed=method.seed, scope=method.scope)
     # Columns have no order of channels; masks on structures are spent by their method.
     if isinstance(method, GroupRegularizer) and method.name != "increg_columns":
-        return _spend(trace, budget, Learned(method.scores()), options)
+        return in_order(trace, budget, method, options)
     return method.plan(budget)
+
+
+def in_order(trace: Trace, budget: Budget, method: GroupRegularizer, options: PlanOptions) -> Plan:
+    """A budget spent in the order that a method has learned so far.
+
+    Raises:
+        PlanError: The planner refuses.
+    """
+    return _spend(trace, budget, Learned(method.scores()), options)
 
 
 def _spend(

@@ -31,7 +31,8 @@ class Record:
         evaluated_on: ``test``, or ``holdout``: training images set apart.
         dense: Cost of the dense model for one sample.
         slim: Cost of the slim model.
-        decided: Share of the MACs that the method's own decision would have kept; None for one-shot runs.
+        decided: Share of the budgeted cost that the method's own decision would have kept when the budget was
+            spent; None for one-shot runs.
         epochs: Epochs by phase.
         seconds: Wall time by step of the run, over all its processes in time.
         method: What the regularizer reported at the end of the sparse phase.

@@ -114,15 +114,18 @@ def test_jobs_scale_what_counts_steps(shared: Path) -> None:
     assert own["resnet20_greg1"].changes == ()
     [short] = runner.jobs(["resnet20_greg1"], 10, ["seed=3"])
     assert short.name == "resnet20_greg1-10"
-    assert short.changes == ("seed=3", "epochs=10", "method.delta=0.00532")
+    assert short.changes == ("seed=3", "epochs=10", "method.delta=0.0063")
     assert short.command(Path("out"))[-6:] == [
         "--set",
         "seed=3",
         "--set",
         "epochs=10",
         "--set",
-        "method.delta=0.00532",
+        "method.delta=0.0063",
     ]
+    [longer] = runner.jobs(["resnet20_ssr_l20"], 30, [])
+    assert longer.changes == ("epochs=30", "method.period=200")  # a threshold stays what it is
+    assert [job.name for job in runner.jobs(["resnet20_dwgl"], None, [])] == ["resnet20_dwgl"]
     assert {job.name for job in runner.jobs(["56*dwgl*"], None, [])} == {
         "resnet56_dwgl_50",
         "resnet56_dwgl_75",

@@ -29,8 +29,16 @@ RECIPES = HERE / "recipes"
 RECORDS = HERE / "records"
 RUNS = HERE.parent.parent / "runs" / "reproduce"
 
-# Options that count steps: with fewer steps they must grow, or the method would not come to its end.
-PER_STEP = {"increg": "increment", "greg": "delta", "network_slimming": "lam"}
+# Options that act at every step: with fewer steps they must grow, or the method would not come to its end.
+PER_STEP = {
+    "increg": "increment",
+    "greg": "delta",
+    "network_slimming": "lam",
+    "dwgl": "lam",
+    "group_lasso": "lam",
+}
+# Steps between updates: with fewer steps they must shrink, so that there are as many updates.
+PERIODS = {"ssr": "period", "gal": "mask_step"}
 
 
 @dataclass(frozen=True)
@@ -67,12 +75,14 @@ def jobs(only: Sequence[str], epochs: int | None, changes: Sequence[str]) -> lis
     """Runs whose names fit a pattern, the cheap ones first.
 
     Args:
-        only: Patterns; none fits all.
+        only: Names, or patterns that may fit anywhere in a name; none fits all.
         epochs: The whole budget of each run, None for the recipes' own.
         changes: Further ``key=value`` texts.
     """
     names = [path.stem for path in sorted(RECIPES.glob("*.yaml")) if not path.stem.startswith("base")]
-    chosen = [name for name in names if not only or any(fnmatch(name, f"*{pattern}*") for pattern in only)]
+    # A whole name means that run alone, also where another one's begins with it.
+    patterns = [pattern if pattern in names else f"*{pattern}*" for pattern in only]
+    chosen = [name for name in names if not only or any(fnmatch(name, pattern) for pattern in patterns)]
     return [_job(RECIPES / f"{name}.yaml", epochs, tuple(changes)) for name in chosen]
 
 
@@ -89,10 +99,12 @@ def _per_step(file: RecipeFile, epochs: int) -> list[str]:
     assert own is not None, "the base recipe has epochs"
     found = []
     for method in file.recipe.method:
-        option = PER_STEP.get(method.name, "")
-        value = method.options.get(option)
-        if isinstance(value, float):
-            found.append(f"method.{option}={value * own / epochs:.6g}")
+        rate = method.options.get(PER_STEP.get(method.name, ""))
+        if isinstance(rate, float):
+            found.append(f"method.{PER_STEP[method.name]}={rate * own / epochs:.6g}")
+        period = method.options.get(PERIODS.get(method.name, ""))
+        if isinstance(period, int):
+            found.append(f"method.{PERIODS[method.name]}={max(round(period * epochs / own), 1)}")
     return found
 
 
