@@ -15,6 +15,7 @@ from __future__ import annotations
 from fxprune.regularizers.base import GroupRegularizer, Regularizer, Report
 from fxprune.regularizers.columns import Crop, Masked
 from fxprune.regularizers.compose import Compose
+from fxprune.regularizers.crop import crop_kernels
 from fxprune.regularizers.dwgl import DWGL
 from fxprune.regularizers.gal import GAL
 from fxprune.regularizers.greg import GReg
@@ -42,6 +43,7 @@ __all__ = [
     "Regularizer",
     "Report",
     "Uniform",
+    "crop_kernels",
     "reorder_",
 ]
 
