@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from fxprune.errors import PlanError
+from fxprune.plan import plan
 from fxprune.regularizers.averaging import Averaging
 from fxprune.regularizers.base import Regularizer, Report, State
 from fxprune.regularizers.clock import Clock
@@ -20,7 +21,14 @@ from fxprune.regularizers.decisions import trace_of
 from fxprune.regularizers.discriminator import Adversary, Restraint, alignment_loss
 from fxprune.regularizers.fista import Fista
 from fxprune.regularizers.layout import find_parameters
-from fxprune.regularizers.masked_plan import alive_masks, fold_, planned, silence_
+from fxprune.regularizers.masked_plan import (
+    alive_masks,
+    channels_left,
+    decided,
+    fold_,
+    silence_,
+    spend_on_structures,
+)
 from fxprune.regularizers.masks import Kind, Masks, make_masks
 from fxprune.regularizers.options import choose
 from fxprune.regularizers.student import Student
@@ -314,17 +322,30 @@ class GAL(Regularizer):
         assert self._alive is not None
         silence_(self._owner, self._trace, self.masks, self._alive.cpu().numpy(), self.removed_units())
 
-    def plan(self, budget: Budget | None = None) -> Plan:
+    def plan(
+        self, budget: Budget | None = None, *, align: Literal["auto"] | int = "auto", keep_at_least: int = 1
+    ) -> Plan:
         """What the method decided, as a plan for ``slim``; calls ``finish``.
 
         Args:
             budget: Spend this budget in the order of the masks, where the decision is not of the size wanted.
+            align: Step on which widths end when a budget is spent on channels; see ``fxprune.plan``.
+            keep_at_least: Units that every group keeps then.
 
         Raises:
             PlanError: Nothing is left of a layer, or the budget cannot be spent.
         """
         self.finish()
-        return planned(self._trace, self.masks, self.alive().cpu().numpy(), self._fista.value, budget)
+        alive = self.alive().cpu().numpy()
+        if budget is None:
+            return decided(self._trace, self.masks, alive)
+        order = self._fista.value.double().cpu().numpy()
+        if not self.masks.of_kind("channel").any():
+            return spend_on_structures(self._trace, self.masks, alive, order, budget)
+        small, rest, learned = channels_left(self._trace, self.masks, alive, order, budget)
+        if rest is None:
+            return decided(self._trace, self.masks, alive)
+        return plan(small, rest, criterion=learned, align=align, keep_at_least=keep_at_least)
 
     # --- protocol --------------------------------------------------------------------------------
 

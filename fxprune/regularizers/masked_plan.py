@@ -9,13 +9,13 @@ from torch import Tensor, fx, nn
 from fxprune.couple import coupling
 from fxprune.cutting import cut
 from fxprune.errors import PlanError
-from fxprune.plan import plan, plan_structures
+from fxprune.plan import plan_structures
 from fxprune.regularizers.decisions import Learned
 from fxprune.regularizers.masks import Masks
 from fxprune.trace import Trace
 from fxprune.types import BoolArray, Budget, FloatArray, IntArray, Plan
 
-__all__ = ["alive_masks", "fold_", "planned", "silence_"]
+__all__ = ["alive_masks", "channels_left", "decided", "fold_", "silence_", "spend_on_structures"]
 
 
 def alive_masks(masks: Masks, values: FloatArray) -> BoolArray:
@@ -93,38 +93,38 @@ def silence_(model: nn.Module, trace: Trace, masks: Masks, alive: BoolArray, uni
             parameters[name].index_fill_(dim, index, 0)
 
 
-def planned(trace: Trace, masks: Masks, alive: BoolArray, values: Tensor, budget: Budget | None) -> Plan:
-    """The plan of a decision, or a budget spent in the order of the masks.
+def decided(trace: Trace, masks: Masks, alive: BoolArray) -> Plan:
+    """The plan that cuts what has no mask left.
 
     Args:
         trace: The dense model's trace.
         masks: The masks.
-        alive: bool[n], what the method keeps.
-        values: float[n], the masks: lower goes first.
-        budget: Fraction to keep; structures and channels that the method removes go in any case.
+        alive: bool[n], what stays.
 
     Raises:
-        PlanError: The budget cannot be spent.
+        PlanError: Nothing is left of a layer.
     """
-    order = values.double().cpu().numpy()
-    if budget is None:
-        return _plan(trace, masks, alive)
-    if masks.of_kind("channel").any():
-        return _spend_on_channels(trace, masks, alive, order, budget)
-    return _spend_on_structures(trace, masks, alive, order, budget)
-
-
-def _plan(trace: Trace, masks: Masks, alive: BoolArray) -> Plan:
     keep = np.ones(coupling(trace).n_units, bool)
     keep[(masks.units >= 0) & ~alive[masks.units]] = False
     names = [s.name for s, stays in zip(masks.structures, alive) if not stays]
     return plan_structures(trace, names, keep=keep)
 
 
-def _spend_on_structures(
+def spend_on_structures(
     trace: Trace, masks: Masks, alive: BoolArray, values: FloatArray, budget: Budget
 ) -> Plan:
-    """Cut further structures, the smallest masks first, until the budget is met."""
+    """Cut further structures, the smallest masks first, until the budget is met.
+
+    Args:
+        trace: The dense model's trace.
+        masks: The masks.
+        alive: bool[n], what the method keeps; the others go in any case.
+        values: float64[n], the masks: lower goes first.
+        budget: Fraction to keep.
+
+    Raises:
+        PlanError: The budget cannot be spent.
+    """
     if budget.quantity not in ("macs", "params"):
         raise PlanError(
             f"a budget of {budget.quantity} cannot be spent on whole structures",
@@ -156,24 +156,33 @@ def _without(
 ) -> Plan:
     left = alive.copy()
     left[further] = False
-    return _plan(trace, masks, _with_operands(masks, values, left))
+    return decided(trace, masks, _with_operands(masks, values, left))
 
 
-def _spend_on_channels(
+def channels_left(
     trace: Trace, masks: Masks, alive: BoolArray, values: FloatArray, budget: Budget
-) -> Plan:
-    """Cut what has a zero mask, then let the planner spend the rest in the order of the channels' masks."""
+) -> tuple[Trace, Budget | None, Learned]:
+    """What a planner has to do once the structures with a zero mask are cut.
+
+    Args:
+        trace: The dense model's trace.
+        masks: The masks.
+        alive: bool[n], what the method keeps; structures that do not stay go in any case.
+        values: float64[n], the masks: lower goes first.
+        budget: Fraction to keep.
+
+    Returns:
+        The trace that is left, the budget in its terms (None where it is met), and the order of its channels.
+    """
     small = cut(trace, [s.name for s, stays in zip(masks.structures, alive) if not stays])
     dense, found = coupling(trace), coupling(small)
     fraction = budget.fraction
     if budget.quantity in ("macs", "params"):
         fraction *= getattr(dense.cost.dense, budget.quantity) / getattr(found.cost.dense, budget.quantity)
-    if fraction >= 1:
-        return _plan(trace, masks, alive)
     scores = np.full(found.n_units, np.nan)
     for axis, units in found.axes.items():
         before = dense.axes.get(axis)
         if before is not None:
             masked = masks.units[before] >= 0
             scores[units[masked]] = values[masks.units[before[masked]]]
-    return plan(small, Budget(**{budget.quantity: fraction}), criterion=Learned(scores))
+    return small, None if fraction >= 1 else Budget(**{budget.quantity: fraction}), Learned(scores)

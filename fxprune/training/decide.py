@@ -13,7 +13,7 @@ from fxprune.criteria import Criterion
 from fxprune.errors import PlanError
 from fxprune.plan import plan
 from fxprune.recipe import PlanOptions
-from fxprune.regularizers import GroupRegularizer, Regularizer
+from fxprune.regularizers import GAL, GroupRegularizer, Regularizer
 from fxprune.regularizers.decisions import Learned
 from fxprune.regularizers.oneshot import OneShot
 from fxprune.score import criterion_named
@@ -53,7 +53,9 @@ def decide(session: Session, trace: Trace, method: Regularizer | None) -> Plan:
         return method.plan()
     if isinstance(method, OneShot):
         return _spend(trace, budget, method.criterion, options, seed=method.seed, scope=method.scope)
-    # Columns have no order of channels; masks on structures are spent by their method.
+    if isinstance(method, GAL):  # masks on structures are spent by their method
+        return method.plan(budget, align=options.align, keep_at_least=options.keep_at_least)
+    # Columns have no order of channels.
     if isinstance(method, GroupRegularizer) and method.name != "increg_columns":
         return in_order(trace, budget, method, options)
     return method.plan(budget)

@@ -139,6 +139,19 @@ def test_the_methods_own_decision(trained: Path, tmp_path: Path) -> None:
     assert record.decided == pytest.approx(record.slim.macs / record.dense.macs)
 
 
+def test_masks_are_spent_as_the_recipe_plans(trained: Path, tmp_path: Path) -> None:
+    method = {"name": "gal", "on": ["channel"], "lam": 0.1, "mask_step": 1}
+    for align, at_most in ((1, 0.05), (4, 0.3)):  # coarse steps miss the budget by more
+        plan = {"align": align, "keep_at_least": 4}
+        recipe = write(tmp_path, weights=str(trained), method=method, plan=plan, sparse=ONE, finetune=NO_SPARSE)
+        record = run(recipe, tmp_path / str(align))
+        assert 0.5 - at_most <= record.slim.macs / record.dense.macs <= 0.5 + SLACK
+        kept = json.loads((tmp_path / str(align) / "plan.json").read_text())["kept"]
+        widths = [len(axes["0"]) for axes in kept.values() if "0" in axes]
+        assert min(widths) >= 4
+        assert any(width % 4 for width in widths) == (align == 1)
+
+
 def test_several_methods_at_once(tmp_path: Path) -> None:
     methods = [
         {"name": "group_lasso", "lam": 2.0, "scale": "norm"},
