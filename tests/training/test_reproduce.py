@@ -176,6 +176,8 @@ def test_the_page(record: Record) -> None:
     assert "| SCOP | 55.7 % | 92.22 | 90.75 | +1.47 |" in first
     assert "| – | – | 16 + 24 |" in second
     assert "- GAL: a note." in second
+    assert "A short schedule" not in page
+    assert "**A short schedule**" in results.render([replace(record, epochs={"sparse": 1, "finetune": 2})])
     assert results.render([]).endswith("There is no record yet.\n")
 
 

@@ -91,12 +91,23 @@ def render(records: Sequence[Record]) -> str:
     ordered = sorted(records, key=lambda r: (net_of(r), budget_of(r)))
     for (net, epochs), group in groupby(ordered, key=lambda r: (net_of(r), budget_of(r))):
         rows = sorted(group, key=lambda r: (round(reduction(r) / 10), -r.accuracy["finetuned"]))
-        parts += [f"## {NETS.get(net, net)}, {epochs} epochs in all", _accuracies(rows).markdown()]
+        parts += [f"## {NETS.get(net, net)}, {epochs} epochs in all"]
+        if epochs < SHORT:
+            parts.append(_SHORT)
+        parts.append(_accuracies(rows).markdown())
         parts += [_costs(rows).markdown(), _conditions(rows)]
         if net in PUBLISHED:
             parts += [_published(PUBLISHED[net]).markdown()]
     return "\n\n".join(parts) + "\n"
 
+
+# Published schedules after pruning have at least so many epochs.
+SHORT = 40
+
+_SHORT = (
+    "**A short schedule**: the longest that the machine named below allowed for all methods alike.  Published figures come "
+    "from a hundred epochs and more, so these rows compare how quickly methods recover, not how far."
+)
 
 _INTRODUCTION = (
     "Made by `python tools/reproduce/results.py` from the records in `tools/reproduce/records`; the runs themselves "
@@ -104,8 +115,9 @@ _INTRODUCTION = (
     "Every run had the same budget of epochs: those with a sparse phase spend a part of it there, one-shot baselines "
     "all of it on fine-tuning.  Schedules were fixed in advance, the last checkpoint counts, and the 10,000 test "
     "images were looked at once for each figure.  MACs are multiply-accumulates of convolutions and linear layers for "
-    "one image.  *own decision*: MACs that the method's own zeros would have left; the budget was then spent in the "
-    "order it had learned.  The dense weights were trained by others on all training images."
+    "one image.  *own decision*: MACs that the method's own zeros would have left at the moment when the budget was "
+    "spent, in the order it had learned until then; where strengths are steered that is within the sparse phase (see "
+    "the notes), otherwise at its end.  The dense weights were trained by others on all training images."
 )
 
 
