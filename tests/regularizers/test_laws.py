@@ -138,6 +138,42 @@ def test_masked_model_equals_slim_model(net: str, method: str) -> None:
     assert fxprune.verify(run.trace, plan, slim).error < ROUNDING
 
 
+@pytest.mark.parametrize(("net", "method"), [pair for pair in PAIRS if pair[1] not in COLUMNS | ONE_SHOT])
+def test_finishing_with_a_budget_takes_exactly_that(net: str, method: str) -> None:
+    run = Run(net, method)
+    if not isinstance(run.reg, GroupRegularizer):
+        return  # compositions have no order of their own
+    run.step(6)
+    plan = run.reg.plan(Budget(params=0.8))
+    run.reg.finish(plan)
+    assert run.reg.finished
+    run.step(2)
+    assert run.reg.plan().kept == plan.kept
+    slim = fxprune.slim(run.trace, plan).eval()
+    torch.testing.assert_close(slim(run.x), run.model.eval()(run.x), rtol=ROUNDING, atol=ROUNDING)
+
+
+def test_columns_are_not_finished_by_a_plan() -> None:
+    run = Run("residual", "increg_columns")
+    with pytest.raises(PlanError, match="columns are not decided by a plan of channels"):
+        run.reg.finish(Run("residual", "magnitude").reg.plan())
+
+
+@pytest.mark.parametrize("method", ["ssr_l21", "ssr_l20", "ssr_subgradient", "dwgl", "lasso", "lasso_votes"])
+def test_a_layer_that_shrinks_as_a_whole_loses_no_importance(method: str) -> None:
+    """Before a normalisation that costs nothing: the order must not let such a layer collapse."""
+
+    def scores(factor: float) -> np.ndarray:
+        reg = Run("residual", method).reg
+        assert isinstance(reg, GroupRegularizer)
+        view = reg.view
+        view.scale_(torch.where(view.atom_family[view.term_atom] == 0, factor, 1.0))
+        reg.penalty()  # the solver of SSR has a look
+        return reg.scores()
+
+    np.testing.assert_allclose(scores(0.1), scores(1.0), rtol=ROUNDING)
+
+
 @pytest.mark.parametrize(("net", "method"), PAIRS)
 def test_nothing_outside_the_groups_is_touched(net: str, method: str) -> None:
     run = Run(net, method)
