@@ -105,6 +105,7 @@ def _analyse(trace: Trace) -> None:
     n_units = int(units.max(initial=-1)) + 1
     blocks = _blocks(walk, units)
     _pin_idle(walk, units, n_units, blocks)
+    _pin_nameless(walk, units, n_units, blocks)
     pin_of = _pins(walk, units, n_units, blocks)
     blurred = _flags(walk.blurred, units, n_units)
     for block in blocks:
@@ -253,6 +254,21 @@ def _pin_idle(walk: Walk, units: IntArray, n_units: int, blocks: list[Block]) ->
         walk.pins.append(
             (idle, Pin("no layer makes or reads these units on the example inputs", kind="data"))
         )
+
+
+def _pin_nameless(walk: Walk, units: IntArray, n_units: int, blocks: list[Block]) -> None:
+    """Positions that occupy no tensor stay (padding that never meets a parameter): a plan could not name them.
+
+    Rows and columns of layouts, and cells that have both, need no name: they go with what they belong to.
+    """
+    named = _flags([*walk.axes.values(), *(a for a, _ in walk.pins)], units, n_units)
+    for block in blocks:
+        named[block.rows] = True
+        if block.columns is not None:
+            named[block.columns] = named[block.cells] = True
+    nameless = np.flatnonzero(~named[units])
+    if len(nameless):
+        walk.pins.append((nameless, Pin("padding that meets no parameter", kind="data")))
 
 
 def _pins(walk: Walk, units: IntArray, n_units: int, blocks: list[Block]) -> IntArray:

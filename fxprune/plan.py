@@ -26,12 +26,12 @@ from fxprune.planning.choice import freeze, ratios_of
 from fxprune.planning.notes import gap_notes, nothing_to_prune
 from fxprune.planning.problem import Scope, Width
 from fxprune.planning.solve import Options, solve
-from fxprune.resize import resolve
+from fxprune.resize import EmptiedError, resolve
 from fxprune.score import score
 from fxprune.sources import source_of
 from fxprune.structures import choose_structures
 from fxprune.trace import Trace
-from fxprune.types import Axis, BoolArray, Budget, Coupling, Group, IntArray, Plan
+from fxprune.types import Axis, BoolArray, Budget, Coupling, FloatArray, Group, IntArray, Plan
 
 __all__ = ["plan", "plan_removal", "plan_structures", "plan_units"]
 
@@ -108,11 +108,38 @@ def plan(
         widths=_widths(trace, found, step),
         ratios=ratios_of(found, ratios or {}),
     )
-    solution = solve(found, scores.units, frozen.units, budget, options)
-    if not solution.n_atoms and budget.fraction < 1:
-        raise nothing_to_prune(found, frozen, solution.notes)
-    gap = gap_notes(found, frozen, budget, solution, step)
-    return plan_units(trace, solution.keep, notes=(*scores.notes, *solution.notes, *gap))
+
+    def spent(stays: BoolArray) -> Plan:
+        solution = solve(found, scores.units, stays, budget, options)
+        if not solution.n_atoms and budget.fraction < 1:
+            raise nothing_to_prune(found, frozen, solution.notes)
+        gap = gap_notes(found, frozen, budget, solution, step)
+        return plan_units(trace, solution.keep, notes=(*scores.notes, *solution.notes, *gap))
+
+    return _sparing(spent, frozen.units, scores.units, SPARED)
+
+
+def _sparing(spent: Callable[[BoolArray], Plan], stays: BoolArray, score: FloatArray, tries: int) -> Plan:
+    """Plan, and again with one unit more that must stay wherever a tensor would be emptied without it."""
+    try:
+        return spent(stays)
+    except EmptiedError as error:
+        best = _best(error.units, score, stays)
+        if best is None or not tries:
+            raise
+    more = stays.copy()
+    more[best] = True
+    return _sparing(spent, more, score, tries - 1)
+
+
+def _best(units: IntArray, score: FloatArray, frozen: BoolArray) -> int | None:
+    """The highest unit of those that may go."""
+    free = units[~frozen[units] & ~np.isnan(score[units])]
+    return int(free[score[free].argmax()]) if len(free) else None
+
+
+SPARED = 32
+"""Most units that stay because a tensor would be emptied without them: half of a split, or a stream of tokens."""
 
 
 def _check_options(
@@ -280,6 +307,7 @@ def plan_units(trace: Trace, keep: BoolArray, *, notes: Sequence[str] = ()) -> P
     _check_pins(found, keep)
     _check_blocks(trace, found, keep)
     _check_empty(found, keep)
+    _check_names(found, keep)
     result = resolve(trace, keep)
     predicted = found.cost.cost(keep)
     assert predicted.params == _params_of(trace, result.kept), "the cost model and the slim shapes disagree"
@@ -338,6 +366,18 @@ def _check_empty(found: Coupling, keep: BoolArray) -> None:
                 tensor=name,
                 advice="keep at least one unit of it",
             )
+
+
+def _check_names(found: Coupling, keep: BoolArray) -> None:
+    """Everything that goes occupies a tensor, or follows from what does: otherwise the plan would not say so."""
+    named = np.zeros(found.n_units, bool)
+    for units in found.axes.values():
+        named[units] = True
+    if (close(found.blocks, keep | ~named) != keep).any():
+        raise PlanError(
+            "positions would go that no tensor holds",
+            advice="remove units of groups; what they imply follows",
+        )
 
 
 def _params_of(trace: Trace, kept: Mapping[Axis, tuple[int, ...]]) -> int:

@@ -26,7 +26,7 @@ from fxprune.sources import source_of
 from fxprune.trace import Trace
 from fxprune.types import Axis, BoolArray, Cost, IntArray, Plan
 
-__all__ = ["Gather", "Resolution", "keep_mask", "resolve"]
+__all__ = ["EmptiedError", "Gather", "Resolution", "keep_mask", "resolve"]
 
 Shape = tuple[int, ...]
 
@@ -133,6 +133,16 @@ def keep_mask(trace: Trace, plan: Plan) -> BoolArray:
     return close(found.blocks, keep)  # rows of layouts are no axes: the plan does not name them
 
 
+class EmptiedError(PlanError):
+    """Nothing would be left of a tensor, though something is of every parameter: half of a split, say.
+
+    Attributes:
+        units: int64[n], the units it holds; it is there if one of them stays.
+    """
+
+    units: IntArray = np.zeros(0, np.int64)
+
+
 class _Resolver:
     """One pass over the graph with the labels that are left."""
 
@@ -206,8 +216,10 @@ class _Resolver:
                     raise self._error(node, f"would have two different sizes along dimension {d}")
                 shape[d] = slim.shape[d]
             left.append(units[k].ravel()[slim])
-        if 0 in shape:
-            raise self._error(node, "would be emptied")
+        # A recorded run may have met an empty tensor: no box on some level of a pyramid.
+        if any(n == 0 < before for n, before in zip(shape, value.shape, strict=True)):
+            empty = [u.ravel() for u, slim in zip(units, left, strict=True) if slim.size == 0]
+            raise self._error(node, "would be emptied", np.concatenate(empty))
         return Value(tuple(shape), tuple(left), value.origin, None)
 
     def _alive(self, units: list[IntArray], k: int) -> BoolArray:
@@ -218,14 +230,17 @@ class _Resolver:
                 alive = alive & self.keep[other]
         return alive.ravel()
 
-    def _error(self, node: fx.Node, what: str) -> PlanError:
-        return PlanError(
+    def _error(self, node: fx.Node, what: str, emptied: IntArray | None = None) -> PlanError:
+        error = (PlanError if emptied is None else EmptiedError)(
             f"the result of '{node.name}' {what}",
             node=node.name,
             op=str(node.target),
             source=source_of(node),
             advice="remove whole rows (heads, groups), or equally many units of each",
         )
+        if isinstance(error, EmptiedError) and emptied is not None:
+            error.units = emptied
+        return error
 
     def _in_units(self, value: Value) -> Value:
         """A dense value with unit ids instead of labels."""
@@ -313,13 +328,17 @@ class _Resolver:
             result: The dense result.
         """
         mine = self.flow.units(array)
-        k = next((k for k, a in enumerate(result.arrays) if np.array_equal(a, mine)), None)
-        if k is None:
+        if not any(np.array_equal(a, mine) for a in result.arrays):
             return None
         order = self.flow.walk.order(array)
         # Equal labels may have collapsed where places do not.
         shape = np.broadcast_shapes(places.shape, array.shape)
-        alive = np.broadcast_to(self._alive(list(result.arrays), k).reshape(array.shape), shape)
+        alive = np.ones(shape, bool)
+        axes = {d for d, n in enumerate(shape) if n > 1}
+        # Of several arrays that lay along one axis (a flattened kernel), each position needs all.
+        for other in result.arrays:
+            if set(varying(other)) <= axes:
+                alive &= self.keep[other]
         at = np.arange(alive.size, dtype=np.int64).reshape(shape)
         left = labels.filtered(at, alive.ravel(), [*(d for d in varying(at) if d not in order), *order])
         assert left is not None

@@ -46,6 +46,10 @@ class Layout:
     node: str
 
 
+Placed = tuple[Layout, Shape, list[IntArray]]
+"""A layout, the varying dimensions of an array from outside in, and per dimension its rows' numbers."""
+
+
 @dataclass(eq=False)
 class Walk:
     """Implements ``ops.base.Context`` and remembers what the rules said."""
@@ -58,11 +62,11 @@ class Walk:
     pins: list[tuple[IntArray, Pin | tuple[str, PinKind, fx.Node]]] = field(default_factory=list)
     blurred: list[IntArray] = field(default_factory=list)
     consumed: dict[fx.Node, list[tuple[str, tuple[IntArray, ...]]]] = field(default_factory=dict)
-    restricted: set[fx.Node] = field(default_factory=set)
+    restricted: dict[fx.Node, list[IntArray]] = field(default_factory=dict)
     produced_labels: list[IntArray] = field(default_factory=list)
     consumed_labels: list[IntArray] = field(default_factory=list)
     layouts: dict[tuple[Shape, bytes], Layout] = field(default_factory=dict)
-    orders: dict[int, tuple[weakref.ref[IntArray], Shape]] = field(default_factory=dict)
+    placed: dict[int, tuple[weakref.ref[IntArray], Placed]] = field(default_factory=dict)
     values: dict[fx.Node, object] = field(default_factory=dict)
     calls: dict[fx.Node, Call] = field(default_factory=dict)
     unsupported: list[fx.Node] = field(default_factory=list)
@@ -123,7 +127,7 @@ class Walk:
         """Removing these labels changes what is computed from the others."""
         assert self.node is not None
         self.blurred.extend(a.ravel() for a in arrays)
-        self.restricted.add(self.node)
+        self.restricted.setdefault(self.node, []).extend(arrays)
 
     def consume(self, argument: str, arrays: Sequence[IntArray]) -> None:
         """The call sums over these labels of an argument."""
@@ -143,10 +147,16 @@ class Walk:
 
     # --- layouts -------------------------------------------------------------------------------
 
-    def _layout(
-        self, array: IntArray, nest: Sequence[int] | None = None
-    ) -> tuple[Layout, Shape, list[IntArray]]:
-        """The layout of an array, its varying dimensions from outside in, and per dimension its rows' numbers.
+    def _layout(self, array: IntArray) -> Placed:
+        """Where an array lies; rules and later stages ask again and again for the same ones."""
+        known = self.placed.get(id(array))
+        # The reference says whether this is still the array that once had this id.
+        if known is None or known[0]() is not array:
+            self.placed[id(array)] = known = (weakref.ref(array), self._place(array, None))
+        return known[1]
+
+    def _place(self, array: IntArray, nest: Sequence[int] | None) -> Placed:
+        """Find or register the layout of an array.
 
         Equal slices along a dimension (heads repeated for every sample) count once.
         """
@@ -171,19 +181,12 @@ class Walk:
 
     def nest(self, array: IntArray, order: Sequence[int]) -> None:
         """Register an array over several dimensions with its nesting."""
-        self._layout(array, order)
+        self._place(array, order)
 
     def order(self, array: IntArray) -> Shape:
         """The varying dimensions from the outermost to the innermost."""
         axes = varying(array)
-        if len(axes) < 2:
-            return axes
-        # Later stages ask again and again for the same arrays.  The reference says whether this is
-        # still the array that once had this id.
-        known = self.orders.get(id(array))
-        if known is None or known[0]() is not array:
-            self.orders[id(array)] = known = (weakref.ref(array), self._layout(array)[1])
-        return known[1]
+        return axes if len(axes) < 2 else self._layout(array)[1]
 
     def project(self, array: IntArray, dims: Sequence[int]) -> IntArray:
         """Labels of rows or columns of a layout."""
@@ -447,7 +450,11 @@ def _distinct_slices(cells: IntArray, dim: int) -> tuple[IntArray, IntArray]:
     lines = np.moveaxis(cells, dim, 0).reshape(n, -1)
     if len(np.unique(lines[:, 0])) == n:
         return cells, np.arange(n, dtype=np.int64)
-    _, first, inverse = np.unique(lines, axis=0, return_index=True, return_inverse=True)
+    # Sorting whole lines is slow: sums of random multiples stand for them, and are checked.
+    marks = np.random.default_rng(0).integers(1, 2**63, lines.shape[1], np.uint64)
+    sums = (lines.astype(np.uint64) * marks).sum(axis=1, dtype=np.uint64)
+    _, first, inverse = np.unique(sums, return_index=True, return_inverse=True)
+    assert (lines == lines[first][inverse]).all(), "two lines of labels have the same sum"
     ranks = np.argsort(np.argsort(first))
     return cells.take(np.sort(first), axis=dim), ranks[inverse.ravel()].astype(np.int64)
 

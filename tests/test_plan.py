@@ -9,6 +9,7 @@ import pytest
 import torch
 import torchvision
 from torch import nn
+from torch.nn import functional as F
 
 import fxprune
 from fxprune.cost import measure
@@ -16,8 +17,10 @@ from fxprune.couple import coupling
 from fxprune.errors import PlanError
 from fxprune.plan import plan, plan_removal, plan_units
 from fxprune.planning.alignment import good_widths
-from fxprune.trace import Trace
+from fxprune.slim import slim
+from fxprune.trace import Trace, trace
 from fxprune.types import Budget, Plan
+from fxprune.verify import verify
 
 
 class Residual(nn.Module):
@@ -160,7 +163,7 @@ def test_protect_only_and_ratios(residual: Trace) -> None:
 def test_ratios_beyond_the_budget_are_followed_and_noted(residual: Trace) -> None:
     made = plan(residual, Budget(macs=0.5), ratios={"up": 0.25}, align=1)
     assert width(made, "up.weight", 64) == 16
-    assert made.notes == ("keeps 32.3% of the macs where 50.0% was asked: ratios= alone remove that much",)
+    assert made.notes == ("keeps 32.3 % of the MACs where 50.0 % was asked: ratios= alone remove that much",)
 
 
 def test_keep_at_least(residual: Trace) -> None:
@@ -342,3 +345,45 @@ def test_networks(name: str, build: Build, size: int, gap: float) -> None:
         made = plan(trace, Budget(macs=0.5), **options)  # type: ignore[arg-type]
         assert 0.5 - gap <= made.predicted.macs / made.dense.macs <= 0.5, options
         slim_cost(trace, made)
+
+
+class Swapped(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Conv2d(3, 8, 1), nn.Conv2d(8, 2, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        one, two = self.first(x).chunk(2, 1)
+        return self.second(torch.cat([two, one.relu()], 1))
+
+
+def test_no_part_of_a_split_is_emptied() -> None:
+    net = Swapped()
+    with torch.no_grad():
+        net.first.weight[:4] *= 1e-3  # all that goes would be the first half
+    found = traced(net)
+    small = plan(found, Budget(channels=0.5), align=1)
+    assert small.kept["first.weight", 0][0] < 4
+    assert len(small.kept["first.weight", 0]) == 4
+    assert verify(found, small, slim(found, small)).error < 1e-12
+
+
+class Windows(nn.Module):
+    """Relative positions by padding and reshaping, as halo attention makes them: one row has padding only."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lift = nn.Linear(3, 6)
+        self.table, self.scale = nn.Linear(6, 7, bias=False), nn.Parameter(torch.randn(4))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        scores = F.pad(self.table(self.lift(x)), (0, 1)).flatten(1)
+        shifted = F.pad(scores, (0, 3)).view(-1, 5, 7)[:, :4, 3:]
+        return (shifted.sum(1) * self.scale).sum(-1)
+
+
+def test_padding_without_a_name_stays() -> None:
+    found = trace(Windows().eval(), torch.randn(2, 4, 3))
+    for seed in range(4):
+        small = plan(found, Budget(channels=0.7), align=1, criterion="random", seed=seed)
+        assert verify(found, small, slim(found, small)).error < 1e-12

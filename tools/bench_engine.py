@@ -6,8 +6,11 @@
 What is timed.  fxprune: ``couple`` + ``plan`` (l1, half of the channels, uniform) + ``slim``; the time
 of ``torch.export`` itself stands apart.  Torch-Pruning: building its dependency graph, the pass
 over its groups, and pruning half of the channels by magnitude.  Both run in one process, in turn,
-on one thread; the figure is the median of the repeats.  A run that has not ended after 90 seconds is
-given up.  Needs the ``peers`` extra for the comparison.
+on one thread; the figure is the median of the repeats, its spread their range.  A run that has not ended
+after 90 seconds is given up.  Needs the ``peers`` extra for the comparison.
+
+Growth is given as the slope of log(seconds) over log(edges of the graph): 1 is linear.  A dense block of n
+layers has some n * n / 2 edges, for every layer reads all before it.
 """
 
 from __future__ import annotations
@@ -23,7 +26,9 @@ import warnings
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import torch
+from machine_note import machine_note
 from torch import nn
 
 MODELS = (
@@ -101,6 +106,7 @@ def _fxprune(model: nn.Module, x: torch.Tensor) -> dict[str, float]:
     fxprune.slim(trace, plan)
     done = time.perf_counter()
     return {
+        "edges": float(sum(len(node.all_input_nodes) for node in trace.graph.graph.nodes)),
         "export": traced - start,
         "couple": coupled - traced,
         "plan": planned - coupled,
@@ -193,23 +199,59 @@ def _median(record: dict[str, object], tool: str, part: str = "total") -> float 
     return float(found[part]["median"]) if isinstance(found, dict) else None
 
 
+def _spread(record: dict[str, object], tool: str) -> str:
+    """Median and range of a tool's time, or why there is none."""
+    found = record.get(tool)
+    if not isinstance(found, dict):
+        return str(record.get(f"{tool}_failed", "not run"))
+    values = found["total"]["all"]
+    return f"{statistics.median(values):.2f} ({min(values):.2f}..{max(values):.2f})"
+
+
 def _table(records: list[dict[str, object]]) -> str:
     lines = [
-        "| model | torch.export s | couple s | plan s | slim s | fxprune s | with export | Torch-Pruning s | ratio |",
-        "|---|---|---|---|---|---|---|---|---|",
+        "| model | edges | torch.export s | couple s | plan s | slim s | fxprune s | with export s | Torch-Pruning s | ratio | ratio, with export |",
+        "|" + "---|" * 11,
     ]
     for r in records:
-        own = [_median(r, "fxprune", p) for p in ("export", "couple", "plan", "slim", "total")]
-        if own[4] is None:
+        edges, *own = (
+            _median(r, "fxprune", p) for p in ("edges", "export", "couple", "plan", "slim", "total")
+        )
+        if any(v is None for v in own):
             lines.append(f"| {r['model']} | {r.get('fxprune_failed')} |")
             continue
+        export, couple, plan, slim, total = (v or 0.0 for v in own)
         peer = _median(r, "torch_pruning")
-        cells = [f"{v:.2f}" for v in own if v is not None]
-        both = f"{own[0] + own[4]:.2f}" if own[0] is not None else ""
-        other = f"{peer:.2f}" if peer is not None else str(r.get("torch_pruning_failed", "not run"))
-        ratio = f"{peer / own[4]:.1f}x" if peer is not None else ""
-        lines.append(f"| {r['model']} | {' | '.join(cells)} | {both} | {other} | {ratio} |")
+        ratios = ("", "") if peer is None else (f"{peer / total:.1f}x", f"{peer / (export + total):.2f}x")
+        cells = (
+            *(
+                str(r["model"]),
+                f"{edges or 0:.0f}",
+                f"{export:.2f}",
+                f"{couple:.2f}",
+                f"{plan:.2f}",
+                f"{slim:.2f}",
+            ),
+            *(_spread(r, "fxprune"), f"{export + total:.2f}", _spread(r, "torch_pruning"), *ratios),
+        )
+        lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
+
+
+def _growth(records: list[dict[str, object]]) -> list[str]:
+    """Slopes in the log-log plane over the edges, of nets with at least a hundred of them."""
+    found = []
+    for kind in ("residual", "dense"):
+        rows = [r for r in records if str(r["model"]).startswith(kind + ":")]
+        for tool in ("fxprune", "torch_pruning"):
+            points = [(_median(r, "fxprune", "edges"), _median(r, tool)) for r in rows]
+            points = [(e, t) for e, t in points if e is not None and t is not None and e >= 100]
+            if len(points) > 1:
+                x, y = np.log(np.array(points, float)).T
+                slope = np.polyfit(x, y, 1)[0]
+                name = {"fxprune": "fxprune", "torch_pruning": "Torch-Pruning"}[tool]
+                found.append(f"{kind} nets: {name} grows with the {slope:.2f}th power of the number of edges")
+    return found
 
 
 def _plot(records: list[dict[str, object]], path: Path) -> None:
@@ -230,7 +272,8 @@ def _plot(records: list[dict[str, object]], path: Path) -> None:
         axis.set_xlabel("layers")
         axis.set_ylabel("seconds, one core")
         axis.grid(alpha=0.3)
-        axis.legend()
+        if axis.lines:
+            axis.legend()
     figure.tight_layout()
     figure.savefig(path, dpi=110)
 
@@ -254,17 +297,21 @@ def main() -> None:
         names += [f"residual:{n}" for n in (50, 100, 200, 400, 800, 1600)]
         names += [f"dense:{n}" for n in (8, 16, 32, 64, 128)]
     options.out.mkdir(parents=True, exist_ok=True)
-    records = []
+    records: list[dict[str, object]] = []
     for name in names:
         repeats = options.repeats if ":" not in name else min(options.repeats, 3)
         records.append(_in_child(name, repeats, not options.alone))
         print(_table(records[-1:]).splitlines()[-1], flush=True)
-    note = f"torch {torch.__version__}, one thread, median of {options.repeats} (growth: 3)."
+    note = f"{machine_note()}; one thread, median of {options.repeats} (growth: 3) and their range."
     (options.out / "engine.json").write_text(json.dumps({"note": note, "records": records}, indent=1))
-    (options.out / "ENGINE.md").write_text(
-        f"# Speed of the engine\n\n`python tools/bench_engine.py` wrote this. {note}\n\n{_table(records)}\n\n"
-        "![growth with depth](engine_growth.png)\n"
-    )
+    parts = [
+        f"# Speed of the engine\n\n`python tools/bench_engine.py` wrote this. {note}",
+        "*fxprune s* is couple + plan + slim; Torch-Pruning's time is its graph, its group pass and its pruning.",
+        _table(records),
+        *(f"* {line}" for line in _growth(records)),
+        "![growth with depth](engine_growth.png)",
+    ]
+    (options.out / "ENGINE.md").write_text("\n\n".join(parts) + "\n")
     _plot(records, options.out / "engine_growth.png")
 
 

@@ -20,6 +20,7 @@ from pathlib import Path
 
 import torch
 import torchvision
+from machine_note import machine_note
 from torch import nn
 
 import fxprune
@@ -131,7 +132,7 @@ def main() -> None:
         (options.out / "latency.json").write_text(json.dumps(rows, indent=1))
         (options.out / "LATENCY.md").write_text(
             f"# Latency at half the MACs\n\n`python tools/bench_latency.py` wrote this: onnxruntime, one thread, batch 1, "
-            f"median of {options.rounds} interleaved rounds, speed-up paired with the dense model.\n\n{head}\n"
+            f"median of {options.rounds} interleaved rounds, speed-up paired with the dense model. {machine_note()}.\n\n{head}\n"
             + "\n".join(_line(r) for r in rows)
             + "\n"
         )

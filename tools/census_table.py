@@ -89,7 +89,33 @@ def _summary(rows: Sequence[Row]) -> str:
         lines.append(
             f"| {kind.replace('_', ' ')} | {len(its)} | {fine} | {_worst(its, 'uniform')} | {_worst(its, 'exact')} | {modules} |"
         )
-    return "\n".join(lines) + "\n"
+    return "\n".join([*lines, "", *_overall(rows)]) + "\n"
+
+
+def _overall(rows: Sequence[Row]) -> list[str]:
+    """What is claimed of all models at once."""
+    said = []
+    timed = [
+        (float(str(r["couple_s"])) / float(str(r["trace_s"])), str(r["model"]))
+        for r in rows
+        if "couple_s" in r
+    ]
+    if timed:
+        slower = sum(ratio >= 1 for ratio, _ in timed)
+        said.append(
+            f"* `couple` takes longer than `torch.export` on {slower} of {len(timed)} models; "
+            f"at most {max(timed)[0]:.0%} of its time ({max(timed)[1]})."
+        )
+    exported = [r for r in rows if isinstance(r.get("onnx"), Mapping)]
+    if exported:
+        said.append(
+            f"* ONNX parity, {len(exported)} models: largest relative error {_worst(exported, 'onnx')}."
+        )
+    unknown = {str(r["model"]) for r in rows if any(p["kind"] == "unknown" for p in _pins(r))}
+    said.append(
+        f"* Operators without a rule were met in {len(unknown)} models{': ' if unknown else ''}{', '.join(sorted(unknown))}."
+    )
+    return said
 
 
 def _worst(rows: Sequence[Row], which: str) -> str:

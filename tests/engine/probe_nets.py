@@ -212,6 +212,13 @@ def standardised_next(m: nn.Module, x: Tensor) -> Tensor:
     return F.conv2d(m.first(x).relu(), standard(m.second.weight), m.second.bias)
 
 
+def standardised_flat(m: nn.Module, x: Tensor) -> Tensor:
+    """As timm does it: batch norm over filters that are laid flat, kernel and channels along one axis."""
+    w = m.second.weight
+    w = F.batch_norm(w.reshape(1, len(w), -1), None, None, training=True).reshape_as(w)
+    return F.conv2d(m.first(x).relu(), w, m.second.bias)
+
+
 def by_output(m: nn.Module, x: Tensor) -> Tensor:
     """Each filter divided by its own largest entry: output channels do not see one another."""
     w = m.first.weight
@@ -333,6 +340,17 @@ def by_name(m: nn.Module, *, left: Tensor, right: Tensor) -> Tensor:
 
 def recurrent(m: nn.Module, x: Tensor) -> Tensor:
     return m.second(m.lstm(m.first(x))[0])
+
+
+def one_weight() -> tuple[nn.Module, Example]:
+    """Two layers that share a parameter, which has a name in each."""
+
+    def op(m: nn.Module, x: Tensor) -> Tensor:
+        return m.second(torch.relu(m.first(x)) + m.other(x.flip(3)))
+
+    model = Named(op, **pair(other=lambda: nn.Conv2d(3, WIDTH, 3, padding=1))())
+    model.other.weight = model.first.weight
+    return model, image()
 
 
 def pair(**members: object) -> Callable[[], dict[str, object]]:
@@ -523,6 +541,10 @@ MOVEMENT = (
     ),
     Probe("permute there and back", conv(lambda x: torch.tanh(x.permute(2, 0, 3, 1)).permute(1, 3, 0, 2))),
     Probe("windows", conv(windows)),
+    Probe(
+        "one batch and width in one size",
+        conv(lambda x: torch.tanh(x.reshape(x.shape[0] * x.shape[1], 64)).view(x.shape)),
+    ),
 )
 
 REDUCTION = (
@@ -766,6 +788,7 @@ NORMS = (
     ),
     Probe("weight standardisation, its output", whole(standardised, pair())),
     Probe("weight standardisation, its input", whole(standardised_next, pair()), "inexact"),
+    Probe("weight standardisation by batch norm", whole(standardised_flat, pair()), "inexact"),
     Probe("filters divided by their largest entry", whole(by_output, pair())),
 )
 
@@ -872,6 +895,15 @@ SHARING = (
         ),
     ),
     Probe("in-place write into a part", conv(written), units=8),
+    Probe("one weight under two names", one_weight),
+    Probe(
+        "position table longer than the input",
+        tokens(lambda: Named(lambda m, x: x + m.table[: x.shape[1]], table=(7, 12))),
+        "pinned",
+        0,
+        0,
+        axis=("op.table", 0),
+    ),
 )
 
 
