@@ -1,7 +1,8 @@
 """Census: every torchvision model through trace, couple, plan, slim and verify, one process a model.
 
 ``python tools/census.py`` measures what is not in ``results/census.jsonl`` yet and writes ``results/CENSUS.md``.
-It may be stopped at any moment: finished models are kept, and the next call goes on.
+It may be stopped at any moment: finished models are kept, and the next call goes on.  One model of each
+family of timm: ``python tools/census.py --kind timm --out results/census_timm.jsonl`` (needs the ``peers`` extra).
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from concurrent.futures import ThreadPoolExecutor
 from fnmatch import fnmatch
 from pathlib import Path
 
-from census_models import KINDS, case, names
+from census_models import KINDS, TORCHVISION, case, names
 from census_table import problems_of, table
 
 __all__ = ["main"]
@@ -51,11 +52,10 @@ def engine_digest() -> str:
 
 
 def chosen(kinds: Sequence[str], patterns: Sequence[str]) -> list[str]:
-    """Models of the kinds whose names fit a pattern, in the order of ``KINDS``."""
+    """Models of the kinds (torchvision's if none is named) whose names fit a pattern."""
     return [
         name
-        for kind in KINDS
-        if not kinds or kind in kinds
+        for kind in kinds or TORCHVISION
         for name in names(kind)
         if not patterns or any(fnmatch(name, p) for p in patterns)
     ]

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatch
+from pathlib import Path
 from types import ModuleType
 
 import torch
@@ -16,17 +17,22 @@ import torchvision.models as zoo
 from torch import nn
 from torchvision.models import get_model, list_models
 
-__all__ = ["BATCHES", "KINDS", "Case", "Inputs", "case", "names"]
+__all__ = ["BATCHES", "KINDS", "TORCHVISION", "Case", "Inputs", "case", "names"]
 
 Inputs = torch.Tensor | tuple[object, ...]
 
-KINDS: Mapping[str, ModuleType] = {
+TORCHVISION: Mapping[str, ModuleType] = {
     "classification": zoo,
     "segmentation": zoo.segmentation,
     "video": zoo.video,
     "optical_flow": zoo.optical_flow,
     "detection": zoo.detection,
 }
+
+TIMM = Path(__file__).with_name("census_timm.txt").read_text("utf-8").split()
+"""One small model of each family (module) of timm, which only this kind needs."""
+
+KINDS = (*TORCHVISION, "timm")
 
 BATCHES = (1, 3)
 """Batch sizes at which a slim model is run, besides that of the trace."""
@@ -76,7 +82,7 @@ class Case:
     """One model of the census.
 
     Attributes:
-        name: torchvision's name.
+        name: torchvision's name, or timm's after ``timm:``.
         kind: One of ``KINDS``.
         build: Makes it with random weights.
         inputs: Makes inputs of a batch size.
@@ -96,19 +102,23 @@ class Case:
 
 
 def names(kind: str) -> list[str]:
-    """torchvision's models of a kind, sorted."""
-    return sorted(list_models(module=KINDS[kind]))
+    """The models of a kind, sorted; timm's carry its name in front."""
+    if kind == "timm":
+        return sorted(f"timm:{name}" for name in TIMM)
+    return sorted(list_models(module=TORCHVISION[kind]))
 
 
 def case(name: str) -> Case:
     """How to build and run a model.
 
     Raises:
-        KeyError: torchvision has no such model.
+        KeyError: There is no such model.
     """
     kind = next((k for k in KINDS if name in names(k)), None)
     if kind is None:
-        raise KeyError(f"torchvision has no model '{name}' of these kinds: {', '.join(KINDS)}")
+        raise KeyError(f"there is no model '{name}' of these kinds: {', '.join(KINDS)}")
+    if kind == "timm":
+        return _timm(name)
     shape = next(s for pattern, s in SHAPES if fnmatch(name, pattern))
     options: dict[str, object] = {}
     if kind in ("segmentation", "detection"):
@@ -124,6 +134,21 @@ def case(name: str) -> Case:
         build=lambda: get_model(name, weights=None, **options).eval(),
         inputs=lambda batch: make(shape, batch),
         batch=shape.batch,
+    )
+
+
+def _timm(name: str) -> Case:
+    import timm
+
+    model = name.removeprefix("timm:")
+    config = timm.get_pretrained_cfg(model, allow_unregistered=False)
+    shape = Shape(tuple(config.input_size) if config is not None else (3, 224, 224), batch=1)
+    return Case(
+        name=name,
+        kind="timm",
+        build=lambda: timm.create_model(model).eval(),
+        inputs=lambda batch: _tensors(shape, batch),
+        batch=1,
     )
 
 

@@ -34,7 +34,7 @@ HEADER = (
 )
 PIN_KINDS = ("input", "output", "contract", "data", "unknown")
 
-ABOUT = """# Census of torchvision models
+ABOUT = """# Census of models
 
 Written by `python tools/census.py`; every model has random live weights and goes through trace, couple, a
 uniform plan that keeps half the channels (`Budget(channels=0.5)`, `scope="local"`, `align=1`), slim and verify.
