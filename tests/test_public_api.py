@@ -142,3 +142,13 @@ def test_errors_share_a_base(name: str) -> None:
 
 def test_typed_package() -> None:
     assert (Path(fxprune.__file__).parent / "py.typed").exists()
+
+
+def test_functions_keep_their_names_from_their_modules() -> None:
+    """A package's attribute is set to a submodule when that is imported, by whomever."""
+    for module in ("plan", "slim", "trace", "verify", "couple"):
+        assert inspect.ismodule(importlib.import_module(f"fxprune.{module}"))
+        assert inspect.isfunction(getattr(fxprune, module)), module
+    assert set(fxprune.__all__) <= set(dir(fxprune))
+    with pytest.raises(AttributeError, match="module 'fxprune' has no attribute 'prune'"):
+        fxprune.prune  # noqa: B018
