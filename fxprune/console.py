@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import re
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
@@ -62,7 +63,7 @@ class Steps:
     """Shows steps on a terminal as they run, and leaves one line for each that is done.
 
     In a terminal a running step has a spinner, its time, and a bar once it ticks.  In a log file
-    there is a line when a step is done, and a sign of life every ten seconds from those that tick.
+    there is a line when a step is done, and a sign of life every ten seconds until then.
 
     Args:
         console: Where to write; a console on stderr by default.
@@ -89,32 +90,45 @@ class Steps:
             transient=True,
             disable=not self.console.is_terminal,
         )
-        running = _Running(bar, bar.add_task(escape(title), total=None, note=""), self.console, title)
+        running = _Running(bar, bar.add_task(escape(title), total=None, note=""))
         sign = "[red]✗[/]"
         try:
-            with bar:
+            with bar if self.console.is_terminal else self._signs_of_life(title, running):
                 yield running
             sign = "[green]✓[/]"
         finally:
             kept = f"  {escape(running.kept)}" if running.kept else ""
             seconds = time.monotonic() - started
-            line = f"{sign} {escape(title)}{kept}  [dim]{seconds:.1f} s[/]"
-            self.console.print(line, highlight=False, soft_wrap=True)
+            self._print(f"{sign} {escape(title)}{kept}  [dim]{seconds:.1f} s[/]")
+
+    @contextlib.contextmanager
+    def _signs_of_life(self, title: str, running: _Running) -> Iterator[None]:
+        started, over = time.monotonic(), threading.Event()
+
+        def beat() -> None:
+            while not over.wait(_HEARTBEAT_S):
+                self._print(escape(f"  {title}: {time.monotonic() - started:.0f} s  {running.told}".rstrip()))
+
+        thread = threading.Thread(target=beat, daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            over.set()
+            thread.join()
+
+    def _print(self, line: str) -> None:
+        self.console.print(line, highlight=False, soft_wrap=True)
 
 
 class _Running:
-    def __init__(self, bar: Progress, task: TaskID, console: Console, title: str) -> None:
-        self._bar, self._task, self._console, self._title = bar, task, console, title
-        self._last = time.monotonic()
-        self.kept = ""
+    def __init__(self, bar: Progress, task: TaskID) -> None:
+        self._bar, self._task = bar, task
+        self.kept = self.told = ""
 
     def tick(self, done: int, total: int, note: str = "") -> None:
         self._bar.update(self._task, completed=done, total=total, note=escape(note))
-        now = time.monotonic()
-        if self._bar.disable and now - self._last > _HEARTBEAT_S:
-            self._last = now
-            line = escape(f"  {self._title}: {done} of {total}  {note}".rstrip())
-            self._console.print(line, highlight=False, soft_wrap=True)
+        self.told = f"{done} of {total}  {note}"
 
     def note(self, text: str) -> None:
         self.kept = text
@@ -130,6 +144,8 @@ def show_error(error: FxpruneError, console: Console) -> None:
             text.append(f"\n{label}: ", style="dim").append(value)
     if error.advice:
         text.append("\nwhat to do: ", style="bold").append(error.advice)
-    words = re.sub(r"(?<!^)(?=[A-Z])", " ", type(error).__name__).lower()
-    title = "error" if type(error) is FxpruneError else words
+    # The name that users know: a subclass of some module's own stands for its public parent.
+    kind = next(c for c in type(error).__mro__ if c.__module__ == FxpruneError.__module__)
+    words = re.sub(r"(?<!^)(?=[A-Z])", " ", kind.__name__).lower()
+    title = "error" if kind is FxpruneError else words
     console.print(Panel(text, title=title, title_align="left", border_style="red", expand=False))

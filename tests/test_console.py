@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import io
+import re
+import time
+from collections.abc import Callable
 
 import pytest
 from rich.console import Console
 
 from fxprune import console
+from fxprune.capture import Untranslatable
 from fxprune.console import SILENT, Steps, show_error
 from fxprune.errors import FxpruneError, PlanError, UnsupportedOp
 
@@ -15,6 +19,13 @@ from fxprune.errors import FxpruneError, PlanError, UnsupportedOp
 def _console(**options: object) -> tuple[Console, io.StringIO]:
     out = io.StringIO()
     return Console(file=out, width=80, color_system=None, **options), out
+
+
+def _until(happens: Callable[[], bool], seconds: float = 30.0) -> None:
+    end = time.monotonic() + seconds
+    while not happens():
+        assert time.monotonic() < end
+        time.sleep(0.005)
 
 
 def test_a_step_leaves_one_line() -> None:
@@ -35,11 +46,17 @@ def test_a_failing_step_leaves_a_cross() -> None:
 
 
 def test_a_log_file_gets_signs_of_life(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(console, "_HEARTBEAT_S", -1.0)
+    monkeypatch.setattr(console, "_HEARTBEAT_S", 0.01)
     shown, out = _console()
     with Steps(shown).step("train") as ticks:
+        _until(lambda: re.search(r"^  train: \d+ s$", out.getvalue(), re.MULTILINE) is not None)
         ticks.tick(1, 2, "loss 0.3")
-    assert out.getvalue().splitlines()[0] == "  train: 1 of 2  loss 0.3"
+        _until(
+            lambda: re.search(r"^  train: \d+ s  1 of 2  loss 0.3$", out.getvalue(), re.MULTILINE) is not None
+        )
+    before = out.getvalue()
+    time.sleep(0.05)  # five beats
+    assert out.getvalue() == before, "a step that is over has no heart"
 
 
 def test_a_terminal_gets_a_bar() -> None:
@@ -58,7 +75,12 @@ def test_silence() -> None:
 
 @pytest.mark.parametrize(
     ("error", "title"),
-    [(FxpruneError("a"), "error"), (PlanError("a"), "plan error"), (UnsupportedOp("a"), "unsupported op")],
+    [
+        (FxpruneError("a"), "error"),
+        (PlanError("a"), "plan error"),
+        (UnsupportedOp("a"), "unsupported op"),
+        (Untranslatable("a"), "export error"),
+    ],
 )
 def test_error_titles(error: FxpruneError, title: str) -> None:
     shown, out = _console()
