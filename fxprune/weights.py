@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import pickle
 import re
+import warnings
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -26,6 +27,8 @@ _NESTED = ("state_dict", "model_state_dict", "model", "net")
 _PREFIXES = ("module.", "_orig_mod.", "model.")
 # How torch's weights-only reader words that it stopped at something it would have to execute.
 _BLOCKED = re.compile(r"(?:GLOBAL|function|class|type) ([A-Za-z_][\w.]*)")
+# Instructions of pickle's protocols 4 and 5 (140 to 152), which torch.save does not write: a pickle of someone's own.
+_FOREIGN = re.compile(r"Unsupported operand (1(?:4\d|5[0-2]))\b")
 
 
 def load_weights(model: nn.Module, path: Path, *, allow_pickle: bool = False) -> None:
@@ -114,14 +117,20 @@ def load_pt(path: Path, *, allow_pickle: bool = False) -> object:
     """
     _need_file(path)
     try:
-        value: object = torch.load(path, map_location="cpu", weights_only=not allow_pickle)
+        with warnings.catch_warnings():
+            warnings.simplefilter(
+                "ignore", UserWarning
+            )  # of pickle protocols; what matters comes as an error
+            value: object = torch.load(path, map_location="cpu", weights_only=not allow_pickle)
         return value
     except pickle.UnpicklingError as error:
-        blocked = _BLOCKED.search(_reason(error))
+        text = str(error)
+        blocked = None if allow_pickle else _BLOCKED.search(text) or _FOREIGN.search(text)
         if blocked is None:
             raise _corrupt(path, error) from error
+        what = blocked[1] if blocked.re is _BLOCKED else "it is a pickle that torch.save did not write"
         raise FxpruneError(
-            f"{path} holds pickled objects, which can run code when they are read: {blocked[1]}",
+            f"{path} holds pickled objects, which can run code when they are read: {what}",
             advice="save the state_dict with safetensors, or pass --allow-pickle if you trust whoever made the file",
         ) from error
     except Exception as error:  # a damaged archive shows in many ways
@@ -137,6 +146,8 @@ def _read_safetensors(path: Path) -> dict[str, torch.Tensor]:
 
 
 def _need_file(path: Path) -> None:
+    if path.is_dir():
+        raise FxpruneError(f"{path} is a folder", advice="give the file in it")
     if not path.is_file():
         raise FxpruneError(f"there is no file {path}", advice="check the path")
 
@@ -178,6 +189,7 @@ def _reason(error: BaseException) -> str:
     """The last sentence of torch's page-long message, or the whole of a short one."""
     text = " ".join(str(error).split())
     text = text.rpartition("WeightsUnpickler error: ")[2].partition(" Check the documentation")[0]
+    text = text.rpartition("Do it only if you got the file from a trusted source. ")[2]
     return text[:200] or type(error).__name__
 
 
