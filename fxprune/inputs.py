@@ -196,6 +196,8 @@ def _read_npz(path: Path, model: nn.Module, allow_pickle: bool) -> Inputs:
 
 
 def _npz_tensors(path: Path, allow_pickle: bool) -> dict[str, torch.Tensor]:
+    if not path.is_file():
+        raise FxpruneError(f"there is no file {path}", advice="check the path")
     try:
         read = np.load(path, allow_pickle=allow_pickle)
         arrays = {"x": read} if isinstance(read, np.ndarray) else {key: read[key] for key in read.files}

@@ -87,7 +87,8 @@ def load_model(spec: str, *, allow_pickle: bool = False) -> Loaded:
         return _from_pt2(Path(spec), spec, allow_pickle)
     source, colon, name = spec.rpartition(":")
     if not colon or not source or not name:
-        raise FxpruneError(f"'{spec}' does not name a model", advice=_FORMS)
+        file = f"name a function in the file, as {spec}:make" if spec.endswith(".py") else _FORMS
+        raise FxpruneError(f"'{spec}' does not name a model", advice=file)
     loader = _ZOOS.get(source)
     # Commands that follow one another must see one model, even where its weights are random.
     with torch.random.fork_rng(devices=[]):
@@ -180,7 +181,7 @@ def _from_factory(source: str, name: str, spec: str) -> Loaded:
     if not isinstance(made, nn.Module):
         if not callable(made):
             raise FxpruneError(
-                f"{spec} is a {type(made).__name__}, neither a model nor callable",
+                f"{spec} is neither a model nor callable, but of type {type(made).__name__}",
                 advice="name a function without arguments that returns the model",
             )
         made = _call(made, spec)
@@ -189,7 +190,7 @@ def _from_factory(source: str, name: str, spec: str) -> Loaded:
         made, inputs = made
     if not isinstance(made, nn.Module):
         raise FxpruneError(
-            f"{spec} returned a {type(made).__name__}, not a torch.nn.Module",
+            f"{spec} returned {_kind(made)}, not a torch.nn.Module",
             advice="return the model, or (model, example_inputs)",
         )
     return Loaded(made, spec, inputs)
@@ -236,9 +237,11 @@ def _import_module(name: str) -> ModuleType:
 def _import_error(what: str, error: BaseException) -> BaseException:
     if isinstance(error, KeyboardInterrupt):
         return error
+    # The line that looked for a missing module is Python's own.
+    missing = isinstance(error, ModuleNotFoundError) and what.partition(".")[0] == error.name
     return FxpruneError(
         f"{what} could not be imported: {_one_line(error)}",
-        source=source_of(error),
+        source="" if missing else source_of(error),
         advice="run it with python first; a module is looked up from the current folder",
     )
 
@@ -314,6 +317,10 @@ def _pickles(archive: zipfile.ZipFile) -> Iterator[str]:
 def _near(name: str, known: Sequence[str]) -> str:
     close = difflib.get_close_matches(name, known, n=4, cutoff=0.5)
     return f"did you mean {', '.join(close)}?" if close else "check the spelling"
+
+
+def _kind(value: object) -> str:
+    return "nothing" if value is None else f"a value of type {type(value).__name__}"
 
 
 def _one_line(error: BaseException) -> str:

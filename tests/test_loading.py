@@ -82,8 +82,8 @@ def test_factory_brings_its_inputs(file: Path) -> None:
     [
         ("mak", "did you mean make?"),
         ("broken", r"RuntimeError: no luck[\s\S]*nets.py:21"),
-        ("nothing", "returned a NoneType"),
-        ("number", "is a int, neither a model nor callable"),
+        ("nothing", "returned nothing, not a"),
+        ("number", "is neither a model nor callable, but of type int"),
     ],
 )
 def test_factory_refused(file: Path, name: str, says: str) -> None:
