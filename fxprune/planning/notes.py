@@ -13,6 +13,9 @@ from fxprune.types import Budget, Coupling
 
 __all__ = ["gap_notes", "nothing_to_prune"]
 
+_WORDS = {"macs": "MACs", "params": "parameters"}
+_LEAST = 5e-4  # share of the cost; what is less would be printed as 0.0 %
+
 
 def gap_notes(
     found: Coupling, frozen: Frozen, budget: Budget, solution: Solution, step: int
@@ -21,9 +24,11 @@ def gap_notes(
     if not solution.dense:
         return (f"there are no {budget.quantity} here to budget",)
     reached = solution.value / solution.dense
-    stated = f"keeps {reached:.1%} of the {budget.quantity} where {budget.fraction:.1%} was asked"
+    words = _WORDS.get(budget.quantity, budget.quantity)
+    stated = f"keeps {100 * reached:.1f} % of the {words} where {100 * budget.fraction:.1f} % was asked"
     if reached > budget.fraction + EXCESS:
-        return (f"{stated}: everything that may go is at its minimum{_shares(found, frozen, budget)}",)
+        steps = f", in steps of {step}" if step > 1 else ""
+        return (f"{stated}: everything that may go is at its minimum{steps}{_shares(found, frozen, budget)}",)
     if budget.fraction - reached <= MISS:
         return ()
     if not solution.by_choice:
@@ -42,10 +47,12 @@ def _shares(found: Coupling, frozen: Frozen, budget: Budget, most: int = 4) -> s
         if why:
             keep = np.ones(found.n_units, bool)
             keep[group.units] = False
-            shares.append((1 - getattr(found.cost.cost(keep), quantity) / max(dense, 1), group.name, why))
+            share = 1 - getattr(found.cost.cost(keep), quantity) / max(dense, 1)
+            shares += [(share, group.name, why)] if share >= _LEAST else []
     shares.sort(reverse=True)
+    words = _WORDS[quantity]
     listed = ", ".join(
-        f"'{name}' ({why}, {share:.1%} of the {quantity})" for share, name, why in shares[:most]
+        f"'{name}' ({why}, {100 * share:.1f} % of the {words})" for share, name, why in shares[:most]
     )
     return f"; groups that must stay: {listed}" if listed else ""
 
