@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -130,7 +131,7 @@ def inspect(
     inputs: o.Inputs = None,
     allow_pickle: o.AllowPickle = False,
     why: o.Why = None,
-    dim: o.Dim = 0,
+    dim: o.Dim = None,
     graph: o.Graph = None,
     everything: o.Everything = False,
     strict: o.Strict = False,
@@ -138,16 +139,20 @@ def inspect(
 ) -> None:
     """Show which channels are tied to which, by which op, and why some cannot go."""
     from fxprune.couple import couple
-    from fxprune.graph_files import write_graph
+    from fxprune.graph_files import check_graph_path, write_graph
     from fxprune.inspect import dependency_graph, explain, group_table
     from fxprune.report import group_sheet, pin_sheet
 
+    if dim is not None and why is None:
+        raise typer.BadParameter("says which dimension of --why TENSOR: give that, too", param_hint="--dim")
+    for path in graph or ():
+        check_graph_path(path)  # before minutes of work, not after
     traced = _trace(_open(model, weights, inputs, allow_pickle))
     couple(traced, strict=strict)
     for path in graph or ():
         _say(f"wrote {write_graph(dependency_graph(traced), path)}")
     if why is not None:
-        explanation = explain(traced, why, dim=dim)
+        explanation = explain(traced, why, dim=dim or 0)
         _result(str(explanation), explanation.as_json(), as_json)
     elif not graph or as_json:
         rows = group_table(traced)
@@ -187,19 +192,21 @@ def plan(
     from fxprune.report import plan_view
 
     budget = o.parse_budget(macs=macs, params=params, channels=channels, latency=latency)
-    traced = _trace(_open(model, weights, inputs, allow_pickle, writes=out))
+    step, shares = o.parse_align(align), o.parse_ratios(ratio)
+    o.check_names(criterion, target, has_data=data is not None)
     batches, loss = o.evidence(data)
+    traced = _trace(_open(model, weights, inputs, allow_pickle, writes=out))
     with _steps().step("plan"):
         made = make_plan(
             traced,
             budget,
             criterion=criterion,
             scope=scope.value,
-            align=o.parse_align(align),
+            align=step,
             keep_at_least=keep_at_least,
             protect=protect or (),
             only=only or (),
-            ratios=o.parse_ratios(ratio),
+            ratios=shares,
             target=target,
             data=batches,
             loss=loss,
@@ -233,17 +240,24 @@ def slim(
     from fxprune.verify import verify
 
     made = read_plan(plan_file)
-    traced = _trace(_open(model, weights, inputs, allow_pickle, writes=out))
+    opened = _open(model, weights, inputs, allow_pickle, writes=out)
+    traced = _trace(opened)
     with _steps().step("slim") as ticks:
         small = apply(traced, made)
         ticks.note(f"as a {small.fxprune_kind}")
-    facts: dict[str, object] = {"file": str(out), "kind": small.fxprune_kind, "proof": None}
+    facts: dict[str, object] = {
+        "file": str(out),
+        "kind": small.fxprune_kind,
+        "dense": asdict(made.dense),
+        "slim": asdict(made.predicted),
+        "proof": None,
+    }
     if check:
         with _steps().step("verify") as ticks:
             proof = verify(traced, made, small)
             ticks.note(str(proof))
         facts["proof"] = json.loads(proof.to_json())
-    save(small, made, out)
+    save(small, opened.plan_from_dense(made), out)
     _say(f"wrote {out}")
     _result(cost_sheet(made).rich(), facts, as_json)
 
@@ -342,12 +356,17 @@ def compress(
     as_json: o.Json = False,
 ) -> None:
     """All of it: plan, slim, verify, export, benchmark and report, into one folder."""
+    from fxprune.pipeline import check_folder
     from fxprune.pipeline import compress as run
     from fxprune.report import result_view
+    from fxprune.slim import save
 
     budget = o.parse_budget(macs=macs, params=params, channels=channels, latency=latency)
-    opened = _open(model, weights, inputs, allow_pickle)
+    step, shares = o.parse_align(align), o.parse_ratios(ratio)
+    o.check_names(criterion, target, has_data=data is not None)
     batches, loss = o.evidence(data)
+    check_folder(out)  # before minutes of work, not after
+    opened = _open(model, weights, inputs, allow_pickle)
     result = run(
         opened.model,
         opened.inputs,
@@ -355,11 +374,11 @@ def compress(
         out=out,
         criterion=criterion,
         scope=scope.value,
-        align=o.parse_align(align),
+        align=step,
         keep_at_least=keep_at_least,
         protect=protect or (),
         only=only or (),
-        ratios=o.parse_ratios(ratio),
+        ratios=shares,
         target=target,
         threads=threads,
         seconds=seconds,
@@ -367,7 +386,11 @@ def compress(
         loss=loss,
         watcher=_steps(),
     )
-    _result(result_view(result.plan, result.bench), result.as_json(), as_json)
+    if (
+        opened.plan is not None
+    ):  # the file should make the model that was named slim, not the slim one slimmer
+        save(result.slim, opened.plan_from_dense(result.plan), result.paths.weights)
+    _result(result_view(result.plan, result.bench, result.why_no_onnx), result.as_json(), as_json)
     _say(f"everything is in {out}: start with {result.paths.report}")
 
 

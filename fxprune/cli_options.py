@@ -16,7 +16,15 @@ if TYPE_CHECKING:
     from fxprune.inputs import Labelled
     from fxprune.types import Budget
 
-__all__ = ["ScopeName", "evidence", "parse_align", "parse_budget", "parse_files", "parse_ratios"]
+__all__ = [
+    "ScopeName",
+    "check_names",
+    "evidence",
+    "parse_align",
+    "parse_budget",
+    "parse_files",
+    "parse_ratios",
+]
 
 _MODEL = "Model"
 _BUDGET = "Budget (fraction to keep, one of)"
@@ -89,7 +97,7 @@ Latency = Annotated[
     typer.Option(
         "--latency",
         metavar="FRACTION",
-        help="Latency to keep, on the target (a later release).",
+        help="Latency to keep; reserved for a later release.",
         rich_help_panel=_BUDGET,
     ),
 ]
@@ -201,7 +209,12 @@ Why = Annotated[
         rich_help_panel=_SHOW,
     ),
 ]
-Dim = Annotated[int, typer.Option("--dim", metavar="N", help="Which dimension of it.", rich_help_panel=_SHOW)]
+Dim = Annotated[
+    int | None,
+    typer.Option(
+        "--dim", metavar="N", help="Which dimension of that tensor (default: 0).", rich_help_panel=_SHOW
+    ),
+]
 Graph = Annotated[
     list[Path] | None,
     typer.Option(
@@ -325,9 +338,34 @@ def parse_budget(
             f"{'give' if not given else 'give only'} one budget, such as --macs 0.5",
             param_hint="--macs, --params, --channels, --latency",
         )
+    if latency is not None:
+        raise typer.BadParameter(
+            "latency budgets are reserved for a later release; use --macs with the default --align auto, "
+            "which gives widths that run fast",
+            param_hint="--latency",
+        )
     if not 0 < given[0] <= 1:
         raise typer.BadParameter(f"{given[0]:g} is not a fraction to keep in (0, 1]", param_hint="the budget")
-    return Budget(macs=macs, params=params, channels=channels, latency=latency)
+    return Budget(macs=macs, params=params, channels=channels)
+
+
+def check_names(criterion: str, target: str, *, has_data: bool) -> None:
+    """Refuse what a plan would refuse, before the model is loaded and traced.
+
+    Raises:
+        PlanError: No such criterion or target, or a criterion that needs data.
+    """
+    from fxprune import targets
+    from fxprune.errors import PlanError
+    from fxprune.score import criterion_named
+
+    targets.get(target)
+    needs = criterion_named(criterion).needs
+    if needs and not has_data:
+        raise PlanError(
+            f"criterion '{criterion}' needs {' and '.join(sorted(needs))}, and --data is missing",
+            advice="pass --data FILE.npz with inputs and class numbers 'y', or choose a criterion that reads weights only",
+        )
 
 
 def parse_align(text: str) -> Literal["auto"] | int:

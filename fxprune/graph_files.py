@@ -9,7 +9,7 @@ from pathlib import Path
 import networkx as nx
 
 from fxprune.errors import FxpruneError
-from fxprune.files import atomic_path
+from fxprune.files import atomic_path, check_writable
 from fxprune.types import Axis
 
 __all__ = ["write_graph"]
@@ -17,6 +17,8 @@ __all__ = ["write_graph"]
 
 def write_graph(graph: nx.MultiGraph[Axis], path: str | Path) -> Path:
     """Write a dependency graph; the suffix decides: ``.dot``, ``.graphml`` or ``.json`` (node-link).
+
+    Nodes are called ``layer.weight[0]``; an edge's ``source`` is its ``source_line`` in the file.
 
     Args:
         graph: From ``dependency_graph``.
@@ -28,16 +30,35 @@ def write_graph(graph: nx.MultiGraph[Axis], path: str | Path) -> Path:
     Raises:
         FxpruneError: Another suffix, or the file cannot be written.
     """
+    path = check_graph_path(path)
+    with atomic_path(path) as temporary:
+        _WRITERS[path.suffix](_named(graph), temporary)
+    return path
+
+
+def check_graph_path(path: str | Path) -> Path:
+    """Refuse what ``write_graph`` would refuse, before any work is done for it.
+
+    Raises:
+        FxpruneError: No such format, or the file cannot be written.
+    """
     path = Path(path)
-    writer = _WRITERS.get(path.suffix)
-    if writer is None:
+    if path.suffix not in _WRITERS:
         raise FxpruneError(
-            f"no graph format is called '{path.suffix}'",
+            f"{path} does not say which format the graph should have",
             advice=f"end the file name with {', '.join(_WRITERS)}",
         )
-    with atomic_path(path) as temporary:
-        writer(nx.relabel_nodes(graph, {axis: f"{axis[0]}[{axis[1]}]" for axis in graph}), temporary)
+    check_writable(path)
     return path
+
+
+def _named(graph: nx.MultiGraph[Axis]) -> nx.MultiGraph[str]:
+    """The graph with texts for nodes, as files want them."""
+    named: nx.MultiGraph[str] = nx.relabel_nodes(graph, {axis: f"{axis[0]}[{axis[1]}]" for axis in graph})
+    for _, _, data in named.edges(data=True):
+        # "source" is one end of an edge in node-link JSON, which would overwrite the user's line.
+        data["source_line"] = data.pop("source")
+    return named
 
 
 def _write_json(graph: nx.MultiGraph[str], path: Path) -> None:
@@ -67,7 +88,10 @@ def _write_dot(graph: nx.MultiGraph[str], path: Path) -> None:
             lines.append(f"    {_quote(node)} [label={label}, fillcolor={color}, tooltip={hint}];")
         lines += ["  }"] if boxed else []
     for a, b, data in graph.edges(data=True):
-        label, hint = _quote(data["op"].removeprefix("aten.")), _quote(f"{data['node']} {data['source']}")
+        label, hint = (
+            _quote(data["op"].removeprefix("aten.")),
+            _quote(f"{data['node']} {data['source_line']}"),
+        )
         lines.append(f"  {_quote(a)} -- {_quote(b)} [label={label}, tooltip={hint}];")
     path.write_text("\n".join([*lines, "}", ""]), encoding="utf-8")
 

@@ -160,7 +160,8 @@ def _find(trace: Trace, known: Coupling, tensor: str, dim: int) -> tuple[Axis, i
     names = dict.fromkeys([*trace.aliases, *(name for name, _ in known.axes)])
     if tensor not in names:
         close = difflib.get_close_matches(tensor, names, n=4, cutoff=0.4)
-        advice = f"did you mean {', '.join(close)}?" if close else "the groups' members list the names"
+        some = ", ".join(list(names)[:6]) + ", ..." * (len(names) > 6)
+        advice = f"did you mean {', '.join(close)}?" if close else f"its tensors are {some}"
         raise FxpruneError(f"the model has no tensor '{tensor}'", tensor=tensor, advice=advice)
     shape = trace.tensor(tensor).shape
     if not -len(shape) <= dim < len(shape):
@@ -207,8 +208,10 @@ def _text(why: Explanation) -> Iterator[str]:
 
 def _summary(group: Group) -> str:
     """Width, exactness and layout in words."""
-    words = [f"{group.width} unit{'s' * (group.width != 1)} on {len(group.members)} axes"]
-    words.append("removing equals zeroing" if group.exact else "statistics see the removal (inexact)")
+    axes = f"{len(group.members)} {'axis' if len(group.members) == 1 else 'axes'}"
+    words = [f"{group.width} unit{'s' * (group.width != 1)} on {axes}"]
+    if group.pinned is None:
+        words.append("removing equals zeroing" if group.exact else "statistics see the removal (inexact)")
     words += [
         f"laid out {block.cells.shape[0]}x{block.cells.shape[1]} by '{block.node}'" for block in group.blocks
     ]

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Literal, TypeVar
 
@@ -25,7 +26,7 @@ from fxprune.inspect import WidthRow, group_table, width_table
 from fxprune.loading import Loaded, load_model
 from fxprune.plan import plan as make_plan
 from fxprune.plots import plot_latency, plot_widths
-from fxprune.report import describe_export, describe_plan, describe_trace, report_markdown
+from fxprune.report import describe_export, describe_plan, describe_trace, export_json, report_markdown
 from fxprune.runtime import open_session
 from fxprune.slim import load, save, slim
 from fxprune.trace import ExampleInputs, Trace, trace
@@ -37,6 +38,7 @@ __all__ = [
     "Opened",
     "Paths",
     "Result",
+    "check_folder",
     "compress",
     "make_folder",
     "onnx_inputs",
@@ -46,6 +48,12 @@ __all__ = [
 ]
 
 Batch = TypeVar("Batch")
+
+_TORCH_SECONDS = 20.0  # a detector takes seconds a call in torch, and fifty rounds of it would take long
+_NO_ONNX = (
+    "torch.export refuses this model, as where it goes depends on its data; an ONNX graph cannot say that. "
+    "Weights, plan and proof are complete, and the latency is torch's"
+)
 
 
 # --- models by name --------------------------------------------------------------------------
@@ -59,11 +67,36 @@ class Opened:
         model: With its weights, in evaluation mode; a slim one if the weights were.
         inputs: Example inputs.
         weights: In words, where the weights come from.
+        plan: By which the named model became this one, if the weights were slim.
     """
 
     model: nn.Module
     inputs: Inputs
     weights: str
+    plan: Plan | None = None
+
+    def plan_from_dense(self, plan: Plan) -> Plan:
+        """A plan for this model as one for the model that was named, so that a file of weights is enough.
+
+        Args:
+            plan: Made for ``model``.
+
+        Raises:
+            PlanError: It cuts structures of a model that is slim already.
+        """
+        if self.plan is None:
+            return plan
+        if plan.removed:
+            raise PlanError(
+                f"structures of a slim model cannot be cut and saved: {', '.join(plan.removed)}",
+                advice="cut them in the dense model, in the first plan",
+            )
+        kept = dict(self.plan.kept)
+        for axis, index in plan.kept.items():
+            before = kept.get(axis)
+            kept[axis] = index if before is None else tuple(before[i] for i in index)
+        notes = (*self.plan.notes, *plan.notes)
+        return replace(self.plan, kept=kept, predicted=plan.predicted, notes=notes)
 
 
 def open_model(
@@ -85,12 +118,15 @@ def open_model(
     if weights is None:
         return Opened(loaded.model, example, _origin(loaded))
     if read_metadata(weights).get("format") == "fxprune":
-        return Opened(load(loaded.model, weights, example).eval(), example, f"slim, from {weights}")
+        slim_one = load(loaded.model, weights, example).eval()
+        return Opened(slim_one, example, f"slim, from {weights}", read_plan(weights))
     load_weights(loaded.model, weights, allow_pickle=allow_pickle)
     return Opened(loaded.model, example, f"from {weights}")
 
 
 def _origin(loaded: Loaded) -> str:
+    if loaded.spec.endswith(".pt2"):
+        return "of the file"
     if loaded.pretrained:
         return "pretrained"
     zoo = loaded.spec.partition(":")[0] in ("torchvision", "timm")
@@ -103,14 +139,21 @@ def read_plan(path: Path) -> Plan:
     Raises:
         PlanError: There is no file, or no plan in it.
     """
-    if path.suffix == ".safetensors":
-        return Plan.from_json(read_metadata(path).get("plan", ""))
+    advice = "pass a file written by fxprune plan or fxprune slim"
     try:
+        if path.suffix == ".safetensors":
+            text = read_metadata(path).get("plan", "")
+            if not text:
+                raise PlanError(f"{path} holds weights and no plan", advice=advice)
+            return Plan.from_json(text)
         return Plan.from_json(path.read_text("utf-8"))
+    except FileNotFoundError as error:
+        raise PlanError(f"there is no file {path}", advice=advice) from error
     except (OSError, UnicodeDecodeError) as error:
-        raise PlanError(
-            f"no plan can be read from {path}: {error}", advice="pass a file written by fxprune plan"
-        ) from error
+        raise PlanError(f"no plan can be read from {path}: {error}", advice=advice) from error
+    except PlanError as error:
+        what = error.what if str(path) in error.what else f"{path}: {error.what}"
+        raise PlanError(what, tensor=error.tensor, advice=error.advice) from error
 
 
 def onnx_inputs(path: Path, specs: Sequence[str] = ()) -> Inputs:
@@ -171,10 +214,11 @@ class Result:
         plan: What was kept.
         proof: That the slim model computed what the dense one with zeroed units computes, before fine-tuning.
         widths: Units of every group before and after.
-        exports: How the ``dense`` and the ``slim`` ONNX file were written.
-        bench: Both files, measured side by side.
+        exports: How the ``dense`` and the ``slim`` ONNX file were written; empty if the model can be none.
+        bench: Both files, measured side by side; both modules in torch if there are no files.
         paths: The files.
         seconds: Wall time of each step.
+        why_no_onnx: Why there are no ONNX files, if there are none.
     """
 
     slim: nn.Module = field(repr=False)
@@ -185,6 +229,7 @@ class Result:
     bench: BenchTable
     paths: Paths
     seconds: Mapping[str, float]
+    why_no_onnx: str = ""
 
     def markdown(self, title: str, *, first: Sequence[str] = ()) -> str:
         """The report as Markdown text, with some paragraphs to begin with."""
@@ -196,17 +241,21 @@ class Result:
             widths=self.widths,
             table=self.bench,
             exports=self.exports,
+            why_no_onnx=self.why_no_onnx,
         )
 
     def as_json(self) -> dict[str, object]:
         """Plain values, for JSON."""
+        absent = set() if self.exports else {"dense_onnx", "slim_onnx"}
         return {
             "dense": asdict(self.plan.dense),
             "slim": asdict(self.plan.predicted),
             "notes": list(self.plan.notes),
             "proof": asdict(self.proof),
+            "onnx": {name: export_json(report) for name, report in self.exports.items()},
+            "why_no_onnx": self.why_no_onnx,
             "bench": asdict(self.bench),
-            "files": {name: str(path) for name, path in vars(self.paths).items()},
+            "files": {name: str(path) for name, path in vars(self.paths).items() if name not in absent},
             "seconds": dict(self.seconds),
         }
 
@@ -235,7 +284,8 @@ def compress(
     """Everything in one call: trace, plan, slim, verify, fine-tune, export, benchmark, report.
 
     Each file in the folder is written completely or not at all; ``report.md`` is the last, so a
-    folder with a report is a finished one.
+    folder with a report is a finished one.  A model whose control flow depends on its data (a detector)
+    can be no ONNX graph: it gets everything else, and its latency is measured in torch.
 
     Args:
         model: The trained model; it is not changed.
@@ -270,11 +320,12 @@ def compress(
         >>> result.slim[0].out_channels, result.paths.slim_onnx.name
         (32, 'slim.onnx')
     """
-    paths = Paths.inside(make_folder(out))
+    paths = Paths.inside(check_folder(out))
     clock = _Clock(watcher)
     with clock.step("trace") as ticks:
         traced = trace(model, example_inputs)
-        ticks.note(describe_trace(traced))
+        recorded = traced.kind == "recorded"
+        ticks.note(describe_trace(traced) + ", there will be no ONNX files" * recorded)
     with clock.step("plan") as ticks:
         plan = make_plan(
             traced,
@@ -303,18 +354,28 @@ def compress(
     with clock.step("save") as ticks:
         _write_model(traced, plan, small, paths)
         ticks.note(f"{paths.plan.name} and {paths.weights.name} in {paths.plan.parent}")
-    exports = {}
-    for name, module, path in (("dense", model, paths.dense_onnx), ("slim", small, paths.slim_onnx)):
-        with clock.step(f"export {name}") as ticks:
-            exports[name] = export_onnx(module, example_inputs, path)
-            ticks.note(describe_export(exports[name]))
+    exports: dict[str, ExportReport] = {}
+    rivals: dict[str, Path | nn.Module] = {"dense": model, "slim": small}
+    if not recorded:
+        for name, module, path in (("dense", model, paths.dense_onnx), ("slim", small, paths.slim_onnx)):
+            with clock.step(f"export {name}") as ticks:
+                exports[name] = export_onnx(module, example_inputs, path)
+                ticks.note(describe_export(exports[name]))
+        rivals = {name: report.path for name, report in exports.items()}
     with clock.step("benchmark") as ticks:
-        files = {name: report.path for name, report in exports.items()}
-        table = benchmark(files, example_inputs, threads=threads, seconds=seconds, progress=percent(ticks))
-        ticks.note(f"×{table['slim'].speedup:.2f}")
+        table = benchmark(
+            rivals,
+            example_inputs,
+            threads=threads,
+            seconds=_TORCH_SECONDS if recorded and seconds is None else seconds,
+            costs={"dense": plan.dense, "slim": plan.predicted} if recorded else None,
+            progress=percent(ticks),
+        )
+        ticks.note(f"×{table['slim'].speedup:.2f}" + " in torch" * recorded)
     with clock.step("report"):
         widths = width_table(traced, plan)
-        result = Result(small, plan, proof, widths, exports, table, paths, clock.seconds)
+        why = _NO_ONNX if recorded else ""
+        result = Result(small, plan, proof, widths, exports, table, paths, clock.seconds, why)
         _write_report(result, f"{type(model).__name__}, compressed")
     return result
 
@@ -326,6 +387,7 @@ def percent(ticks: Ticks) -> Callable[[float, str], None]:
 
 def _write_model(traced: Trace, plan: Plan, small: nn.Module, paths: Paths) -> None:
     """What survives if a later step fails; files of an earlier run would not belong to it."""
+    make_folder(paths.report.parent)
     for path in vars(paths).values():
         path.unlink(missing_ok=True)
     write_text(paths.plan, plan.to_json())
@@ -357,13 +419,29 @@ class _Clock:
         self.seconds[title] = round(time.monotonic() - started, 3)
 
 
+def check_folder(out: str | Path) -> Path:
+    """Refuse a folder that cannot be made or written, before any work is done for it; nothing is made.
+
+    Raises:
+        FxpruneError: It cannot be made or written.
+    """
+    path = Path(out)
+    there = next(place for place in (path.absolute(), *path.absolute().parents) if place.exists())
+    if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
+        problem = f"no permission to write in {there}" if there.is_dir() else f"{there} is a file"
+        raise FxpruneError(
+            f"the folder {path} cannot be written: {problem}", advice="choose a folder you may write to"
+        )
+    return path
+
+
 def make_folder(out: str | Path) -> Path:
     """A folder to write into, made if it is not there.
 
     Raises:
         FxpruneError: It cannot be made or written.
     """
-    path = Path(out)
+    path = check_folder(out)
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -181,7 +181,7 @@ def pin_sheet(rows: Sequence[GroupRow], *, everything: bool = False) -> Sheet:
             )
             for row, pin in shown
         ),
-        footer=f"not shown: {hidden} axes that are no channels, such as kernel extents (--all shows them)"
+        footer=f"not shown: {hidden} more without channels, such as kernel extents (--all shows them)"
         if hidden
         else "",
     )
@@ -247,10 +247,21 @@ def plan_view(plan: Plan, widths: Sequence[WidthRow]) -> RenderableType:
     return Group(width_sheet(widths).rich(), cost_sheet(plan).rich(), *notes)
 
 
-def result_view(plan: Plan, table: BenchTable) -> RenderableType:
+def result_view(plan: Plan, table: BenchTable, why_no_onnx: str = "") -> RenderableType:
     """What a compression brought, for a terminal."""
-    notes = [Text(f"note: {note}", style="yellow") for note in plan.notes]
+    said = (*plan.notes, f"no ONNX files: {why_no_onnx}" if why_no_onnx else "", _no_gain(table))
+    notes = [Text(f"note: {note}", style="yellow") for note in said if note]
     return Group(cost_sheet(plan).rich(), table, *notes)
+
+
+def _no_gain(table: BenchTable) -> str:
+    """What to say if the slim model is not clearly faster than the dense one."""
+    slim = table["slim"]
+    if slim.speedup_low > 1:
+        return ""
+    if slim.speedup_high < 1:
+        return f"the slim model is slower than the dense one here, {slim.speedup:.2f} times its speed"
+    return "the slim model is not measurably faster than the dense one here; measure longer with seconds="
 
 
 def export_sheet(report: ExportReport) -> Sheet:
@@ -259,6 +270,7 @@ def export_sheet(report: ExportReport) -> Sheet:
     notes = ([f"fixed batch size: {report.why_static}"] if report.why_static else []) + (
         [f"weights beside it in {report.external_data}"] if report.external_data else []
     )
+    notes += report.notes
     return Sheet(
         title="",
         columns=("", "name", "type"),
@@ -320,6 +332,7 @@ def report_markdown(
     widths: Sequence[WidthRow],
     table: BenchTable,
     exports: Mapping[str, ExportReport],
+    why_no_onnx: str = "",
     first: Sequence[str] = (),
 ) -> str:
     """The report of a compression as Markdown text.
@@ -331,9 +344,11 @@ def report_markdown(
         widths: From ``width_table``.
         table: From ``benchmark``.
         exports: From ``export_onnx``, by the name of the model.
+        why_no_onnx: Why there are none, if so.
         first: Paragraphs to begin with.
     """
     m = table.machine
+    threads = f"{table.threads} thread{'s' * (table.threads > 1)}"
     parts = [
         f"# {title}",
         *first,
@@ -343,11 +358,13 @@ def report_markdown(
         "## Proof",
         f"{proof}.",
         *(f"`{report.path.name}`: {describe_export(report)}." for report in exports.values()),
+        *([f"No ONNX files: {why_no_onnx}."] if why_no_onnx else []),
         "## Latency",
         bench_sheet(table).markdown(),
         f"{m.cpu}, {m.cores} cores ({m.logical_cores} logical), {m.capability}; onnxruntime {m.onnxruntime}, torch {m.torch}; "
-        f"{table.threads} thread{'s' * (table.threads > 1)}, batch {table.batch or 1}, {table.rounds} rounds interleaved after "
-        f"{table.warmup} warm-up calls. {table.session}.",
+        f"{threads}, batch {table.batch or 1}, {table.rounds} rounds interleaved after {table.warmup} warm-up calls. "
+        + (f"{table.session}." if exports else "Run in torch, in evaluation and inference mode."),
+        *(f"**{note[0].upper()}{note[1:]}.**" for note in [_no_gain(table)] if note),
         "![latency](latency.png)",
         "## Widths",
         "![widths](widths.png)",
@@ -361,4 +378,5 @@ def describe_export(report: ExportReport) -> str:
     errors = [e for e in (report.max_error_inputs, report.max_error_random) if e is not None]
     parity = f", equal to torch within {max(errors):.0e}" if errors else ", not compared with torch"
     batch = "any batch size" if report.dynamic_batch else "fixed batch size"
-    return f"{count(report.size_bytes, 'B')}, opset {report.opset}, {batch}{parity}"
+    notes = "".join(f"; {note}" for note in report.notes)
+    return f"{count(report.size_bytes, 'B')}, opset {report.opset}, {batch}{parity}{notes}"

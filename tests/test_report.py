@@ -8,20 +8,26 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
+from fxprune.bench_table import BenchRow, BenchTable
 from fxprune.errors import FxpruneError
+from fxprune.export import ExportReport
 from fxprune.inspect import GroupRow, WidthRow
 from fxprune.plots import plot_latency, plot_widths
 from fxprune.report import (
     Sheet,
     cost_sheet,
     count,
+    describe_export,
     describe_plan,
+    export_sheet,
     group_sheet,
     pin_sheet,
     plan_view,
+    result_view,
     share,
     width_sheet,
 )
+from fxprune.runtime import Port, machine
 from fxprune.types import Cost, Pin, Plan
 
 PLAN = Plan({}, Cost(250, 1_000_000), Cost(1000, 4_000_000), "f", notes=("widths move in steps",))
@@ -99,7 +105,7 @@ def test_groups_and_pins() -> None:
     assert free.rows[0] == ("conv", "8", "1", "25.0 %", "50.0 %", "equals zeroing")
     assert free.rows[1][-1] == "shifts statistics, in blocks 12x64"
     assert [row[0] for row in pin_sheet(rows).rows] == ["out"]
-    assert "1 axes" in pin_sheet(rows).footer
+    assert "not shown: 1 more without channels" in pin_sheet(rows).footer
     assert [row[0] for row in pin_sheet(rows, everything=True).rows] == ["out", "conv:2"]
     assert pin_sheet(rows, everything=True).rows[1][3:] == ("aten.conv2d.default 'conv2d'", "m.py:3")
 
@@ -142,3 +148,32 @@ def test_latency_plot(tmp_path: Path) -> None:
     ]
     plot_latency(rows, tmp_path / "l.png")
     assert _colors(tmp_path / "l.png") > 3
+
+
+def test_an_export_says_what_it_cannot_know() -> None:
+    """Two outputs of zeros agree, which proves nothing; the notes of the exporter say so."""
+    port = Port("x", "float32", ("batch", 3))
+    note = "output 'y' is zero on the example inputs: that it agrees proves nothing"
+    report = ExportReport(
+        Path("m.onnx"), 18, 1_500_000, (port,), (port,), 0.0, 0.0, (1, 3), True, notes=(note,)
+    )
+    assert describe_export(report) == (
+        f"1.50 MB, opset 18, any batch size, equal to torch within 0e+00; {note}"
+    )
+    assert note in printed(export_sheet(report).rich())
+
+
+def test_a_report_says_when_nothing_was_gained() -> None:
+    rows = [BenchRow("dense", "torch", 2.0, 1.9, 2.1, 0.1, 1.0, 1.0, 1.0, 5)]
+    for low, high, says in (
+        (1.2, 1.4, None),
+        (0.9, 1.2, "not measurably faster"),
+        (0.5, 0.8, "slower than the dense one here, 0.65 times its speed"),
+    ):
+        slim = BenchRow("slim", "torch", 2.0, 1.9, 2.1, 0.1, (low + high) / 2, low, high, 5)
+        table = BenchTable((*rows, slim), machine(), 1, 1, 10, 5, "counted")
+        text = " ".join(printed(result_view(PLAN, table, "no graph")).split())
+        assert "note: no ONNX files: no graph" in text
+        assert "note: widths move in steps" in text
+        assert ("slim model is" in text) == (says is not None)
+        assert says is None or says in text
