@@ -2,6 +2,7 @@
 
     python tools/bench_regularizers.py                       # ResNet-50, batch 32, into results/
     python tools/bench_regularizers.py --batch 2 --repeats 3 --methods ssr dwgl
+    python tools/bench_regularizers.py --threads 1 --clock cpu --alone   # on a machine that others use
 
 Two figures for each method, both as a share of the plain step (forward, loss, backward, SGD with momentum):
 
@@ -9,6 +10,9 @@ Two figures for each method, both as a share of the plain step (forward, loss, b
 *alone*: the time of what the method does, by itself: ``penalty()``, its backward pass, ``step()``, averaged over
 its own period (SSR renews F every 200 steps).  It is the sharper figure on a machine whose step time
 varies by more than the overhead.
+
+With one thread ``--clock cpu`` counts the processor time of this process, which is what the wall clock would show
+if nobody else were there.
 
 Everything runs in one process on one model.  Torch-Pruning adds to the gradients between backward pass and
 optimizer, which is what is timed; it needs the ``peers`` extra.
@@ -21,34 +25,57 @@ import json
 import statistics
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
 from rich.console import Console
 from rich.progress import Progress
-from rich.table import Table
 from torch import nn
 
 import fxprune
 from fxprune import regularizers
+from fxprune.files import write_text
 from fxprune.loading import load_model
 from fxprune.regularizers import Regularizer
+from fxprune.report import Sheet
+from fxprune.runtime import machine
 
 PERIOD = 200
 ROOT = Path(__file__).resolve().parent.parent
 
 
 @dataclass(frozen=True)
+class Spread:
+    """Median and quartiles of repeated measurements, milliseconds."""
+
+    median: float
+    low: float
+    high: float
+
+    @staticmethod
+    def of(values: Sequence[float]) -> Spread:
+        """From at least one value."""
+        low, middle, high = statistics.quantiles(values, n=4) if len(values) > 1 else 3 * [values[0]]
+        return Spread(middle, low, high)
+
+
+@dataclass(frozen=True)
 class Figure:
-    """What a method costs; times in milliseconds, shares of the plain step."""
+    """What a method costs.
+
+    Attributes:
+        method: Its name.
+        paired: Milliseconds, None where only ``alone`` was measured.
+        alone: Milliseconds.
+        share: ``alone`` as a share of the plain step.
+    """
 
     method: str
-    paired_ms: float
-    paired: float
-    alone_ms: float
-    alone: float
+    paired: Spread | None
+    alone: Spread
+    share: float
 
 
 class Method:
@@ -124,8 +151,9 @@ def _methods(
 class Bench:
     """One model, one batch, one optimizer."""
 
-    def __init__(self, name: str, batch: int, size: int, device: torch.device) -> None:
+    def __init__(self, name: str, batch: int, size: int, device: torch.device, clock: str) -> None:
         self.device = device
+        self.clock = time.process_time if clock == "cpu" else time.perf_counter
         self.model = load_model(f"torchvision:{name}").model.to(device).train()
         self.example = torch.randn(1, 3, size, size, device=device)
         self.x = torch.randn(batch, 3, size, size, device=device)
@@ -136,7 +164,7 @@ class Bench:
         """A clock that waits for the device."""
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
-        return time.perf_counter()
+        return self.clock()
 
     def step(self, method: Method) -> float:
         """One training step, milliseconds."""
@@ -150,11 +178,14 @@ class Bench:
         method.after()
         return 1e3 * (self.now() - start)
 
-    def alone(self, method: Method, repeats: int) -> float:
+    def alone(self, method: Method, repeats: int) -> list[float]:
         """What the method adds, by itself, milliseconds a step."""
-        if isinstance(method, Ours) and isinstance(method.reg, regularizers.SSR):
-            return self._with_updates(method, repeats)
-        return statistics.median(self._part(method) for _ in range(repeats))
+        self._part(method)  # warms up
+        parts = [self._part(method) for _ in range(repeats)]
+        if isinstance(method, Ours) and method.reg.name == "ssr" and method.reg.period > 1:  # type: ignore[attr-defined]
+            update = self._update(method)
+            return [((PERIOD - 1) * part + update) / PERIOD for part in parts]
+        return parts
 
     def _part(self, method: Method) -> float:
         start = self.now()
@@ -165,44 +196,92 @@ class Bench:
         method.after()
         return 1e3 * (self.now() - start)
 
-    def _with_updates(self, method: Ours, repeats: int) -> float:
-        plain = statistics.median(self._part(method) for _ in range(repeats))
-        updating = []
+    def _update(self, method: Ours) -> float:
+        """A step in which F and the multipliers are renewed."""
+        taken = []
         for _ in range(3):
             method.reg.steps = PERIOD - 1  # type: ignore[attr-defined]
-            updating.append(self._part(method))
+            taken.append(self._part(method))
         method.reg.steps = 0  # type: ignore[attr-defined]
-        return ((PERIOD - 1) * plain + statistics.median(updating)) / PERIOD
+        return statistics.median(taken)
 
 
 def measure(
-    bench: Bench, chosen: dict[str, Method], rounds: int, console: Console
-) -> tuple[float, list[Figure]]:
+    bench: Bench, chosen: dict[str, Method], rounds: int, *, paired: bool, console: Console
+) -> tuple[Spread, list[Figure]]:
     """Time everything in turn.
 
+    Args:
+        bench: Model and data.
+        chosen: Methods by name.
+        rounds: Repetitions.
+        paired: Also whole steps with each method; otherwise whole steps are plain ones.
+        console: Where progress is shown.
+
     Returns:
-        Median plain step in milliseconds, and a figure for each method.
+        The plain step, and a figure for each method.
     """
     plain: list[float] = []
     gaps: dict[str, list[float]] = {name: [] for name in chosen}
     with Progress(console=console, transient=True) as progress:
-        task = progress.add_task("steps", total=(rounds + 1) * (len(chosen) + 1))
+        whole = chosen if paired else {}
+        task = progress.add_task("steps", total=(rounds + 1) * (len(whole) + 1))
         for number in range(rounds + 1):
             base = bench.step(Method())
             progress.advance(task)
             if number:  # the first round warms up
                 plain.append(base)
-            for name, method in chosen.items():
+            for name, method in whole.items():
                 taken = bench.step(method)
                 progress.advance(task)
                 if number:
                     gaps[name].append(taken - base)
-    step = statistics.median(plain)
+    step = Spread.of(plain)
     figures = []
     for name, method in chosen.items():
-        alone, paired = bench.alone(method, max(3, rounds)), statistics.median(gaps[name])
-        figures.append(Figure(name, paired, paired / step, alone, alone / step))
+        alone = Spread.of(bench.alone(method, max(7, rounds)))
+        gap = Spread.of(gaps[name]) if paired else None
+        figures.append(Figure(name, gap, alone, alone.median / step.median))
     return step, figures
+
+
+def render(step: Spread, figures: Sequence[Figure], settings: dict[str, object], threads: int) -> str:
+    """The page."""
+    paired = any(f.paired for f in figures)
+    rows = tuple(
+        (
+            f.method,
+            _span(f.alone),
+            f"{100 * f.share:.2f} %",
+            *((_span(f.paired), f"{100 * f.paired.median / step.median:.1f} %") if f.paired else ()),
+        )
+        for f in figures
+    )
+    whole = ("in a whole step, ms>", "share>") if paired else ()
+    sheet = Sheet(
+        f"{settings['model']}, batch {settings['batch']}: a plain step takes {_span(step)} ms",
+        ("method", "what it does, ms>", "share of the step>", *whole),
+        rows,
+        footer="median (quartiles); what it does: penalty, its gradient and what follows the optimizer's step, averaged "
+        "over the method's own period",
+    )
+    here = machine()
+    clock = "processor time of one process" if settings["clock"] == "cpu" else "wall time"
+    about = (
+        f"{here.cpu}, {here.cores} cores, {here.capability}, {settings['device']}, {threads} threads; torch {here.torch}; "
+        f"{clock}, {settings['repeats']} whole steps and at least 7 repeats of each method after warming up"
+        + ("; the machine was shared" if settings["shared"] else "")
+    )
+    return (
+        "# What sparse training adds to a step\n\n"
+        "Made by `python tools/bench_regularizers.py`.  `torch_pruning` is the group-norm regulariser of Torch-Pruning, "
+        f"in the same process on the same model.\n\n{sheet.markdown()}\n\n- {about}.\n"
+    )
+
+
+def _span(spread: Spread) -> str:
+    digits = 0 if spread.median >= 1000 else 1
+    return f"{spread.median:.{digits}f} ({spread.low:.{digits}f}–{spread.high:.{digits}f})"
 
 
 def main() -> None:
@@ -217,13 +296,18 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--methods", nargs="*", help="some of them only")
+    parser.add_argument("--alone", action="store_true", help="whole steps are only timed without a method")
+    parser.add_argument("--clock", choices=["wall", "cpu"], default="wall", help="cpu: only with one thread")
+    parser.add_argument("--shared", action="store_true", help="say that others used the machine")
     parser.add_argument("--out", type=Path, default=ROOT / "results" / "regularizers.json")
     options = parser.parse_args()
+    if options.clock == "cpu" and (options.threads > 1 or options.device != "cpu"):
+        parser.error("--clock cpu adds up threads and does not see a GPU: it needs --threads 1 --device cpu")
     torch.set_num_threads(options.threads)
     torch.manual_seed(0)
     warnings.simplefilter("ignore")
     console = Console()
-    bench = Bench(options.model, options.batch, options.size, torch.device(options.device))
+    bench = Bench(options.model, options.batch, options.size, torch.device(options.device), options.clock)
     makers = _methods(bench.model, bench.optimizer, bench.example)
     chosen: dict[str, Method] = {}
     for name, make in makers.items():
@@ -232,22 +316,19 @@ def main() -> None:
                 chosen[name] = make()
             except ImportError as error:
                 console.print(f"{name} is left out: {error}")
-    step, figures = measure(bench, chosen, options.repeats, console)
-    title = f"{options.model}, batch {options.batch}, {options.device}, {options.threads} threads: {step:.0f} ms a plain step"
-    table = Table("method", "paired ms", "paired %", "alone ms", "alone %", title=title)
-    for f in figures:
-        numbers = (f.paired_ms, 100 * f.paired, f.alone_ms, 100 * f.alone)
-        table.add_row(f.method, *(f"{value:.2f}" for value in numbers))
-    console.print(table)
     options.out.parent.mkdir(parents=True, exist_ok=True)
+    step, figures = measure(bench, chosen, options.repeats, paired=not options.alone, console=console)
     settings = {key: str(value) if isinstance(value, Path) else value for key, value in vars(options).items()}
+    page = render(step, figures, settings, options.threads)
+    console.print(page, markup=False, highlight=False)
     record = {
         "settings": settings,
-        "torch": torch.__version__,
-        "step_ms": step,
+        "machine": vars(machine()),
+        "step": asdict(step),
         "figures": [asdict(f) for f in figures],
     }
-    options.out.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    write_text(options.out, json.dumps(record, indent=2) + "\n")
+    write_text(options.out.parent / "REGULARIZERS.md", page)
     console.print(f"written to {options.out}")
 
 
