@@ -111,6 +111,11 @@ def _overall(rows: Sequence[Row]) -> list[str]:
         said.append(
             f"* ONNX parity, {len(exported)} models: largest relative error {_worst(exported, 'onnx')}."
         )
+    engines = Counter(str(r.get("engine", "")) for r in rows)
+    made = ", ".join(f"{count} by {name}" for name, count in engines.most_common())
+    said.append(
+        f"* Rows by digest of the engine's source: {made}. `--stale` measures those of other engines again."
+    )
     unknown = {str(r["model"]) for r in rows if any(p["kind"] == "unknown" for p in _pins(r))}
     said.append(
         f"* Operators without a rule were met in {len(unknown)} models{': ' if unknown else ''}{', '.join(sorted(unknown))}."
