@@ -145,6 +145,8 @@ SPARED = 32
 def _check_options(
     budget: Budget, align: Literal["auto"] | int, keep_at_least: int, scope: str, blocks: str
 ) -> None:
+    if not isinstance(budget, Budget):  # a number, most likely
+        raise PlanError(f"{budget!r} is no budget", advice="write fxprune.Budget(macs=0.5) to keep half")
     if budget.quantity == "latency":
         raise PlanError(
             "Budget(latency=) is reserved for a later release",

@@ -387,3 +387,8 @@ def test_padding_without_a_name_stays() -> None:
     for seed in range(4):
         small = plan(found, Budget(channels=0.7), align=1, criterion="random", seed=seed)
         assert verify(found, small, slim(found, small)).error < 1e-12
+
+
+def test_a_number_is_no_budget(residual: Trace) -> None:
+    with pytest.raises(PlanError, match=r"0\.5 is no budget\n.*write fxprune.Budget\(macs=0.5\)"):
+        plan(residual, 0.5)
