@@ -16,8 +16,9 @@ import torch
 from torch import fx
 
 from fxprune.couple import flow
-from fxprune.labels import nested_shape
-from fxprune.ops.base import Scaled, Value
+from fxprune.labels import nested_shape, varying
+from fxprune.ops import rule_for
+from fxprune.ops.base import Call, Scaled, Value
 from fxprune.resize import Resolution
 from fxprune.trace import Trace
 
@@ -119,15 +120,16 @@ class Oracle(fx.Interpreter):
         return {**values, name: torch.where(mask, tensor, torch.zeros((), dtype=tensor.dtype))}
 
     def _touched(self, node: fx.Node) -> bool:
-        tensors = self.flow.walk.calls[node].tensors()
-        return any(not self._live((a,)).all() for v in tensors for a in v.arrays)
+        """Something is gone that others see; what is exact is left to zeros, which need no labels of the result."""
+        return any(not self._live((a,)).all() for a in self.flow.walk.restricted[node])
 
     def _restricted(self, node: fx.Node, values: dict[str, object]) -> object:
         """Run the op on what is left of its operands and spread the result out again."""
         call = self.flow.walk.calls[node]
+        places = self._places(node, call)
         for name, value in call.args.items():
             if isinstance(value, Value):
-                values[name] = self._compressed(values[name], value)  # type: ignore[arg-type]
+                values[name] = self._compressed(values[name], places.get(name, value))  # type: ignore[arg-type]
         rewrite = self.found.rewrites.get(node)
         for name, new in rewrite.args.items() if rewrite else ():
             old = values.get(name)
@@ -138,8 +140,28 @@ class Oracle(fx.Interpreter):
         result = node.target(**values)  # type: ignore[operator]
         dense = self.flow.walk.values[node]
         if isinstance(dense, list):
-            return [self._spread(r, v) for r, v in zip(result, dense, strict=True)]
-        return self._spread(result, dense)  # type: ignore[arg-type]
+            first, *others = dense
+            held = [places.get("", first), *others]
+            return [self._spread(r, v) for r, v in zip(result, held, strict=True)]
+        return self._spread(result, places.get("", dense))  # type: ignore[arg-type]
+
+    def _places(self, node: fx.Node, call: Call) -> dict[str, Value]:
+        """Operands, and the result under an empty name, by the positions of the first tensor.
+
+        Labels that a rule has put in a wrong place, or tied wrongly, then do not fit what is sliced by them.
+        """
+        rule = rule_for(node.target)
+        if rule is None or rule.aligned is None:
+            return {}
+        x = call.tensors()[0]
+        found = {"": x}
+        for name, dims in rule.aligned(call).items():
+            operand = call.optional(name)
+            arrays = [a for a in x.arrays if set(varying(a)) & set(dims)]
+            if operand is not None and all(set(varying(a)) <= set(dims) for a in arrays):
+                lines = tuple(a.reshape([a.shape[d] for d in dims]) for a in arrays)
+                found[name] = Value(operand.shape, lines)
+        return found
 
     def _lines(self, value: Value) -> list[tuple[list[int], np.ndarray]]:
         """For each set of labelled dimensions, outermost first, the mask of what is left."""

@@ -137,12 +137,14 @@ def verify(
         if not group.exact:
             exact[group.units] = False
     dead = ~what.found.keep
+    inexact = int((dead & ~exact).sum())
     proof = Proof(
-        error=max(m.error for m in measured),
+        # Units that are said to be exact need no help: then zeros alone must give the same.
+        error=max(m.error if inexact else max(m.error, m.zeroed) for m in measured),
         tolerance=tolerance,
         dtype=dtype,
         effect=max(m.effect for m in measured),
-        inexact=int((dead & ~exact).sum()),
+        inexact=inexact,
         inexact_difference=max(m.zeroed for m in measured),
         units=int(dead.sum()),
         inputs=len(samples),

@@ -205,6 +205,8 @@ class OpRule:
             array.  The slim op is checked against it and, where it cannot express the same
             positions any more, replaced by a gather.
         gathers: The op's values depend on the position: made at full width, then gathered.
+        aligned: For ops whose result keeps the positions of their first tensor: by name, along which
+            of its dimensions the other operands lie.  The oracle goes by it rather than by labels.
     """
 
     ops: tuple[str, ...]
@@ -212,3 +214,4 @@ class OpRule:
     resize: Callable[[Call, Call], Rewrite] | None = None
     move: Move | None = None
     gathers: bool = False
+    aligned: Callable[[Call], Mapping[str, tuple[int, ...]]] | None = None

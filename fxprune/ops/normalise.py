@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from math import prod
 
 import numpy as np
@@ -10,6 +10,7 @@ import numpy as np
 from fxprune import labels
 from fxprune.ops.base import Call, Context, OpRule, Output, Rewrite, Value
 from fxprune.ops.moving import live_positions
+from fxprune.ops.reduce import reduced
 
 __all__ = ["BATCH_NORMS", "RULES"]
 
@@ -30,11 +31,15 @@ def _channelwise(ctx: Context, call: Call, x: Value, dim: int) -> Value:
     return Value(x.shape, ctx.merge([x, *lifted], x.shape), x.origin)
 
 
-def _results(call: Call, value: Value) -> Output:
-    """Some variants also return statistics; nobody downstream of inference reads them."""
-    if isinstance(call.out, list):
-        return [value, *(Value(shape) for shape in call.out[1:])]
-    return value
+def _results(ctx: Context, call: Call, value: Value, x: Value, dims: Iterable[int], *, keep: bool) -> Output:
+    """Some variants also return statistics over ``dims`` of ``x``; they carry labels where somebody reads them."""
+    if not isinstance(call.out, list):
+        return value
+    shapes = call.out[1:]
+    if not any(k in call.used and prod(s) for k, s in enumerate(shapes, 1)):
+        return [value, *map(Value, shapes)]
+    moments = reduced(ctx, x, tuple(dims), exact=False, keep=keep, argument="input")
+    return [value, *(moments if s == moments.shape else Value(s) for s in shapes)]
 
 
 def _per_channel(ctx: Context, call: Call) -> Output:
@@ -43,7 +48,8 @@ def _per_channel(ctx: Context, call: Call) -> Output:
     first = 2 if call.op == "aten::instance_norm" else 0
     if call.optional("running_mean") is None or call.args.get("use_input_stats", call.args.get("training")):
         ctx.inexact([a for a in x.arrays if any(d != 1 and d >= first for d in labels.varying(a))])
-    return _results(call, _channelwise(ctx, call, x, 1))
+    others = [d for d in range(x.rank) if d != 1]
+    return _results(ctx, call, _channelwise(ctx, call, x, 1), x, others, keep=False)
 
 
 def _layer_norm(ctx: Context, call: Call) -> Output:
@@ -62,7 +68,8 @@ def _layer_norm(ctx: Context, call: Call) -> Output:
             vectors.append(
                 Value((*pad, *value.shape), tuple(a.reshape(*pad, *a.shape) for a in value.arrays))
             )
-    return _results(call, Value(x.shape, ctx.merge([x, *vectors], x.shape), x.origin))
+    value = Value(x.shape, ctx.merge([x, *vectors], x.shape), x.origin)
+    return _results(ctx, call, value, x, range(first, x.rank), keep=True)
 
 
 def _resize_layer_norm(dense: Call, slim: Call) -> Rewrite:
@@ -75,14 +82,15 @@ def _group_norm(group_name: str) -> Callable[[Context, Call], Output]:
         x = call.tensor("input")
         groups = call.integer(group_name)
         split = (x.shape[0], groups, x.shape[1] // groups, *x.shape[2:])
-        for array in x.arrays:
-            cells = labels.reshape(array, x.shape, split)
+        parts = Value(split, tuple(labels.reshape(a, x.shape, split) for a in x.arrays))
+        for array, cells in zip(x.arrays, parts.arrays, strict=True):
             if len(labels.varying(cells)) > 1:
                 ctx.project(cells, (1,))
             axes = labels.varying(array)
             if (split[2] > 1 and 1 in axes) or any(d > 1 for d in axes):
                 ctx.inexact([array])
-        return _results(call, _channelwise(ctx, call, x, 1))
+        value = _channelwise(ctx, call, x, 1)
+        return _results(ctx, call, value, parts, range(2, len(split)), keep=False)
 
     return rule
 
@@ -125,12 +133,32 @@ BATCH_NORMS = (
     "aten::_batch_norm_no_update",
 )
 
+
+def _along_channels(call: Call) -> dict[str, tuple[int, ...]]:
+    return dict.fromkeys(PARAMETERS, (1,))
+
+
+def _along_last(call: Call) -> dict[str, tuple[int, ...]]:
+    rank = call.tensor("input").rank
+    return dict.fromkeys(PARAMETERS, tuple(range(rank - len(call.integers("normalized_shape")), rank)))
+
+
 RULES = (
-    OpRule((*BATCH_NORMS, "aten::instance_norm"), _per_channel),
+    OpRule((*BATCH_NORMS, "aten::instance_norm"), _per_channel, aligned=_along_channels),
     OpRule(
-        ("aten::layer_norm", "aten::native_layer_norm", "aten::rms_norm"), _layer_norm, _resize_layer_norm
+        ("aten::layer_norm", "aten::native_layer_norm", "aten::rms_norm"),
+        *(_layer_norm, _resize_layer_norm),
+        aligned=_along_last,
     ),
-    OpRule(("aten::group_norm",), _group_norm("num_groups"), _resize_group_norm("num_groups")),
-    OpRule(("aten::native_group_norm",), _group_norm("group"), _resize_group_norm("group")),
+    OpRule(
+        ("aten::group_norm",),
+        *(_group_norm("num_groups"), _resize_group_norm("num_groups")),
+        aligned=_along_channels,
+    ),
+    OpRule(
+        ("aten::native_group_norm",),
+        *(_group_norm("group"), _resize_group_norm("group")),
+        aligned=_along_channels,
+    ),
     OpRule(("aten::_weight_norm", "aten::_weight_norm_interface"), _weight_norm),
 )

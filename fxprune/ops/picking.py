@@ -88,9 +88,20 @@ def _unbind(call: Call, array: IntArray, shape: Shape) -> list[IntArray]:
     return [take(array, dim, np.array([k])).squeeze(dim) for k in range(shape[dim])]
 
 
+def _at(array: IntArray, dim: int, index: IntArray, size: int) -> IntArray:
+    """The positions of an index vector.
+
+    Raises:
+        IndexError: One lies outside, which a label array of size 1 does not notice.
+    """
+    if index.size and not -size <= index.min() <= index.max() < size:
+        raise IndexError(f"positions up to {index.max()} of {size}")
+    return take(array, dim, index)
+
+
 def _index_select(call: Call, array: IntArray, shape: Shape) -> IntArray:
-    index = call.tensor("index")
-    return array if index.data is None else take(array, dim_of(call, len(shape)), index.data)
+    index, dim = call.tensor("index"), dim_of(call, len(shape))
+    return array if index.data is None else _at(array, dim, index.data, shape[dim])
 
 
 def _couple_index_select(ctx: Context, call: Call) -> Output:
@@ -115,7 +126,7 @@ def _index_move(call: Call, array: IntArray, shape: Shape) -> IntArray:
     """``x[:, index]``: a known vector moves labels; any other index leaves the other dimensions alone."""
     dims, known = indexed_dims(call)
     if known is not None and known.data is not None:
-        return take(array, dims[0], known.data)
+        return _at(array, dims[0], known.data, shape[dims[0]])
     added = len(call.shape) - (len(shape) - len(dims))
     together = dims == list(range(dims[0], dims[-1] + 1)) if dims else True
     at = dims[0] if together and dims else 0

@@ -138,6 +138,7 @@ RULES = (
     OpRule(
         ("aten::softmax", "aten::_softmax", "aten::log_softmax", "aten::_log_softmax"),
         _along,
+        aligned=lambda call: {},
     ),
     OpRule(("aten::cumsum",), _prefix),
     OpRule(

@@ -6,7 +6,7 @@ from functools import cache
 
 import torch
 from engine.lawful import overload, tensors
-from engine.samples import Operand, Sample
+from engine.samples import SAMPLES, Operand, Sample
 from torch import nn
 
 from fxprune.trace import Trace, trace
@@ -48,7 +48,8 @@ class Framed(nn.Module):
             return _Input(len(self.inputs) - 1)
         name = f"t{len(self._parameters) + len(self._buffers)}"
         if tensor.is_floating_point():
-            self.register_parameter(name, nn.Parameter(tensor))
+            # Statistics that want gradients would be written to, which torch.export refuses.
+            self.register_parameter(name, nn.Parameter(tensor, requires_grad=False))
             self.operands.append(name)
         else:
             self.register_buffer(name, tensor)
@@ -91,8 +92,8 @@ class _Own:
 
 
 @cache
-def framed(sample: Sample) -> Trace:
-    """The sample's network, traced."""
+def framed(number: int) -> Trace:
+    """The network of the sample with that number, traced."""
     torch.manual_seed(0)
-    model = Framed(sample)
+    model = Framed(SAMPLES[number])
     return trace(model.eval(), tuple(model.inputs) or torch.randn(2, 3))

@@ -8,7 +8,7 @@ from engine.probing import EXACT, examine, prepared
 
 from fxprune.couple import coupling
 from fxprune.errors import PlanError
-from fxprune.plan import plan
+from fxprune.plan import plan, plan_removal
 from fxprune.slim import slim
 from fxprune.types import Budget
 from fxprune.verify import verify
@@ -61,3 +61,23 @@ def test_more_draws(probe: Probe, seed: int) -> None:
     outcome = examine(probe, draws=6, seed=seed)
     assert outcome.verdict == probe.verdict
     assert outcome.error <= EXACT
+
+
+PICKY = [p for p in PROBES if p.name.startswith(("index", "repeat", "flip", "roll", "x[:, ::2]"))]
+
+
+@pytest.mark.parametrize("probe", [p for p in PICKY if p.verdict == "exact"], ids=lambda p: p.name)
+def test_a_single_channel(probe: Probe) -> None:
+    """Labels do not vary along an axis of one position: what is picked from it by number must follow all the same."""
+    traced, _ = prepared(probe)
+    units = coupling(traced).axes[probe.axis]
+    done = 0
+    for left in range(1, len(units), 4):
+        gone = [k for k in range(len(units)) if units[k] != units[left]]
+        try:
+            made = plan_removal(traced, {probe.axis: gone})
+        except PlanError:  # some channels are not picked at all
+            continue
+        done += 1
+        assert verify(traced, made, slim(traced, made), tolerance=EXACT).units == len(gone)
+    assert done
