@@ -261,7 +261,7 @@ def _no_gain(table: BenchTable) -> str:
         return ""
     if slim.speedup_high < 1:
         return f"the slim model is slower than the dense one here, {slim.speedup:.2f} times its speed"
-    return "the slim model is not measurably faster than the dense one here; measure longer with seconds="
+    return "the slim model is not measurably faster than the dense one here; measure longer (--seconds, seconds=)"
 
 
 def export_sheet(report: ExportReport) -> Sheet:
