@@ -119,9 +119,10 @@ def _silent(_done: float, _what: str) -> None:
 
 
 def _check_options(models: Mapping[str, Model], options: Mapping[str, float | None]) -> None:
-    if not models:
+    if not isinstance(models, Mapping) or not models:
         raise FxpruneError(
-            "there is nothing to measure", advice='pass {"dense": "dense.onnx", "slim": "slim.onnx"}'
+            "there is nothing to measure: models are given by name",
+            advice='pass {"dense": "dense.onnx", "slim": "slim.onnx"}',
         )
     least = {"threads": 1, "repeats": 1, "warmup": 0, "seconds": 0, "batch": 1}
     for name, value in options.items():

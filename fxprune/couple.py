@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from fxprune import labels
-from fxprune.errors import UnsupportedOp
+from fxprune.errors import TraceError, UnsupportedOp
 from fxprune.labels import varying
 from fxprune.ops import qualified_name
 from fxprune.ops.base import Value
@@ -78,7 +78,16 @@ def couple(trace: Trace, *, strict: bool = False) -> tuple[Group, ...]:
 
 
 def coupling(trace: Trace) -> Coupling:
-    """The complete coupling of a trace; computed once."""
+    """The complete coupling of a trace; computed once.
+
+    Raises:
+        TraceError: It is no trace.
+    """
+    if not isinstance(trace, Trace):
+        raise TraceError(
+            f"expected a Trace, got {type(trace).__name__}",
+            advice="trace the model first: fxprune.trace(model, example_inputs)",
+        )
     if "coupling" not in trace.cache:
         _analyse(trace)
     result = trace.cache["coupling"]

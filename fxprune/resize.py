@@ -17,7 +17,7 @@ from torch import fx
 from fxprune import labels
 from fxprune.blocks import close
 from fxprune.couple import Flow, coupling, flow
-from fxprune.errors import PlanError
+from fxprune.errors import PlanError, TraceError
 from fxprune.labels import varying
 from fxprune.ops import rule_for
 from fxprune.ops.base import Call, OpRule, Rewrite, Scaled, Value
@@ -26,7 +26,7 @@ from fxprune.sources import source_of
 from fxprune.trace import Trace
 from fxprune.types import Axis, BoolArray, Cost, IntArray, Plan
 
-__all__ = ["EmptiedError", "Gather", "Resolution", "keep_mask", "resolve"]
+__all__ = ["EmptiedError", "Gather", "Resolution", "expect", "keep_mask", "resolve"]
 
 Shape = tuple[int, ...]
 
@@ -84,6 +84,25 @@ def resolve(trace: Trace, keep: BoolArray) -> Resolution:
     return found
 
 
+def expect(trace: object, plan: object) -> None:
+    """Say it in words where a model stands in the place of a trace, or a path in that of a plan.
+
+    Raises:
+        TraceError: The first is no Trace.
+        PlanError: The second is no Plan.
+    """
+    if not isinstance(trace, Trace):
+        raise TraceError(
+            f"expected a Trace, got {type(trace).__name__}",
+            advice="trace the model first: fxprune.trace(model, example_inputs)",
+        )
+    if not isinstance(plan, Plan):
+        raise PlanError(
+            f"expected a Plan, got {type(plan).__name__}",
+            advice="make one with fxprune.plan, or read one with Plan.from_json(text)",
+        )
+
+
 def keep_mask(trace: Trace, plan: Plan) -> BoolArray:
     """The units that a plan keeps.
 
@@ -94,6 +113,7 @@ def keep_mask(trace: Trace, plan: Plan) -> BoolArray:
         PlanError: The plan was made for another model, names what does not exist, removes what
             is pinned, or removes only part of a unit.
     """
+    expect(trace, plan)
     found = coupling(trace)
     if plan.fingerprint != found.fingerprint:
         raise PlanError(
@@ -111,10 +131,17 @@ def keep_mask(trace: Trace, plan: Plan) -> BoolArray:
         if units is None:
             raise PlanError(f"the model has no prunable axis {axis[1]} of '{axis[0]}'", tensor=axis[0])
         dropped = np.ones(len(units), bool)
-        if not index or min(index) < 0 or max(index) >= len(units) or sorted(set(index)) != list(index):
+        if not index:
+            raise PlanError(
+                f"the plan keeps nothing of '{axis[0]}' along dimension {axis[1]}",
+                tensor=axis[0],
+                advice="keep at least one index of it",
+            )
+        if min(index) < 0 or max(index) >= len(units) or sorted(set(index)) != list(index):
             raise PlanError(
                 f"the kept indices of '{axis[0]}' along dimension {axis[1]} are not ascending positions below {len(units)}",
                 tensor=axis[0],
+                advice="make plans with fxprune.plan",
             )
         dropped[list(index)] = False
         keep[units[dropped]] = False

@@ -79,6 +79,11 @@ def score(
         array([1.33333333, 0.66666667])
     """
     chosen = criterion_named(criterion) if isinstance(criterion, str) else criterion
+    if not callable(getattr(chosen, "score", None)):
+        raise PlanError(
+            f"criterion={criterion!r} is no criterion",
+            advice="pass a name such as 'l1', or an object with name, needs, normalise and score",
+        )
     found = coupling(trace)
     view = View(
         coupling=found,

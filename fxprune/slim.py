@@ -27,7 +27,7 @@ from fxprune.graphs import arguments_by_name, draft, set_tensor, tensor_at
 from fxprune.modules import refresh, watching_widths
 from fxprune.ops import calculates, overload
 from fxprune.ops.base import Rewrite, Scaled
-from fxprune.resize import Gather, Resolution, keep_mask, resolve
+from fxprune.resize import Gather, Resolution, expect, keep_mask, resolve
 from fxprune.sources import source_of, user_line
 from fxprune.trace import ExampleInputs, Trace, evaluating
 from fxprune.trace import trace as _trace
@@ -84,6 +84,7 @@ def slim(trace: Trace, plan: Plan, *, kind: Kind = "auto") -> nn.Module:
 
 def _applied(trace: Trace, plan: Plan, kind: Kind, *, trusted: bool = False) -> nn.Module:
     """Apply a plan; ``trusted`` weights come from a file that says which kind was right."""
+    expect(trace, plan)
     if plan.removed:
         if kind == "module":
             raise SliceError(
@@ -93,6 +94,11 @@ def _applied(trace: Trace, plan: Plan, kind: Kind, *, trusted: bool = False) -> 
         trace, kind = cut(trace, plan.removed), "graph"
     parts = _Parts(trace, resolve(trace, keep_mask(trace, plan)))
     found = parts.found
+    if found.cost.params != plan.predicted.params:
+        raise PlanError(
+            f"the plan predicts {plan.predicted.params} parameters, what it keeps has {found.cost.params}",
+            advice="was it edited by hand? Make plans with fxprune.plan",
+        )
     if kind != "graph":
         module: nn.Module | None = None
         try:

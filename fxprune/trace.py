@@ -97,7 +97,8 @@ class Trace:
     def fingerprint(self) -> str:
         """Digest of names, shapes and operators: equal for models that a plan may be exchanged between.
 
-        What was cut does not count: a plan names its cuts and is made for the complete model.
+        What was cut does not count: a plan names its cuts and is made for the complete model.  Nor do the
+        operators of a recorded run, which depend on the weights.
         """
         if self.parent is not None:
             return self.parent.fingerprint
@@ -105,7 +106,7 @@ class Trace:
         for name in self.names:
             digest.update(f"{name}{tuple(self.tensor(name).shape)}".encode())
         for node in self.graph.graph.nodes:
-            if node.op == "call_function":
+            if self.kind == "export" and node.op == "call_function":
                 digest.update(str(node.target).encode())
         return digest.hexdigest()[:32]
 
@@ -297,6 +298,8 @@ def trace(model: nn.Module, example_inputs: ExampleInputs) -> Trace:
     if not isinstance(model, nn.Module):
         raise TraceError(f"expected a torch.nn.Module, got {type(model).__name__}")
     args, kwargs = call_arguments(example_inputs)
+    if any(p.device.type == "meta" for p in model.parameters()):  # only shapes matter then
+        args, kwargs = pytree.tree_map_only(torch.Tensor, lambda t: t.to("meta"), (args, kwargs))
     size = _common_batch((args, kwargs))
     with evaluating(model), _quiet(), _no_garbage():
         graph, kind, batch, dynamic, why = _graph_of(model, args, kwargs, size)
@@ -333,10 +336,12 @@ def _graph_of(
     except FxpruneError:
         raise
     except Exception as error:
+        what, said = _headline(error), _headline(export_error)
         raise TraceError(
-            f"the model does not run on the example inputs: {_headline(error)}",
+            f"the model does not run on the example inputs: {what}",
             source=source_of(error),
-            advice=f"check the inputs' shapes and dtypes; torch.export said: {_headline(export_error)}",
+            advice="check the inputs' shapes, dtypes and devices"
+            + (f"; torch.export said: {said}" if what not in said else ""),
         ) from error
 
 

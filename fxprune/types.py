@@ -195,7 +195,7 @@ class Budget:
                 advice="write Budget(macs=0.5), or params=, latency=, channels=",
             )
         value = getattr(self, given[0])
-        if not isinstance(value, (int, float)) or not 0 < value <= 1:
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value <= 1:
             raise PlanError(
                 f"Budget({given[0]}={value!r}) is not a fraction to keep in (0, 1]",
                 advice=f"Budget({given[0]}=0.5) keeps half",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -437,7 +438,7 @@ def test_a_plan_for_another_model_is_refused() -> None:
 @pytest.mark.parametrize(
     ("kept", "message"),
     [
-        ({("stem.weight", 0): ()}, "ascending positions"),
+        ({("stem.weight", 0): ()}, "keeps nothing of 'stem.weight'"),
         ({("stem.weight", 0): (0, 12)}, "ascending positions"),
         ({("stem.weight", 0): (1, 0)}, "ascending positions"),
         ({("stem.weight", 0): (0, 0, 1)}, "ascending positions"),
@@ -481,3 +482,23 @@ def test_uneven_groups_are_refused_with_the_layout_and_the_line() -> None:
         plan_removal(found, {("stem.weight", 0): [0]})
     assert "conv2d" in caught.value.op
     assert caught.value.advice
+
+
+def test_what_is_no_trace_or_plan_is_refused_in_words() -> None:
+    net, x = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Conv2d(8, 4, 3)), torch.zeros(1, 3, 9, 9)
+    found = trace(net, x)
+    made = plan(found, Budget(channels=0.5))
+    forged = replace(made, predicted=replace(made.predicted, params=7))
+    emptied = replace(made, kept={**made.kept, ("0.weight", 0): ()})
+    for act, kind, words in (
+        (lambda: coupling(net), TraceError, "expected a Trace, got Sequential"),
+        (lambda: slim(net, made), TraceError, "expected a Trace, got Sequential"),
+        (lambda: slim(found, "plan.json"), PlanError, "expected a Plan, got str"),
+        (lambda: slim(found, forged), PlanError, "the plan predicts 7 parameters"),
+        (lambda: slim(found, emptied), PlanError, "the plan keeps nothing of '0.weight'"),
+        (lambda: plan(found, Budget(macs=0.5), criterion=3), PlanError, "criterion=3 is no criterion"),
+        (lambda: Budget(macs=True), PlanError, "not a fraction to keep"),
+        (lambda: verify(found, 3, net), PlanError, "expected a Plan, got int"),
+    ):
+        with pytest.raises(kind, match=re.escape(words)):
+            act()

@@ -174,6 +174,32 @@ def test_a_recorded_model_needs_numbers() -> None:
         trace(model, image().to("meta"))
 
 
+def test_meta_models_take_inputs_of_any_device() -> None:
+    with torch.device("meta"):
+        model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Conv2d(4, 2, 3))
+    assert trace(model, image()).fingerprint == trace(model, image().to("meta")).fingerprint
+
+
+class Forked(nn.Module):
+    """Code whose path depends on its data, so that only a run can be recorded."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.head = nn.Conv2d(3, 4, 3), nn.Conv2d(4, 2, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.stem(x)
+        return self.head(x.relu() if x.sum() > 0 else x.tanh().neg())
+
+
+def test_recorded_models_of_other_weights_are_the_same_model() -> None:
+    torch.manual_seed(0)
+    found = [trace(Forked().eval(), image()) for _ in range(8)]
+    assert {t.kind for t in found} == {"recorded"}
+    assert len({str([n.target for n in t.graph.graph.nodes]) for t in found}) == 2  # both paths were taken
+    assert len({t.fingerprint for t in found}) == 1
+
+
 def test_meta_models_are_planned_and_slimmed() -> None:
     with torch.device("meta"):
         model = Small()
