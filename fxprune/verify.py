@@ -13,12 +13,14 @@ from torch import fx, nn
 from torch.fx import _pytree as fx_pytree
 from torch.utils import _pytree as pytree
 
-from fxprune.couple import coupling
+from fxprune.couple import coupling, flow
 from fxprune.cutting import cut
 from fxprune.errors import VerificationError
+from fxprune.labels import varying
 from fxprune.live import liven
+from fxprune.ops.base import Value
 from fxprune.oracle import Oracle, wide
-from fxprune.resize import Resolution, keep_mask, resolve
+from fxprune.resize import Resolution, expect, keep_mask, resolve
 from fxprune.slim import slim as _slim
 from fxprune.sources import source_of
 from fxprune.structures import choose_structures
@@ -119,11 +121,14 @@ def verify(
         >>> fxprune.verify(t, p, fxprune.slim(t, p)).error < 1e-12
         True
     """
+    expect(trace, plan)
     if any(p.device.type == "meta" for p in trace.model.parameters()):
         raise VerificationError("the model has no numbers to compare", advice="load its weights first")
     what = _Removal.of(trace, plan)
     given = call_arguments(inputs) if inputs is not None else (trace.args, dict(trace.kwargs))
-    samples = [given, _random_like(given, seed)] if trace.kind == "export" else [given]
+    samples: list[_Sample] = [given, _random_like(given, seed)] if trace.kind == "export" else [given]
+    if _counts_samples(what.trace):
+        samples = [part for sample in samples for part in _in_batches(sample, trace.batch)]
     try:
         measured = [m for s in samples for m in _compare_all(trace, what, slim, s, torch.float64)]
         dtype = "float64"
@@ -155,6 +160,35 @@ def verify(
     return proof
 
 
+def _counts_samples(trace: Trace) -> bool:
+    """Units repeat from sample to sample along some axis (heads are laid into the batch, say)."""
+    if not trace.dynamic_batch:
+        return False
+    for node, held in flow(trace).walk.values.items():
+        tensor = node.meta.get("val")
+        if not isinstance(held, Value) or not isinstance(tensor, torch.Tensor):
+            continue
+        counted = {d for d, n in enumerate(tensor.shape) if type(n) is not int}
+        if any(counted & set(varying(a)) for a in held.arrays):
+            return True
+    return False
+
+
+def _in_batches(sample: _Sample, size: int) -> list[_Sample]:
+    """The samples in batches of that size; the last one is filled up with the first samples."""
+    tensors = [t for t in pytree.tree_leaves((sample[0], dict(sample[1]))) if isinstance(t, torch.Tensor)]
+    given = len(tensors[0])
+    order = torch.arange(-(-given // size) * size) % given
+    return [_at(sample, index) for index in order.split(size)]
+
+
+def _at(sample: _Sample, index: torch.Tensor) -> _Sample:
+    args, kwargs = pytree.tree_map_only(
+        torch.Tensor, lambda t: t[index.to(t.device)], (sample[0], dict(sample[1]))
+    )
+    return args, kwargs
+
+
 def _in_single(trace: Trace, what: _Removal, slim: nn.Module, samples: Sequence[_Sample]) -> list[_Measured]:
     """The comparison in float32, for models that fix their types."""
     try:
@@ -162,7 +196,7 @@ def _in_single(trace: Trace, what: _Removal, slim: nn.Module, samples: Sequence[
     except (RuntimeError, TypeError, NotImplementedError) as error:
         text = str(error).strip().splitlines() or [type(error).__name__]
         raise VerificationError(
-            f"the slim model does not run: {text[0]}",
+            f"the comparison of dense and slim model does not run: {text[0]}",
             source=source_of(error),
             advice="was it changed after slim()? If not, check the inputs",
         ) from error

@@ -332,3 +332,29 @@ def _kept(found: Trace, one: Plan):
 
     assert one.fingerprint == coupling(found).fingerprint
     return keep_mask(found, one)
+
+
+class HeadsInTheBatch(nn.Module):
+    """Attention whose heads are laid into the batch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.qkv = nn.Linear(8, 24)
+        self.out = nn.Linear(8, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        n, tokens, width = x.shape
+        q, k, v = self.qkv(x).view(n, tokens, 3, 4, 2).permute(2, 0, 3, 1, 4).reshape(3, n * 4, tokens, 2)
+        mixed = (q @ k.transpose(1, 2)).softmax(-1) @ v
+        return self.out(mixed.view(n, 4, tokens, 2).transpose(1, 2).reshape(n, tokens, width))
+
+
+@pytest.mark.parametrize("given", [1, 2, 5])
+def test_heads_laid_into_the_batch_are_compared_at_any_batch(given: int) -> None:
+    torch.manual_seed(0)
+    found = trace(HeadsInTheBatch().eval(), torch.randn(1, 6, 8))
+    assert found.dynamic_batch
+    plan_ = plan(found, Budget(channels=0.5), align=1)
+    proof = verify(found, plan_, slim(found, plan_), inputs=torch.randn(given, 6, 8))
+    assert proof.error < EXACT
+    assert proof.effect > NOTICED
