@@ -6,8 +6,8 @@
 What is timed.  fxprune: ``couple`` + ``plan`` (l1, half of the channels, uniform) + ``slim``; the time
 of ``torch.export`` itself stands apart.  Torch-Pruning: building its dependency graph, the pass
 over its groups, and pruning half of the channels by magnitude.  Both run in one process, in turn,
-on one thread; the figure is the median of the repeats, its spread their range.  A run that has not ended
-after 90 seconds is given up.  Needs the ``peers`` extra for the comparison.
+on one thread, and processor time is counted, so that what else the machine does is not; the figure is the
+median of the repeats, its spread their range.  A run that has not ended after 90 such seconds is given up.  Needs the ``peers`` extra for the comparison.
 
 Growth is given as the slope of log(seconds) over log(edges of the graph): 1 is linear.  A dense block of n
 layers has some n * n / 2 edges, for every layer reads all before it.
@@ -96,15 +96,15 @@ def _build(name: str) -> tuple[nn.Module, torch.Tensor]:
 def _fxprune(model: nn.Module, x: torch.Tensor) -> dict[str, float]:
     import fxprune
 
-    start = time.perf_counter()
+    start = time.process_time()
     trace = fxprune.trace(model, x)
-    traced = time.perf_counter()
+    traced = time.process_time()
     fxprune.couple(trace)
-    coupled = time.perf_counter()
+    coupled = time.process_time()
     plan = fxprune.plan(trace, fxprune.Budget(channels=0.5), criterion="l1", scope="local", align=1)
-    planned = time.perf_counter()
+    planned = time.process_time()
     fxprune.slim(trace, plan)
-    done = time.perf_counter()
+    done = time.process_time()
     return {
         "edges": float(sum(len(node.all_input_nodes) for node in trace.graph.graph.nodes)),
         "export": traced - start,
@@ -119,12 +119,12 @@ def _torch_pruning(model: nn.Module, x: torch.Tensor) -> dict[str, float]:
     import torch_pruning as tp
 
     outputs = [m for m in model.modules() if isinstance(m, nn.Linear) and m.out_features in (10, 1000)]
-    start = time.perf_counter()
+    start = time.process_time()
     pruner = tp.pruner.MagnitudePruner(
         model, x, tp.importance.GroupMagnitudeImportance(p=1), pruning_ratio=0.5, ignored_layers=outputs
     )
     pruner.step()
-    return {"total": time.perf_counter() - start}
+    return {"total": time.process_time() - start}
 
 
 class _TooLong(Exception):
@@ -137,8 +137,8 @@ def _give_up(*_: object) -> None:
 
 def _timed(run: Callable[[nn.Module, torch.Tensor], dict[str, float]], name: str) -> dict[str, float] | str:
     model, x = _build(name)
-    signal.signal(signal.SIGALRM, _give_up)
-    signal.alarm(LIMIT)
+    signal.signal(signal.SIGPROF, _give_up)
+    signal.setitimer(signal.ITIMER_PROF, LIMIT)
     try:
         return run(model, x)
     except _TooLong:
@@ -146,7 +146,7 @@ def _timed(run: Callable[[nn.Module, torch.Tensor], dict[str, float]], name: str
     except Exception as error:  # noqa: BLE001 - the peer's failures are part of the table
         return f"{type(error).__name__}: {str(error).splitlines()[0][:80] if str(error) else ''}"
     finally:
-        signal.alarm(0)
+        signal.setitimer(signal.ITIMER_PROF, 0)
 
 
 def _measure(name: str, repeats: int, peers: bool) -> dict[str, object]:
@@ -270,7 +270,7 @@ def _plot(records: list[dict[str, object]], path: Path) -> None:
                 axis.loglog(*zip(*points, strict=True), marker="o", label=label)
         axis.set_title(f"{kind} net")
         axis.set_xlabel("layers")
-        axis.set_ylabel("seconds, one core")
+        axis.set_ylabel("seconds of processor time, one core")
         axis.grid(alpha=0.3)
         if axis.lines:
             axis.legend()
@@ -302,7 +302,7 @@ def main() -> None:
         repeats = options.repeats if ":" not in name else min(options.repeats, 3)
         records.append(_in_child(name, repeats, not options.alone))
         print(_table(records[-1:]).splitlines()[-1], flush=True)
-    note = f"{machine_note()}; one thread, median of {options.repeats} (growth: 3) and their range."
+    note = f"{machine_note()}; seconds of processor time, one thread, median of {options.repeats} (growth: 3) and their range."
     (options.out / "engine.json").write_text(json.dumps({"note": note, "records": records}, indent=1))
     parts = [
         f"# Speed of the engine\n\n`python tools/bench_engine.py` wrote this. {note}",
