@@ -119,7 +119,7 @@ def _silent(_done: float, _what: str) -> None:
 
 
 def _check_options(models: Mapping[str, Model], options: Mapping[str, float | None]) -> None:
-    if not isinstance(models, Mapping) or not models:
+    if not isinstance(models, Mapping) or not models:  # type: ignore[redundant-expr]  # callers may be untyped
         raise FxpruneError(
             "there is nothing to measure: models are given by name",
             advice='pass {"dense": "dense.onnx", "slim": "slim.onnx"}',
