@@ -231,6 +231,7 @@ def _named(model: nn.Module, args: tuple[object, ...]) -> dict[str, object]:
 
 def _inlined(module: fx.GraphModule) -> fx.GraphModule:
     """Replace calls that only switch gradients or autocast by the operators inside them."""
+    changed = False
     for node in list(module.graph.nodes):
         name = getattr(node.target, "__name__", "") if node.op == "call_function" else ""
         if name not in ("wrap_with_set_grad_enabled", "wrap_with_autocast"):
@@ -253,8 +254,9 @@ def _inlined(module: fx.GraphModule) -> fx.GraphModule:
                     values[part] = module.graph.node_copy(part, values.__getitem__)  # type: ignore[arg-type]
         _replace_results(module.graph, node, results)
         module.graph.erase_node(node)
-    module.graph.eliminate_dead_code()
-    module.recompile()
+        changed = True
+    if module.graph.eliminate_dead_code() or changed:
+        module.recompile()
     return module
 
 
