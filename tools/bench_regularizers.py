@@ -318,7 +318,7 @@ def main() -> None:
                 console.print(f"{name} is left out: {error}")
     options.out.parent.mkdir(parents=True, exist_ok=True)
     step, figures = measure(bench, chosen, options.repeats, paired=not options.alone, console=console)
-    settings = {key: str(value) if isinstance(value, Path) else value for key, value in vars(options).items()}
+    settings = {key: value for key, value in vars(options).items() if key != "out"}
     page = render(step, figures, settings, options.threads)
     console.print(page, markup=False, highlight=False)
     record = {
