@@ -143,7 +143,9 @@ def test_masks_are_spent_as_the_recipe_plans(trained: Path, tmp_path: Path) -> N
     method = {"name": "gal", "on": ["channel"], "lam": 0.1, "mask_step": 1}
     for align, at_most in ((1, 0.05), (4, 0.3)):  # coarse steps miss the budget by more
         plan = {"align": align, "keep_at_least": 4}
-        recipe = write(tmp_path, weights=str(trained), method=method, plan=plan, sparse=ONE, finetune=NO_SPARSE)
+        recipe = write(
+            tmp_path, weights=str(trained), method=method, plan=plan, sparse=ONE, finetune=NO_SPARSE
+        )
         record = run(recipe, tmp_path / str(align))
         assert 0.5 - at_most <= record.slim.macs / record.dense.macs <= 0.5 + SLACK
         kept = json.loads((tmp_path / str(align) / "plan.json").read_text())["kept"]
