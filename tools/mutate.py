@@ -1,0 +1,137 @@
+"""The mutation test: break the engine on purpose, one fault at a time, and see who notices.
+
+    python tools/mutate.py                    # every fault, into results/MUTATION.md
+    python tools/mutate.py --only pad roll    # faults whose family or name holds one of the words
+
+A fault counts as caught where the library itself stops: its proof fails (``verify``), or an earlier step
+refuses or breaks down (``engine``).  Where only a law or an expectation of the tests notices, the table says so (``laws``).
+Faults are data in ``tests/engine``: some are made from the table of rules, the others are written by hand.  The command may
+be stopped at any moment and goes on where it was; ``--anew`` begins again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import sys
+import warnings
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from importlib import import_module
+from pathlib import Path
+
+import torch
+import torchvision  # noqa: F401 - some rules are for its operators
+from machine_note import machine_note
+
+ROOT = Path(__file__).resolve().parent.parent
+OUT = ROOT / "results" / "mutation.jsonl"
+FIRST, ALL = 8, 48
+"""Networks that are tried at once, and those for a fault that these did not show."""
+
+WHO = ("verify", "engine", "laws", "nothing")
+Row = dict[str, object]
+
+
+def _digest() -> str:
+    """Of the engine and the faults: verdicts of another one do not count."""
+    found = hashlib.sha256()
+    for folder in (ROOT / "fxprune", ROOT / "tests" / "engine"):
+        for path in sorted(folder.rglob("*.py")):
+            found.update(path.read_bytes())
+    return found.hexdigest()[:12]
+
+
+def _known(path: Path, digest: str) -> dict[str, Row]:
+    lines = path.read_text("utf-8").splitlines() if path.exists() else []
+    rows = [json.loads(line) for line in lines]
+    return {str(row["name"]): row for row in rows if row["digest"] == digest}
+
+
+def _page(rows: Sequence[Mapping[str, object]]) -> str:
+    """The table by family, and every fault that the library did not notice."""
+    counts = Counter((str(r["family"]), str(r["by"])) for r in rows)
+    totals = Counter(str(r["by"]) for r in rows)
+    caught = totals["verify"] + totals["engine"]
+    noticed = caught + totals["laws"]
+    families = sorted({str(r["family"]) for r in rows})
+    lines = [
+        "# Mutation test",
+        "",
+        f"`python tools/mutate.py` wrote this: {machine_note()}.",
+        "",
+        f"{len(rows)} seeded faults. The library itself caught {caught} ({caught / max(len(rows), 1):.1%}), "
+        f"its laws and expected results {totals['laws']} more: {noticed / max(len(rows), 1):.1%}. "
+        f"{totals['nothing']} survived.",
+        "",
+        "| part of the engine | faults | caught by the proof | by an earlier step | only by laws | survived |",
+        "|" + "---|" * 6,
+        *(
+            f"| {f} | {sum(counts[f, w] for w in WHO)} | " + " | ".join(str(counts[f, w]) for w in WHO) + " |"
+            for f in families
+        ),
+        f"| **all** | {len(rows)} | " + " | ".join(str(totals[w]) for w in WHO) + " |",
+    ]
+    for title, who in (("Survivors", "nothing"), ("Noticed by laws only", "laws")):
+        its = [r for r in rows if r["by"] == who]
+        lines += ["", f"## {title}", "", "| fault | what is wrong | why |", "|---|---|---|"] if its else []
+        lines += [f"| {r['name']} | {r['broken']} | {r['why'] or r['how']} |".replace("\n", " ") for r in its]
+    return "\n".join(lines) + "\n"
+
+
+def main() -> int:
+    """Try the faults, write rows and page; 1 if fewer than 95 % are noticed."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--only", nargs="*", default=[], metavar="WORD", help="faults that hold one of these")
+    parser.add_argument("--anew", action="store_true", help="forget verdicts that are there")
+    parser.add_argument(
+        "--out", type=Path, default=OUT, help="one line of JSON a fault (default: %(default)s)"
+    )
+    given = parser.parse_args()
+    torch.set_num_threads(1)
+    warnings.simplefilter("ignore")
+    sys.path.insert(0, str(ROOT / "tests"))
+    faults = import_module("engine.mutants").mutants()
+    verdict = import_module("engine.detection").verdict
+    chosen = [m for m in faults if not given.only or any(w in f"{m.family} {m.name}" for w in given.only)]
+    digest = _digest()
+    given.out.parent.mkdir(parents=True, exist_ok=True)
+    rows = {} if given.anew else _known(given.out, digest)
+    todo = [m for m in chosen if m.name not in rows]
+    print(f"{len(chosen)} faults, {len(todo)} to try, rows in {given.out}", flush=True)
+    with given.out.open("w", encoding="utf-8") as file:
+        file.writelines(json.dumps(row) + "\n" for row in rows.values())
+        for number, fault in enumerate(todo, 1):
+            found = verdict(fault, most=FIRST)
+            if found.by == "nothing" and not fault.survives:
+                found = verdict(fault, most=ALL)
+            rows[fault.name] = row = {
+                "name": fault.name,
+                "family": fault.family,
+                "broken": fault.broken,
+                "by": found.by,
+                "net": found.net,
+                "how": found.how,
+                "seconds": round(found.seconds, 2),
+                "why": fault.survives,
+                "digest": digest,
+            }
+            file.write(json.dumps(row) + "\n")
+            file.flush()
+            print(
+                f"[{number}/{len(todo)}] {found.by:8} {fault.family}: {fault.name}  {found.how[:90]}",
+                flush=True,
+            )
+    kept = [rows[m.name] for m in faults if m.name in rows]
+    page = given.out.with_name("MUTATION.md")
+    page.write_text(_page(kept), "utf-8")
+    unnoticed = sum(r["by"] == "nothing" for r in kept)
+    print(f"{len(kept) - unnoticed} of {len(kept)} faults noticed; {page}")
+    return int(unnoticed > 0.05 * len(kept))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
