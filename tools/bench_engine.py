@@ -276,6 +276,7 @@ def _plot(records: list[dict[str, object]], path: Path) -> None:
             axis.legend()
     figure.tight_layout()
     figure.savefig(path, dpi=110)
+    plt.close(figure)
 
 
 def main() -> None:
@@ -302,8 +303,13 @@ def main() -> None:
         repeats = options.repeats if ":" not in name else min(options.repeats, 3)
         records.append(_in_child(name, repeats, not options.alone))
         print(_table(records[-1:]).splitlines()[-1], flush=True)
-    note = f"{machine_note()}; seconds of processor time, one thread, median of {options.repeats} (growth: 3) and their range."
-    (options.out / "engine.json").write_text(json.dumps({"note": note, "records": records}, indent=1))
+        _write(records, options.out, options.repeats)  # each time: a run that is stopped keeps what it has
+
+
+def _write(records: list[dict[str, object]], out: Path, repeats: int) -> None:
+    """Records, table and plot of what was measured so far."""
+    note = f"{machine_note()}; seconds of processor time, one thread, median of {repeats} (growth: 3) and their range."
+    (out / "engine.json").write_text(json.dumps({"note": note, "records": records}, indent=1))
     parts = [
         f"# Speed of the engine\n\n`python tools/bench_engine.py` wrote this. {note}",
         "*fxprune s* is couple + plan + slim; Torch-Pruning's time is its graph, its group pass and its pruning.",
@@ -311,8 +317,8 @@ def main() -> None:
         *(f"* {line}" for line in _growth(records)),
         "![growth with depth](engine_growth.png)",
     ]
-    (options.out / "ENGINE.md").write_text("\n\n".join(parts) + "\n")
-    _plot(records, options.out / "engine_growth.png")
+    (out / "ENGINE.md").write_text("\n\n".join(parts) + "\n")
+    _plot(records, out / "engine_growth.png")
 
 
 if __name__ == "__main__":
