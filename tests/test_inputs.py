@@ -52,7 +52,7 @@ def test_names_dtypes_and_ranges() -> None:
         (["1x3:int64:9..1"], "range is empty"),
         (["x=1x3", "1x3"], "some --input have a name"),
         (["a.npz", "1x3"], "cannot be combined"),
-        (["nofile.npz"], "could be read"),
+        (["nofile.npz"], "there is no file"),
         (["nofile.pt"], "there is no file"),
     ],
 )

@@ -15,6 +15,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 from torch.nn.utils import parametrizations
+from torchvision.ops import roi_align
 
 Tensor = torch.Tensor
 Op = Callable[[Tensor], Tensor]
@@ -620,6 +621,7 @@ REDUCTION = (
 FACTORS = (
     Probe("product with a constant", layer(lambda: Named(lambda m, x: x * m.c, c=torch.randn(12, 1, 1)))),
     Probe("product with a literal constant", conv(lambda x: x * torch.arange(1.0, 13.0).view(1, 12, 1, 1))),
+    Probe("product with a constant made on the spot", conv(lambda x: x * torch.full((12, 1, 1), 0.5))),
     Probe("product with a parameter", layer(lambda: Named(lambda m, x: x * m.c, c=(1, 12, 1, 1)))),
     Probe(
         "product with the input's width",
@@ -678,6 +680,17 @@ FACTORS = (
         why="rectangular",
         axis=("op.weight", 0),
     ),
+    Probe(
+        "grouped convolution, shuffled",
+        layer(
+            lambda: nn.Sequential(
+                nn.Conv2d(12, 12, 3, padding=1, groups=3), Named(lambda m, x: shuffle_sizes(x))
+            )
+        ),
+        "blocks",
+        why="rectangular",
+        axis=("op.0.weight", 0),
+    ),
     Probe("depthwise convolution", layer(lambda: nn.Conv2d(12, 12, 3, padding=1, groups=12))),
     Probe("depth multiplier", layer(lambda: nn.Conv2d(12, 24, 3, padding=1, groups=12))),
     Probe(
@@ -725,6 +738,10 @@ FACTORS = (
     Probe("PReLU, one slope", layer(lambda: nn.PReLU())),
     Probe("dropout of channels", layer(lambda: nn.Dropout2d(0.5))),
     Probe("upsampling", conv(lambda x: F.interpolate(x, scale_factor=2, mode="bilinear"))),
+    Probe(
+        "region pooling",
+        conv(lambda x: roi_align(x, [torch.tensor([[0.0, 1, 5, 6]]), torch.tensor([[2.0, 0, 7, 7]])], 3)),
+    ),
     Probe("adaptive pooling", conv(lambda x: F.adaptive_avg_pool2d(x, 2))),
     Probe(
         "where with a mask",

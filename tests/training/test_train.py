@@ -167,7 +167,7 @@ def test_several_methods_at_once(tmp_path: Path) -> None:
 
 
 def test_gal_decides_about_blocks(trained: Path, tmp_path: Path) -> None:
-    gal = {"name": "gal", "on": ["block"], "lam": 3.0, "mask_step": 2}
+    gal = {"name": "gal", "on": ["block"], "lam": 6.0, "mask_step": 2}
     two = {"epochs": 2, "lr": 0.05}
     recipe = write(
         tmp_path, weights=str(trained), data=DIGITS, budget=None, method=gal, sparse=two, finetune=ONE

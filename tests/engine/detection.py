@@ -1,0 +1,342 @@
+"""Who notices a seeded fault: the library on whole networks, or only the laws and expectations of the tests.
+
+A network is analysed, planned, slimmed and verified as a user would do it, with arbitrary units taken
+out.  Where something raises that does not raise with the engine whole, the library itself has noticed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cache, partial
+from time import process_time
+
+import numpy as np
+import pytest
+from engine.branch_nets import cuts, folds, traced, trains
+from engine.frames import framed
+from engine.mutation import Mutant, applied, base
+from engine.probe_nets import PROBES, Probe
+from engine.probing import prepared
+from engine.samples import SAMPLES, SQUARE
+
+from fxprune.couple import coupling
+from fxprune.errors import PlanError
+from fxprune.ops import qualified_name
+from fxprune.plan import plan, plan_units
+from fxprune.resize import EmptiedError
+from fxprune.slim import Kind, slim
+from fxprune.trace import Trace
+from fxprune.types import Block, BoolArray, Budget, Coupling, Plan
+from fxprune.verify import verify
+
+UNFRAMED = {
+    "aten.lift_fresh.default": "torch.export turns it into lift_fresh_copy, which has a sample",
+    "aten.item.default": "a number, no tensor",
+    "aten._local_scalar_dense.default": "a number, no tensor",
+    "torchvision.roi_align.default": "random regions lie outside of the picture",
+    "torchvision.roi_pool.default": "random regions lie outside of the picture",
+}
+"""Samples that make no network, and why."""
+
+HALF = Budget(channels=0.5)
+
+
+@dataclass(frozen=True, eq=False)
+class Net:
+    """A network on which a fault may show.
+
+    Attributes:
+        name: The sample's or the probe's.
+        trace: Its trace, made at the first call.
+        law: What the tests say about it; raises where it does not hold.
+        known: Operators that are in it in any case.
+        plans: What is taken out of it, if not arbitrary units.
+        square: Its dimensions are of equal size.
+    """
+
+    name: str
+    trace: Callable[[], Trace]
+    law: Callable[[], None]
+    known: frozenset[str] = frozenset()
+    plans: Callable[[Trace], Iterator[Plan]] | None = None
+    square: bool = False
+
+    @property
+    def ops(self) -> frozenset[str]:
+        """Qualified names of the operators in its graph."""
+        nodes = self.trace().graph.graph.nodes
+        return frozenset(qualified_name(n.target) for n in nodes if n.op == "call_function")
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What became of a mutant.
+
+    Attributes:
+        by: ``"verify"``: the proof failed; ``"engine"``: an earlier step of the library refused or broke down;
+            ``"laws"``: only a test noticed; ``"nothing"``.
+        net: The network on which it showed.
+        how: What was raised.
+        seconds: CPU time.
+    """
+
+    by: str
+    net: str
+    how: str
+    seconds: float
+
+
+# --- networks ----------------------------------------------------------------------------------
+
+
+@cache
+def nets() -> tuple[Net, ...]:
+    """Every network, single operators first."""
+    small = [
+        Net(
+            f"{s.op}-{k}",
+            partial(framed, k),
+            partial(_sample_law, k),
+            frozenset({base(s)}),
+            square=s in SQUARE,
+        )
+        for k, s in enumerate(SAMPLES)
+        if not s.chance and s.op not in UNFRAMED
+    ]
+    branched = [
+        Net(f"cut: {name}", partial(traced, name), partial(_fold_law, name), plans=cuts)
+        for name in ("cifar", "inception", "vit", "factors")
+    ]
+    auxiliary = Net(
+        "auxiliary head", partial(traced, "auxiliary head"), lambda: trains(traced("auxiliary head"))
+    )
+    return (*small, *map(_probe_net, PROBES), *branched, auxiliary)
+
+
+def _probe_net(probe: Probe) -> Net:
+    # With the seed, as ``examine`` asks for it: the cache would make another trace without.
+    return Net(probe.name, lambda: prepared(probe, 0)[0], partial(_probe_law, probe))
+
+
+def _sample_law(number: int) -> None:
+    from engine.test_laws import test_slim_is_what_is_left, test_what_may_go
+
+    for law in (test_what_may_go, test_slim_is_what_is_left):
+        with pytest.MonkeyPatch.context() as monkeypatch:
+            law(SAMPLES[number], monkeypatch)
+
+
+def _probe_law(probe: Probe) -> None:
+    from engine.test_probes import test_arbitrary_channels
+
+    test_arbitrary_channels(probe)
+
+
+def _fold_law(name: str) -> None:
+    if name != "inception":  # none of its branches is added
+        folds(traced(name))
+
+
+def candidates(mutant: Mutant) -> Iterator[Net]:
+    """Networks that hold what is faulty: the named ones, single operators, then the others."""
+    named = [n for n in nets() if n.name in mutant.first]
+    yield from named
+    rest = [n for n in nets() if n.name not in mutant.first]
+    if not mutant.ops:
+        yield from sorted(rest, key=lambda n: bool(n.known))
+        return
+    concerned = set(mutant.ops)
+    # Where sizes differ a fault may end in a crash; where they agree only numbers tell.
+    yield from sorted(
+        (n for n in rest if n.known & concerned), key=lambda n: (mutant.ops[0] not in n.known, not n.square)
+    )
+    yield from (n for n in rest if not n.known and n.ops & concerned)
+
+
+# --- the library on a network ------------------------------------------------------------------
+
+
+def removals(found: Coupling, seed: int = 0) -> Iterator[BoolArray]:
+    """Keep masks: single units, arbitrary sets of units, and what fits the layouts."""
+    rng = np.random.default_rng(seed)
+    on_axes = np.unique(np.concatenate([*found.axes.values(), np.zeros(0, np.int64)]))
+    free = on_axes[~found.pinned[on_axes]]
+
+    def without(units: object) -> BoolArray:
+        keep = np.ones(found.n_units, bool)
+        keep[units] = False
+        return keep
+
+    for _ in range(3 if len(free) > 1 else 0):
+        yield without(rng.choice(free, rng.integers(1, len(free)), replace=False))
+    for unit in rng.permutation(free)[:5]:
+        yield without(unit)
+    for axis in [a for a in found.axes.values() if not found.pinned[a].all()][:12]:
+        some = np.unique(axis[~found.pinned[axis]])
+        if len(some) > 1:
+            yield without(rng.choice(some, rng.integers(1, len(some)), replace=False))
+    for block in found.blocks[:8]:
+        yield from map(without, _fitting(block, rng))
+
+
+def _fitting(block: Block, rng: np.random.Generator) -> Iterator[object]:
+    """Units to take out of a layout: rows, columns, equally many of every row."""
+    h, d = block.cells.shape
+    if h > 1:
+        yield block.cells[rng.choice(h, rng.integers(1, h), replace=False)]
+    if d > 1:
+        columns = rng.choice(d, rng.integers(1, d), replace=False)
+        yield block.cells[:, columns]
+        if block.columns is not None:
+            yield block.columns[columns]
+        else:
+            yield np.concatenate([rng.choice(row, len(columns), replace=False) for row in block.cells])
+
+
+@dataclass(frozen=True)
+class Challenge:
+    """What came of taking units (or structures) out of a network.
+
+    Attributes:
+        by: Which step raised: ``"verify"``, ``"engine"`` or none.
+        how: What was raised.
+        refused: Plans that the library found contradictory only when it carried them out, and budgets that it
+            could not meet; numbers left out.
+        proved: Slim models that were proved right.
+    """
+
+    by: str
+    how: str
+    refused: frozenset[str]
+    proved: int
+
+
+def challenge(net: Net) -> Challenge:
+    """Analyse, plan, slim and verify."""
+    trace, proved, refused = net.trace(), 0, set[str]()
+    try:
+        makers = _makers(net)
+    except Exception as error:  # noqa: BLE001 - a faulty engine may break down in any way
+        return Challenge("engine", _told(error), frozenset(), 0)
+    for number, (make, chosen) in enumerate(makers):
+        try:
+            made = make()
+        except PlanError as error:
+            # Layouts, pins and emptied layers refuse units that are asked for; what the planner chooses
+            # itself it must not refuse, and resolving what is left must find no contradiction.
+            if isinstance(error, EmptiedError):
+                continue
+            if str(error).startswith("the result of") or (chosen and "may go" not in str(error)):
+                refused.add(("the planner: " if chosen else "") + _numberless(_told(error)))
+            continue
+        except Exception as error:  # noqa: BLE001
+            return Challenge("engine", _told(error), frozenset(refused), proved)
+        by, how = _carried_out(trace, made, ("graph", "auto") if number % 4 == 0 else ("graph",))
+        if by:
+            return Challenge(by, how, frozenset(refused), proved)
+        proved += 1
+    return Challenge("", "", frozenset(refused), proved)
+
+
+def _makers(net: Net) -> list[tuple[Callable[[], Plan], bool]]:
+    """Functions that make a plan each, and whether the planner chooses what goes."""
+    if net.plans is not None:
+        return [(partial(_given, made), False) for made in net.plans(net.trace())]
+    asked = [(partial(plan_units, net.trace(), keep), False) for keep in removals(coupling(net.trace()))]
+    return [*asked, (partial(plan, net.trace(), HALF, align=1), True)]
+
+
+def _given(made: Plan) -> Plan:
+    return made
+
+
+def _carried_out(trace: Trace, made: Plan, kinds: Sequence[Kind]) -> tuple[str, str]:
+    for kind in kinds:
+        try:
+            small = slim(trace, made, kind=kind)
+        except Exception as error:  # noqa: BLE001
+            return "engine", _told(error)
+        try:
+            verify(trace, made, small)
+        except Exception as error:  # noqa: BLE001
+            return "verify", _told(error)
+    return "", ""
+
+
+def _told(error: BaseException) -> str:
+    lines = str(error).splitlines()
+    return f"{type(error).__name__}: {lines[0] if lines else ''}"[:200]
+
+
+# --- with a fault ------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def analysed_anew(trace: Trace) -> Iterator[None]:
+    """What is remembered of a trace is forgotten before and after."""
+    trace.cache.clear()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            yield
+        finally:
+            trace.cache.clear()
+
+
+@cache
+def whole(net: Net) -> Challenge:
+    """What the engine does without a fault.
+
+    Raises:
+        AssertionError: It breaks down, or proves its own work wrong.
+    """
+    with analysed_anew(net.trace()):
+        found = challenge(net)
+    assert not found.by, f"{net.name}: {found.how}"
+    return found
+
+
+def _numberless(text: str) -> str:
+    return re.sub(r"\d+", "#", text)
+
+
+def verdict(mutant: Mutant, *, most: int | None = None) -> Verdict:
+    """Find out who notices a mutant.
+
+    Args:
+        mutant: The fault.
+        most: Networks to try at most.
+    """
+    start = process_time()
+    tried = list(candidates(mutant))[:most]
+    for net in tried:
+        expected = whole(net).refused
+        with analysed_anew(net.trace()), applied(mutant):
+            found = challenge(net)
+        unexpected = sorted(found.refused - expected)
+        if found.by or unexpected:
+            by, how = (found.by, found.how) if found.by else ("engine", unexpected[0])
+            return Verdict(by, net.name, how, process_time() - start)
+    for net in tried:
+        how = _law_broken(net, mutant)
+        if how:
+            return Verdict("laws", net.name, how, process_time() - start)
+    return Verdict("nothing", "", "", process_time() - start)
+
+
+def _law_broken(net: Net, mutant: Mutant) -> str:
+    with analysed_anew(net.trace()), applied(mutant):
+        try:
+            net.law()
+        except Exception as error:  # noqa: BLE001
+            return _told(error)
+    return ""
+
+
+def tally(found: Sequence[Verdict]) -> dict[str, int]:
+    """How many verdicts of each kind."""
+    return {by: sum(v.by == by for v in found) for by in ("verify", "engine", "laws", "nothing")}
