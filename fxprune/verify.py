@@ -126,7 +126,9 @@ def verify(
         raise VerificationError("the model has no numbers to compare", advice="load its weights first")
     what = _Removal.of(trace, plan)
     given = call_arguments(inputs) if inputs is not None else (trace.args, dict(trace.kwargs))
-    samples: list[_Sample] = [given, _random_like(given, seed)] if trace.kind == "export" else [given]
+    samples: list[_Sample] = [given]
+    if trace.kind == "export":
+        samples.append(_random_like(_another_batch(given) if trace.dynamic_batch else given, seed))
     if _counts_samples(what.trace):
         samples = [part for sample in samples for part in _in_batches(sample, trace.batch)]
     try:
@@ -180,6 +182,14 @@ def _in_batches(sample: _Sample, size: int) -> list[_Sample]:
     given = len(tensors[0])
     order = torch.arange(-(-given // size) * size) % given
     return [_at(sample, index) for index in order.split(size)]
+
+
+def _another_batch(sample: _Sample) -> _Sample:
+    """One sample more: a batch size that is written down somewhere shows."""
+    size = len(
+        next(t for t in pytree.tree_leaves((sample[0], dict(sample[1]))) if isinstance(t, torch.Tensor))
+    )
+    return _at(sample, torch.arange(size + 1) % size)
 
 
 def _at(sample: _Sample, index: torch.Tensor) -> _Sample:

@@ -358,3 +358,32 @@ def test_heads_laid_into_the_batch_are_compared_at_any_batch(given: int) -> None
     proof = verify(found, plan_, slim(found, plan_), inputs=torch.randn(given, 6, 8))
     assert proof.error < EXACT
     assert proof.effect > NOTICED
+
+
+def test_a_batch_size_that_is_written_down_is_caught() -> None:
+    """The random inputs hold one sample more than the example, where the trace takes any number."""
+
+    class Rows(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.last = nn.Conv2d(3, 12, 1), nn.Linear(6, 2)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.last(self.first(x).view(x.shape[0], 6, 2, 64).sum((2, 3)))
+
+    x = image()
+    found = trace(liven(Rows(), x), x)
+    assert found.dynamic_batch
+    one = plan(found, Budget(channels=0.5), align=1)
+    small = slim(found, one, kind="graph")
+    assert verify(found, one, small, tolerance=EXACT).effect > NOTICED
+    assert isinstance(small, fx.GraphModule)
+    (view,) = [n for n in small.graph.nodes if "view" in str(n.target)]
+    sizes = view.args[1] if len(view.args) > 1 else view.kwargs["size"]
+    with small.graph.inserting_before(view):
+        view.args = (view.all_input_nodes[0], [len(x), *sizes[1:]])
+        view.kwargs = {}
+    small.recompile()
+    assert small(x).shape == (2, 2)
+    with pytest.raises(VerificationError, match="does not run"):
+        verify(found, one, small)
