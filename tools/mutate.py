@@ -27,7 +27,7 @@ from machine_note import machine_note
 
 ROOT = Path(__file__).resolve().parent.parent
 OUT = ROOT / "results" / "mutation.jsonl"
-FIRST, ALL = 8, 48
+FIRST, ALL = 8, 500
 """Networks that are tried at once, and those for a fault that these did not show."""
 
 WHO = ("verify", "engine", "laws", "nothing")
@@ -106,7 +106,7 @@ def main() -> int:
         file.writelines(json.dumps(row) + "\n" for row in rows.values())
         for number, fault in enumerate(todo, 1):
             found = verdict(fault, most=FIRST)
-            if found.by == "nothing" and not fault.survives:
+            if found.by == "nothing" and not fault.why:
                 found = verdict(fault, most=ALL)
             rows[fault.name] = row = {
                 "name": fault.name,
@@ -116,7 +116,7 @@ def main() -> int:
                 "net": found.net,
                 "how": found.how,
                 "seconds": round(found.seconds, 2),
-                "why": fault.survives,
+                "why": fault.why,
                 "digest": digest,
             }
             file.write(json.dumps(row) + "\n")

@@ -47,7 +47,7 @@ class Mutant:
         patches: Each puts a part of the fault in while it is entered.
         ops: Operators that it concerns, the most concerned first; none if it may concern any network.
         first: Names of networks on which it should show.
-        survives: Why nothing can notice it, where nothing does.
+        why: Why the library cannot notice it, where it does not.
     """
 
     name: str
@@ -56,7 +56,7 @@ class Mutant:
     patches: tuple[Patch, ...]
     ops: tuple[str, ...] = ()
     first: tuple[str, ...] = ()
-    survives: str = ""
+    why: str = ""
 
 
 @contextlib.contextmanager
@@ -128,13 +128,12 @@ def rule(
     broken: str,
     *,
     first: tuple[str, ...] = (),
-    survives: str = "",
     **faces: Callable[..., object],
 ) -> Mutant:
     """A fault in the row of an operator."""
     where = in_row(op, **faces)
     concerned = (op, *sorted(ops_of(row_of(op)) - {op}))
-    return Mutant(f"{op}: {name}", family_of(op), broken, (where,), concerned, first, survives)
+    return Mutant(f"{op}: {name}", family_of(op), broken, (where,), concerned, first)
 
 
 def code(
@@ -144,10 +143,9 @@ def code(
     *patches: Patch,
     ops: Sequence[str] = (),
     first: tuple[str, ...] = (),
-    survives: str = "",
 ) -> Mutant:
     """A fault in a function behind the rules."""
-    return Mutant(f"{family}: {name}", family, broken, patches, tuple(ops), first, survives)
+    return Mutant(f"{family}: {name}", family, broken, patches, tuple(ops), first)
 
 
 # --- how a rule goes wrong ---------------------------------------------------------------------

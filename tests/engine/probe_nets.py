@@ -564,6 +564,24 @@ REDUCTION = (
     Probe(
         "inner view + sum", conv(lambda x: x.view(x.shape[0], 6, 2, 8, 8).sum(2)), "blocks", why="rectangular"
     ),
+    Probe(
+        "view and back",
+        conv(lambda x: torch.tanh(x.view(x.shape[0], 3, 4, 8, 8)).flatten(1, 2)),
+        "blocks",
+        why="rectangular",
+    ),
+    Probe(
+        "view + sum of rows and columns",
+        conv(lambda x: x.view(x.shape[0], 3, 4, 8, 8).sum((1, 2))[:, None]),
+        "blocks",
+        why="rectangular",
+    ),
+    Probe(
+        "view of three levels and back",
+        conv(lambda x: torch.tanh(x.view(x.shape[0], 2, 3, 2, 8, 8)).flatten(1, 3)),
+        "blocks",
+        why="rectangular",
+    ),
     Probe("split attention", conv(split_attention), "inexact", why="same positions"),
     Probe("GLU", conv(lambda x: F.glu(x, 1)), units=6),
     Probe("maxout of halves", conv(maxout), units=6),
@@ -691,6 +709,20 @@ FACTORS = (
         why="rectangular",
         axis=("op.0.weight", 0),
     ),
+    Probe(
+        "grouped convolution, two channels gate all, shuffled",
+        layer(
+            lambda: nn.Sequential(
+                nn.Conv2d(12, 12, 3, padding=1, groups=3),
+                Named(lambda m, x: shuffle_sizes(x * x[:, 2:3].sigmoid() * x[:, 7:8].sigmoid())),
+            )
+        ),
+        "blocks",
+        8,
+        8,
+        "rectangular",
+        axis=("op.0.weight", 0),
+    ),
     Probe("depthwise convolution", layer(lambda: nn.Conv2d(12, 12, 3, padding=1, groups=12))),
     Probe("depth multiplier", layer(lambda: nn.Conv2d(12, 24, 3, padding=1, groups=12))),
     Probe(
@@ -730,6 +762,19 @@ FACTORS = (
         3,
         3,
         axis=("op.weight", 1),
+    ),
+    Probe(
+        "conv_transpose, grouped, joined",
+        layer(
+            lambda: nn.Sequential(
+                nn.ConvTranspose2d(12, 9, 2, 2, groups=3, bias=False),
+                Named(lambda m, x: torch.cat([x, -x], 1)),
+            )
+        ),
+        "exact",
+        3,
+        3,
+        axis=("op.0.weight", 1),
     ),
     Probe("conv_transpose, depthwise", layer(lambda: nn.ConvTranspose2d(12, 12, 2, 2, groups=12))),
     Probe("1-D", rank(lambda x: F.max_pool1d(x.relu(), 2), 1)),

@@ -247,6 +247,7 @@ CONTRACT = (
         "Their outputs are given only the labels of the columns, which span all groups.",
         at("fxprune.ops.contract:_cells", lambda _: lambda ctx, value: value),
         ops=("aten::conv_transpose2d",),
+        first=("conv_transpose, grouped, joined",),
     ),
     rule(
         "aten::linear",
@@ -1051,7 +1052,7 @@ POINTWISE = (
         couple=_in_front,
     ),
     rule(
-        "aten::where",
+        "aten::floor_divide",
         "broadcast from the front",
         "Operands of different ranks meet from the first dimension.",
         couple=_in_front,

@@ -538,6 +538,7 @@ SQUARE = (
     a("layer_norm", p(4, 4, 4), [4, 4], p(4, 4), p(4, 4), free="012 01 01"),
     a("group_norm", p(4, 4, 4), 2, p(4), p(4), free="012 0 0"),
     a("add.Tensor", p(3, 3, 3), p(3, 3), free="012 01"),
+    a("floor_divide", p(3, 3), q(3), free="01 0"),
     a("where.self", b([True, False, True]), p(3, 3), p(3), free="1 01 0"),
 )
 

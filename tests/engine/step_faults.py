@@ -370,14 +370,14 @@ COUPLE = (
         "outer levels forgotten",
         "Of nested layouts only the innermost rows are constraints.",
         at("fxprune.couple:_levels", lambda right: lambda layout: right(layout)[:1]),
-        first=("grouped-query attention, queries",),
+        first=("view of three levels and back",),
     ),
     code(
         "couple",
         "layouts without rows",
         "Layouts whose rows no rule asks for are not registered.",
         at("fxprune.couple:_register_layouts", nothing),
-        first=("inner view + sum", "channel shuffle, hard-coded sizes"),
+        first=("view + sum of rows and columns",),
     ),
     code(
         "couple",
@@ -388,9 +388,9 @@ COUPLE = (
     ),
     code(
         "couple",
-        "last tie forgotten",
-        "The last of all ties is left out.",
-        at("fxprune.labels:components", lambda right: lambda n, a, b: right(n, a[:-1], b[:-1])),
+        "first tie forgotten",
+        "The first of all ties is left out.",
+        at("fxprune.labels:components", lambda right: lambda n, a, b: right(n, a[1:], b[1:])),
         first=("identity",),
     ),
     code(
@@ -405,7 +405,7 @@ COUPLE = (
         "pins do not spread",
         "A row with a cell that must stay may go.",
         at("fxprune.couple:_pins", lambda right: lambda walk, units, n, blocks: right(walk, units, n, [])),
-        first=("stack of halves + flatten, outer",),
+        first=("grouped convolution, two channels gate all, shuffled",),
     ),
     code(
         "couple",
@@ -534,6 +534,16 @@ APPLY = (
         "Sizes that follow the batch grow where they should shrink.",
         at("fxprune.resize:_scaled", _scale_turned),
         first=("one batch and width in one size",),
+    ),
+    code(
+        "apply",
+        "batch written down",
+        "Where a width changes in a list of sizes, the batch beside it becomes a number.",
+        at(
+            "fxprune.resize:_scaled",
+            lambda _: lambda old, new, symbolic: new if symbolic or old != new else None,
+        ),
+        first=("channel shuffle, sizes of the input",),
     ),
     code(
         "apply",
@@ -713,17 +723,23 @@ def _undivided(right: Callable[[Context, object], Output]) -> Callable[[Context,
     return faulty
 
 
-def _uncounted(op: str) -> Mutant:
-    return rule(op, "costs nothing", "Its multiplications are not counted.", couple=muted("macs"))
+def _uncounted(op: str, net: str) -> Mutant:
+    return rule(
+        op, "costs nothing", "Its multiplications are not counted.", couple=muted("macs"), first=(net,)
+    )
 
 
 COST = (
-    *map(_uncounted, ("aten::conv2d", "aten::linear", "aten::matmul", "aten::scaled_dot_product_attention")),
+    _uncounted("aten::conv2d", "identity"),
+    _uncounted("aten::linear", "flatten, linear, unflatten"),
+    _uncounted("aten::matmul", "gram matrix of channels"),
+    _uncounted("aten::scaled_dot_product_attention", "multi-head attention, heads"),
     rule(
         "aten::conv2d",
         "groups cost as one",
         "Every group is taken to read the inputs of all.",
         couple=_undivided,
+        first=("grouped convolution",),
     ),
 )
 
