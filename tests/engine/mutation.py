@@ -321,7 +321,7 @@ TELLING: dict[str, tuple[str, ...]] = {
     "aten::mean": ("channel-mean gate", "position of the largest channel"),
     "aten::zeros": ("product with a constant made on the spot",),
     "aten::arange": ("product with a literal constant", "index by a range"),
-    "torchvision::roi_align": ("region pooling",),
+    "torchvision::roi_align": ("region pooling", "regions that a layer makes"),
 }
 """Networks that tell more about some rules than single calls: what reads the results of those stands in the way."""
 

@@ -386,6 +386,13 @@ def old_weight_norm() -> nn.Module:
         return torch.nn.utils.weight_norm(nn.Conv2d(12, 7, 3))
 
 
+def made_regions(m: nn.Module, x: Tensor) -> Tensor:
+    x = m.first(x)
+    corners = m.corners(x.mean((2, 3))).sigmoid() * 3
+    boxes = torch.cat([corners.new_zeros(len(corners), 1), corners[:, :2], corners[:, 2:] + 4], 1)
+    return m.last(roi_align(x, boxes, 3))
+
+
 def two_readers(m: nn.Module, x: Tensor) -> Tensor:
     a, b = m.first(x).chunk(2, 1)
     return m.second(m.left(a.relu()) + m.right(b))
@@ -786,6 +793,18 @@ FACTORS = (
     Probe(
         "region pooling",
         conv(lambda x: roi_align(x, [torch.tensor([[0.0, 1, 5, 6]]), torch.tensor([[2.0, 0, 7, 7]])], 3)),
+    ),
+    Probe(
+        "regions that a layer makes",
+        whole(
+            made_regions,
+            lambda: {"first": nn.Conv2d(3, 12, 3), "corners": nn.Linear(12, 4), "last": nn.Conv2d(12, 5, 1)},
+        ),
+        "pinned",
+        free=0,
+        units=0,
+        why="coordinates",
+        axis=("corners.weight", 0),
     ),
     Probe("adaptive pooling", conv(lambda x: F.adaptive_avg_pool2d(x, 2))),
     Probe(
