@@ -119,6 +119,7 @@ def export_onnx(
         input: float32[batch, 3] 18 True
     """
     check_module(module)
+    _check_opset(opset)
     call = as_call(example_inputs, error=ExportError)
     target = check_writable(path, error=ExportError)
     with evaluating(module), untouched_random_state():
@@ -126,6 +127,16 @@ def export_onnx(
         names = _names(module, call, outputs, input_names, output_names)
         job = _Job(module, call, target, opset, names[0], names[1], tolerance, verify, _idle(outputs))
         return _first_that_works(job, attempts(call, dynamic_batch=dynamic_batch))
+
+
+def _check_opset(opset: int) -> None:
+    """Refuse what onnx does not know before minutes are spent on an export."""
+    newest = onnx.defs.onnx_opset_version()
+    if not 7 <= opset <= newest:  # onnxruntime reads nothing older
+        raise ExportError(
+            f"there is no opset {opset} for this: onnx {onnx.__version__} knows opsets up to {newest}",
+            advice=f"leave it at {DEFAULT_OPSET}, or ask for one from 7 to {newest}",
+        )
 
 
 @dataclass(frozen=True, eq=False)
