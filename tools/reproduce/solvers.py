@@ -160,7 +160,7 @@ def _fastest(runs: Sequence[Run], sparsity: float, loss: float) -> tuple[list[Po
 
 def picture(runs: Sequence[Run], path: Path) -> None:
     """Sparsity and loss against steps, one line a run of the first seed."""
-    fig, (left, right) = plt.subplots(1, 2, figsize=(9.5, 3.6), layout="constrained")
+    fig, (left, right) = plt.subplots(1, 2, figsize=(9.5, 4.2), layout="constrained")
     lams, variants = sorted({r.lam for r in runs}), list(VARIANTS)
     for run in (r for r in runs if r.seed == 0):
         style = {
@@ -173,7 +173,7 @@ def picture(runs: Sequence[Run], path: Path) -> None:
         right.plot(steps, [min(p.loss, 10.0) for p in run.points], **style)
     left.set(xlabel="steps", ylabel="channels gone, %", ylim=(0, 100))
     right.set(xlabel="steps", ylabel="training loss of what is left", yscale="log")
-    left.legend(fontsize=5)
+    fig.legend(loc="outside lower center", ncols=3, fontsize=6)
     fig.savefig(path, dpi=110)
     plt.close(fig)
 
