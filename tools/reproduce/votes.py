@@ -141,9 +141,9 @@ def _conditions(record: Record, images: int, batch: int) -> str:
 def main() -> int:
     """Run what is missing and write the page."""
     parser = argparse.ArgumentParser(description="Compares DWGL's decisions with plain group lasso's.")
-    parser.add_argument("--lam", type=float, nargs="+", default=[0.02, 0.025, 0.03])
+    parser.add_argument("--lam", type=float, nargs="+", default=[0.008])
     parser.add_argument("--ways", nargs="+", choices=list(WAYS), default=list(WAYS))
-    parser.add_argument("--images", type=int, default=12480, help="training images, before some are held out")
+    parser.add_argument("--images", type=int, default=50000, help="training images, before some are held out")
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--epochs", type=int, default=1)
     parser.add_argument("--runs", type=Path, default=RUNS, metavar="FOLDER", help="where runs are kept")
