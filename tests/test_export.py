@@ -427,6 +427,11 @@ def test_opset_is_what_was_asked_for(opset: int, tmp_path: Path) -> None:
     assert {i.version for i in onnx.load(path).opset_import if i.domain == ""} == {opset}
 
 
+def test_unknown_opset_is_refused_before_the_export(tmp_path: Path) -> None:
+    with pytest.raises(ExportError, match="there is no opset 99"):
+        export_onnx(nn.LayerNorm(3), torch.rand(2, 3), tmp_path / "m.onnx", opset=99)
+
+
 @pytest.mark.parametrize("opset", [9, 99])
 def test_impossible_opset(opset: int, tmp_path: Path) -> None:
     with pytest.raises(ExportError, match=r"opset|cannot load"):
