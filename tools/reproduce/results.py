@@ -24,6 +24,7 @@ LABELS = {
     "greg1": "GReg-1",
     "group_lasso": "group lasso (SSL)",
     "increg": "IncReg",
+    "increg_global": "IncReg, ranked globally",
     "magnitude": "magnitude, one shot",
     "network_slimming": "network slimming",
     "scratch": "from scratch",
