@@ -38,7 +38,8 @@ from fxprune.trace import Trace
 HERE = Path(__file__).resolve().parent
 VARIANTS: dict[str, dict[str, object]] = {
     "AULM, rho 1": {"solver": "aulm", "rho": 1.0},
-    "AULM, rho 0.3": {"solver": "aulm", "rho": 0.3},
+    "AULM, rho 0.1": {"solver": "aulm", "rho": 0.1},
+    "AULM, rho 0.01": {"solver": "aulm", "rho": 0.01},
     "sub-gradient, gone below 1 %": {"solver": "subgradient", "threshold": 1e-2},
     "sub-gradient, gone below 0.1 %": {"solver": "subgradient", "threshold": 1e-3},
 }
@@ -183,9 +184,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         description="Compares SSR's solver AULM with the direct sub-gradient solver."
     )
-    parser.add_argument("--lam", type=float, nargs="+", default=[0.01, 0.02, 0.04])
+    parser.add_argument("--lam", type=float, nargs="+", default=[0.02, 0.03, 0.04])
     parser.add_argument("--seeds", type=int, default=2)
-    parser.add_argument("--steps", type=int, default=600)
+    parser.add_argument("--steps", type=int, default=400)
     parser.add_argument("--sparsities", type=float, nargs="+", default=[0.3, 0.5])
     parser.add_argument("--loss", type=float, default=0.25)
     parser.add_argument("--out", type=Path, default=HERE, metavar="FOLDER")
