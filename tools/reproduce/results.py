@@ -118,7 +118,10 @@ _INTRODUCTION = (
     "images were looked at once for each figure.  MACs are multiply-accumulates of convolutions and linear layers for "
     "one image.  *own decision*: MACs that the method's own zeros would have left at the moment when the budget was "
     "spent, in the order it had learned until then; where strengths are steered that is within the sparse phase (see "
-    "the notes), otherwise at its end.  The dense weights were trained by others on all training images."
+    "the notes), otherwise at its end.  The dense weights were trained by others on all training images.  Exceptions: "
+    "GAL's settings were changed after a first run had been evaluated on the test images, and so was the decision to "
+    "fine-tune ResNet-56 without a teacher; the sparse phase of ResNet-56's GAL row was trained under a recipe with one "
+    "more epoch of fine-tuning and taken over.  Times are of one machine within a row, of several between rows."
 )
 
 
@@ -193,7 +196,8 @@ def _cost_row(r: Record) -> tuple[str, ...]:
         rates,
         str(r.recipe.get("seed")),
         f"{sum(r.seconds.get(phase, 0.0) for phase in ('sparse', 'finetune')) / 60:.1f}",
-        "–" if overhead is None else f"{100 * overhead:.1f} %",
+        # A run that was continued has measured only what came after.
+        "–" if overhead is None or r.resumed else f"{100 * overhead:.1f} %",
     )
 
 
@@ -210,12 +214,15 @@ def _speedup(record: Record) -> float:
 
 
 def _conditions(records: Sequence[Record]) -> str:
-    """Machines, versions and precision, each said once."""
-    lines = _once(
-        f"{r.machine['cpu']}, {r.machine['cores']} cores, {r.machine['capability']}; trained on {r.device}; "
-        f"torch {r.machine['torch']}, onnxruntime {r.machine['onnxruntime']}, python {r.machine['python']}"
-        for r in records
-    )
+    """Machines, versions and precision, each said once, with its rows where there are several."""
+    rows: dict[str, list[str]] = {}
+    for r in records:
+        where = (
+            f"{r.machine['cpu']}, {r.machine['cores']} cores, {r.machine['capability']}; trained on {r.device}; "
+            f"torch {r.machine['torch']}, onnxruntime {r.machine['onnxruntime']}, python {r.machine['python']}"
+        )
+        rows.setdefault(where, []).append(f"{_label(r)} at {reduction(r):.0f} %")
+    lines = [where if len(rows) == 1 else f"{where}: {', '.join(names)}" for where, names in rows.items()]
     notes = _once(f"{_label(r)}: {note}" for r in records for note in r.notes)
     resumed = [f"{_label(r)} was continued {r.resumed} times" for r in records if r.resumed]
     return "\n".join(f"- {line}." for line in (*lines, *notes, *resumed))
