@@ -36,7 +36,7 @@ from fxprune.trace import Trace, trace
 from fxprune.training.checkpoint import Checkpoint, Running, load_model_state, model_state, set_random_state
 from fxprune.training.decide import decide, in_order, own_decision
 from fxprune.training.loop import Job, evaluate, run_steps
-from fxprune.training.record import Record, read_record
+from fxprune.training.record import Record, method_figures, read_record
 from fxprune.training.renewal import fresh, recalibrate
 from fxprune.training.schedule import make_optimizer
 from fxprune.training.session import Session, open_session, plain_recipe, seed_everything
@@ -228,8 +228,16 @@ class _Run:
             session.checkpoints.advice,
         )
         recipe = plain_recipe(session.file)
+        # Not where parameters are sharded: a report would have to gather them.
+        reporting = None if session.team.sharded else method
+        earlier = dict(self.ledger.method)
+
+        def look(step: int) -> None:
+            if reporting is not None:
+                self.ledger.method = method_figures(reporting, earlier, step - first)
 
         def keep(step: int) -> None:
+            look(step)
             everything = {**facts, "recipe": recipe, "ledger": self.ledger.as_json()}
             session.checkpoints.save(running, number, step, everything)
 
@@ -237,15 +245,7 @@ class _Run:
         with self.ledger.timed(name), self.watcher.step(_TITLES[number]) as ticks:
             run_steps(job, first=first, save=keep, every=every, ticks=ticks)
             ticks.note(f"{session.recipe.epochs_of(name)} epochs")
-        if method is not None and not session.team.sharded:
-            report = method.report()
-            self.ledger.method = {
-                "zero_share": report.zero_share,
-                "overhead_ms": report.overhead_ms,
-                "overhead": report.overhead,
-                "strength": float(getattr(method, "strength", 1.0)),
-                **report.details,
-            }
+        look(steps)
 
     def _measure(self, moment: str, model: nn.Module) -> None:
         """Evaluate once."""

@@ -10,10 +10,11 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from fxprune.errors import FxpruneError
+from fxprune.regularizers import Regularizer
 from fxprune.report import Sheet, count, share
 from fxprune.types import Cost
 
-__all__ = ["Ledger", "Record", "read_record", "record_sheet"]
+__all__ = ["Ledger", "Record", "method_figures", "read_record", "record_sheet"]
 
 FORMAT = "fxprune-run"
 VERSION = 1
@@ -35,7 +36,8 @@ class Record:
             spent; None for one-shot runs.
         epochs: Epochs by phase.
         seconds: Wall time by step of the run, over all its processes in time.
-        method: What the regularizer reported at the end of the sparse phase.
+        method: What the regularizer reported at the end of the sparse phase; its ``overhead`` is a mean over
+            ``steps_timed`` steps.
         latency_ms: Median latency in onnxruntime, ``dense`` and ``slim``; empty if it was not measured.
         bench: The whole measurement, or None.
         machine: Processor, cores, versions.
@@ -141,6 +143,31 @@ class Ledger:
         """A ledger from what ``as_json`` gave."""
         assert isinstance(data, dict)
         return Ledger(**data)
+
+
+def method_figures(method: Regularizer, earlier: Mapping[str, float], steps: int) -> dict[str, float]:
+    """What is recorded of a method.
+
+    Args:
+        method: As it stands.
+        earlier: What was recorded before the run was interrupted, or nothing.
+        steps: Taken since then; the method has timed only these.
+    """
+    report = method.report()
+    before = earlier.get("steps_timed", 0)
+    timed = before + steps
+
+    def mean(name: str, now: float) -> float:
+        return (earlier.get(name, 0.0) * before + now * steps) / max(timed, 1)
+
+    return {
+        "zero_share": report.zero_share,
+        "overhead_ms": mean("overhead_ms", report.overhead_ms),
+        "overhead": mean("overhead", report.overhead),
+        "steps_timed": timed,
+        "strength": float(getattr(method, "strength", 1.0)),
+        **report.details,
+    }
 
 
 # --- for people ------------------------------------------------------------------------------

@@ -123,8 +123,8 @@ def test_jobs_scale_what_counts_steps(shared: Path) -> None:
         "--set",
         "method.delta=0.0063",
     ]
-    [longer] = runner.jobs(["resnet20_ssr_l20"], 30, [])
-    assert longer.changes == ("epochs=30", "method.period=200")  # a threshold stays what it is
+    [longer] = runner.jobs(["resnet20_ssr_l20"], 60, [])
+    assert longer.changes == ("epochs=60", "method.period=200")  # a threshold stays what it is
     assert [job.name for job in runner.jobs(["resnet20_dwgl"], None, [])] == ["resnet20_dwgl"]
     assert {job.name for job in runner.jobs(["56*dwgl*"], None, [])} == {
         "resnet56_dwgl_50",

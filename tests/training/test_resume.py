@@ -58,6 +58,9 @@ def test_every_method_goes_on_to_the_same_bits(
     assert_same(tmp_path / "whole", tmp_path / "killed")
     assert continued.accuracy == whole.accuracy
     assert (whole.resumed, continued.resumed) == (0, 2)
+    # What the method took is a mean over all its steps, also over those before the interruption.
+    assert continued.method["steps_timed"] == whole.method["steps_timed"] > 0
+    assert continued.method["overhead"] > 0
 
 
 def test_adam_smoothing_and_distillation_go_on_to_the_same_bits(

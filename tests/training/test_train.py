@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from pathlib import Path
 
 import numpy as np
@@ -360,13 +361,14 @@ def test_a_model_that_is_no_classifier(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "method",
     [
-        {"name": "group_lasso", "lam": 0.05, "scale": "norm"},
+        # At 0.05 the line ends before the budget is met, or just after, depending on the processor's rounding.
+        {"name": "group_lasso", "lam": 0.1, "scale": "norm"},
         {"name": "ssr", "norm": "l2,0", "lam": 0.2, "scale": "norm", "period": 2},
     ],
     ids=["group_lasso", "ssr_l20"],
 )
 def test_steering_meets_the_budget(method: dict[str, object], trained: Path, tmp_path: Path) -> None:
-    """Gentle enough to get there step by step, its own decision is nearly the budget."""
+    """Gentle enough to get there step by step, strong enough to get there: its own decision is nearly the budget."""
     sparse = {"epochs": 12, "lr": 0.02, "steer": {"every": 2, "until": 0.7}}
     recipe = write(
         tmp_path,
@@ -380,6 +382,9 @@ def test_steering_meets_the_budget(method: dict[str, object], trained: Path, tmp
     record = run(recipe, tmp_path / "out")
     # The widths of this net move in twelfths.
     assert 0.4 < record.decided <= 0.6
+    (note,) = record.notes
+    spent, steps = (int(number) for number in re.findall(r"\d+", note))
+    assert spent < 0.7 * steps  # before the line ended
     assert record.slim.macs == pytest.approx(0.6 * record.dense.macs, rel=0.05)
     # What went has been zero since the budget was met.
     assert record.accuracy["pruned"] == pytest.approx(record.accuracy["sparse"], abs=SAME_IMAGES)

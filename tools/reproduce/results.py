@@ -196,8 +196,7 @@ def _cost_row(r: Record) -> tuple[str, ...]:
         rates,
         str(r.recipe.get("seed")),
         f"{sum(r.seconds.get(phase, 0.0) for phase in ('sparse', 'finetune')) / 60:.1f}",
-        # A run that was continued has measured only what came after.
-        "–" if overhead is None or r.resumed else f"{100 * overhead:.1f} %",
+        f"{100 * overhead:.1f} %" if overhead else "–",
     )
 
 
