@@ -3,24 +3,26 @@
 At every contraction (convolution, linear layer, matrix product, sum) the positions of dead units
 are zeroed in what it reads, so the result is that of a model in which they were removed, whatever
 the dead channels carry.  Operators that would notice the zeros (layer norm, softmax over channels)
-are run on what is left and their result is spread out again.
+are run on what is left and their result is spread out again.  Borders that kernels lose are zeroed in the weights.
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping, Set
+from collections.abc import Iterator, Mapping, Sequence, Set
 
 import numpy as np
 import torch
 from torch import fx
 
 from fxprune.couple import flow
+from fxprune.crop import outside
 from fxprune.labels import nested_shape, varying
 from fxprune.ops import rule_for
 from fxprune.ops.base import Call, Scaled, Value
 from fxprune.resize import Resolution
 from fxprune.trace import Trace
+from fxprune.types import Crop
 
 __all__ = ["Oracle", "wide"]
 
@@ -46,6 +48,7 @@ class Oracle(fx.Interpreter):
         restrict: Run operators that would notice zeros on what is left; without it they see
             the zeros, which shows how inexact a removal is.
         silent: Nodes whose results are multiplied by zero: structures that a plan cuts.
+        crops: Kernels whose borders are zeroed.
     """
 
     def __init__(
@@ -56,9 +59,11 @@ class Oracle(fx.Interpreter):
         *,
         restrict: bool = True,
         silent: Set[fx.Node] = frozenset(),
+        crops: Sequence[Crop] = (),
     ) -> None:
         super().__init__(trace.graph)
         self.silent = silent
+        self.crops = {crop.tensor: crop for crop in crops}
         self.trace = trace
         self.found = found
         self.dtype = dtype
@@ -68,6 +73,8 @@ class Oracle(fx.Interpreter):
     def get_attr(self, target: object, args: object, kwargs: object) -> torch.Tensor:
         """Tensors come from the model as it is now."""
         tensor = self.trace.tensor(str(target)).detach()
+        if crop := self.crops.get(str(target)):
+            tensor = tensor.masked_fill(outside(crop, tensor), 0)
         return tensor.to(self.dtype) if tensor.is_floating_point() else tensor
 
     def run_node(self, n: fx.Node) -> object:

@@ -20,6 +20,7 @@ from torch import fx, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
+from fxprune.crop import crop_, less_crops
 from fxprune.cutting import cut, cut_sources, drop_gaps
 from fxprune.errors import FxpruneError, PlanError, SliceError
 from fxprune.files import atomic_path
@@ -94,9 +95,10 @@ def _applied(trace: Trace, plan: Plan, kind: Kind, *, trusted: bool = False) -> 
         trace, kind = cut(trace, plan.removed), "graph"
     parts = _Parts(trace, resolve(trace, keep_mask(trace, plan)))
     found = parts.found
-    if found.cost.params != plan.predicted.params:
+    params = less_crops(trace, found.kept, found.cost, plan.crops).params
+    if params != plan.predicted.params:
         raise PlanError(
-            f"the plan predicts {plan.predicted.params} parameters, what it keeps has {found.cost.params}",
+            f"the plan predicts {plan.predicted.params} parameters, what it keeps has {params}",
             advice="was it edited by hand? Make plans with fxprune.plan",
         )
     if kind != "graph":
@@ -110,6 +112,7 @@ def _applied(trace: Trace, plan: Plan, kind: Kind, *, trusted: bool = False) -> 
             problem = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
         on_meta = any(t.device.type == "meta" for t in trace.model.parameters())
         if module is not None and (not problem or (kind == "module" and on_meta)):
+            module = crop_(module, plan.crops)
             module.fxprune_kind = "module"  # type: ignore[assignment]
             return module
         if kind == "module" or trace.kind == "recorded":
@@ -118,7 +121,7 @@ def _applied(trace: Trace, plan: Plan, kind: Kind, *, trusted: bool = False) -> 
                 source=", ".join(_hard_coded(found)),
                 advice="replace the hard-coded sizes by those of the tensors, or protect what they concern",
             )
-    graph = parts.graph
+    graph = crop_(parts.graph, plan.crops)
     graph.fxprune_kind = "graph"  # type: ignore[assignment]
     graph.fxprune_sources = (*cut_sources(trace), *_hard_coded(found))  # type: ignore[assignment]
     return graph

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -23,6 +23,7 @@ __all__ = [
     "Budget",
     "Cost",
     "Coupling",
+    "Crop",
     "FloatArray",
     "Group",
     "IntArray",
@@ -227,6 +228,31 @@ class Cost:
 
 
 @dataclass(frozen=True)
+class Crop:
+    """Points at the border of a convolution's kernel that go, in all channels.
+
+    The padding shrinks along: by ``before`` times the dilation at the start of each spatial dimension and
+    ``after`` times the dilation at its end (a negative padding is a slice of the input).
+
+    Attributes:
+        tensor: Name of the convolution's weight.
+        kernel: Its spatial size in the dense model.
+        before: Points that go at the start of each spatial dimension.
+        after: Points that go at the end.
+    """
+
+    tensor: str
+    kernel: tuple[int, ...]
+    before: tuple[int, ...]
+    after: tuple[int, ...]
+
+    @property
+    def cropped(self) -> tuple[int, ...]:
+        """Spatial size after the crop."""
+        return tuple(k - b - a for k, b, a in zip(self.kernel, self.before, self.after, strict=True))
+
+
+@dataclass(frozen=True)
 class Plan:
     """Which indices of which axes stay: plain data, made by ``fxprune.plan``.
 
@@ -234,6 +260,7 @@ class Plan:
         kept: For every axis that loses something, the kept indices in the order in which the
             slim tensor holds them.
         removed: Names of structures cut whole (branches, blocks); empty for channel plans.
+        crops: Kernels that lose a border (``IncReg(granularity="columns")``).
         predicted: Cost of the slim model.
         dense: Cost of the model the plan was made for.
         fingerprint: Of the model: names, shapes and the graph's operators.
@@ -245,6 +272,7 @@ class Plan:
     dense: Cost
     fingerprint: str
     removed: tuple[str, ...] = ()
+    crops: tuple[Crop, ...] = ()
     notes: tuple[str, ...] = ()
     version: int = field(default=PLAN_VERSION)
 
@@ -266,6 +294,7 @@ class Plan:
             "predicted": {"params": self.predicted.params, "macs": self.predicted.macs},
             "dense": {"params": self.dense.params, "macs": self.dense.macs},
             "removed": list(self.removed),
+            "crops": [asdict(crop) for crop in self.crops],
             "notes": list(self.notes),
             "kept": kept,
         }
@@ -299,6 +328,10 @@ class Plan:
                 dense=Cost(**data["dense"]),
                 fingerprint=str(data["fingerprint"]),
                 removed=tuple(data["removed"]),
+                crops=tuple(
+                    Crop(c["tensor"], *(tuple(map(int, c[k])) for k in ("kernel", "before", "after")))
+                    for c in data.get("crops", ())  # plans were made without before there were crops
+                ),
                 notes=tuple(data["notes"]),
             )
         except PlanError:

@@ -14,6 +14,7 @@ from torch.fx import _pytree as fx_pytree
 from torch.utils import _pytree as pytree
 
 from fxprune.couple import coupling, flow
+from fxprune.crop import outside
 from fxprune.cutting import cut
 from fxprune.errors import VerificationError
 from fxprune.labels import varying
@@ -26,7 +27,7 @@ from fxprune.sources import source_of
 from fxprune.structures import choose_structures
 from fxprune.trace import ExampleInputs, Trace, call_arguments, evaluating
 from fxprune.trace import trace as _trace
-from fxprune.types import Plan
+from fxprune.types import Crop, Plan
 
 __all__ = ["Proof", "verify"]
 
@@ -55,6 +56,7 @@ class Proof:
             constant, as with a zero-initialised head, and would have proved nothing.
         structures: Structures cut whole; the dense model was run with their results multiplied by
             zero and compared with the model that was cut, before anything else was removed.
+        crops: Kernels that lost a border; it was zeroed in the dense model.
     """
 
     error: float
@@ -67,6 +69,7 @@ class Proof:
     inputs: int
     livened: bool
     structures: int = 0
+    crops: int = 0
 
     def to_json(self) -> str:
         """The proof as JSON text."""
@@ -77,6 +80,7 @@ class Proof:
             f", {self.inexact} of them inexact (zeroing alone would differ by {self.inexact_difference:.1e})"
         )
         cuts = f"{self.structures} structures cut, " if self.structures else ""
+        cuts += f"{self.crops} kernels cropped, " if self.crops else ""
         return (
             f"zeroed == slim within {self.error:.1e} (limit {self.tolerance:.0e}, {self.dtype}, {self.inputs} inputs); "
             f"{cuts}{self.units} units removed{note if self.inexact else ''}, effect {self.effect:.1e}"
@@ -157,6 +161,7 @@ def verify(
         inputs=len(samples),
         livened=False,
         structures=len(plan.removed),
+        crops=len(plan.crops),
     )
     _gate(proof, slim)
     return proof
@@ -223,15 +228,16 @@ def _gate(proof: Proof, slim: nn.Module) -> None:
 
 @dataclass(frozen=True, eq=False)
 class _Removal:
-    """What a plan removes: structures first, then units of the trace that is left."""
+    """What a plan removes: structures first, then units and borders of kernels of the trace that is left."""
 
     trace: Trace
     found: Resolution
+    crops: tuple[Crop, ...]
 
     @staticmethod
     def of(trace: Trace, plan: Plan) -> _Removal:
         small = cut(trace, plan.removed)
-        return _Removal(small, resolve(small, keep_mask(small, plan)))
+        return _Removal(small, resolve(small, keep_mask(small, plan)), plan.crops)
 
 
 @dataclass(frozen=True)
@@ -250,7 +256,7 @@ def _compare_all(
     dtype: torch.dtype,
 ) -> list[_Measured]:
     """Structures multiplied by zero against the cut model, then its units zeroed against the slim one."""
-    measured = [_compare(what.trace, what.found, slim, sample, dtype)]
+    measured = [_compare(what, slim, sample, dtype)]
     return measured if what.trace is trace else [*measured, _compare_cut(trace, what.trace, sample, dtype)]
 
 
@@ -285,26 +291,21 @@ def _typed(sample: _Sample, dtype: torch.dtype) -> tuple[tuple[object, ...], dic
     return args, kwargs
 
 
-def _compare(
-    trace: Trace,
-    found: Resolution,
-    slim: nn.Module,
-    sample: _Sample,
-    dtype: torch.dtype,
-) -> _Measured:
+def _compare(what: _Removal, slim: nn.Module, sample: _Sample, dtype: torch.dtype) -> _Measured:
+    trace, found, crops = what.trace, what.found, what.crops
     args, kwargs = _typed(sample, dtype)
     with torch.no_grad(), torch.random.fork_rng(devices=[]), wide(dtype):
         if trace.kind == "recorded":
-            models = (_zeroed_copy(trace, found), trace.model, slim)
+            models = (_zeroed_copy(what), trace.model, slim)
             zeroed, dense, small = _common([_observed(_in_type(m, dtype), args, kwargs) for m in models])
             blunt = zeroed
         else:
             small = _leaves(_run(_in_type(slim, dtype), args, kwargs))
             operands = fx_pytree.tree_flatten_spec((args, kwargs), trace.graph._in_spec)
             with evaluating(trace.model):
-                zeroed = _leaves(Oracle(trace, found, dtype).run(*operands))
+                zeroed = _leaves(Oracle(trace, found, dtype, crops=crops).run(*operands))
                 dense = _leaves(Oracle(trace, _everything(trace), dtype).run(*operands))
-                blunt = _leaves(Oracle(trace, found, dtype, restrict=False).run(*operands))
+                blunt = _leaves(Oracle(trace, found, dtype, restrict=False, crops=crops).run(*operands))
     return _Measured(
         error=_distance(zeroed, small),
         effect=_distance(dense, zeroed),
@@ -370,8 +371,9 @@ def _in_type(module: nn.Module, dtype: torch.dtype) -> nn.Module:
     return clone
 
 
-def _zeroed_copy(trace: Trace, found: Resolution) -> nn.Module:
-    """The user's model with the input slices of dead units zeroed in every consumer."""
+def _zeroed_copy(what: _Removal) -> nn.Module:
+    """The user's model with the input slices of dead units, and the borders that go, zeroed in every consumer."""
+    trace, found = what.trace, what.found
     module = copy.deepcopy(trace.model)
     parameters = dict(module.named_parameters())
     units = coupling(trace).axes
@@ -379,6 +381,9 @@ def _zeroed_copy(trace: Trace, found: Resolution) -> nn.Module:
         for name, dim in group.consumers:
             dead = np.flatnonzero(~found.keep[units[name, dim]])
             parameters[name].data.index_fill_(dim, torch.from_numpy(dead), 0)
+    for crop in what.crops:
+        weight = parameters[crop.tensor].data
+        weight.masked_fill_(outside(crop, weight), 0)
     return module
 
 
@@ -435,6 +440,8 @@ def _on_live_copy(trace: Trace, plan: Plan, slim: nn.Module, tolerance: float, s
         )
     error, effect, zeroed = (max(getattr(m, k) for m in measured) for k in ("error", "effect", "zeroed"))
     units = int((~what.found.keep).sum())
-    proof = Proof(error, tolerance, "float64", effect, 0, zeroed, units, 1, True, len(plan.removed))
+    proof = Proof(
+        error, tolerance, "float64", effect, 0, zeroed, units, 1, True, len(plan.removed), len(plan.crops)
+    )
     _gate(proof, slim)
     return proof

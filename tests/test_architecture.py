@@ -34,7 +34,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("ops", "runtime", "inputs", "trace"),
     ("walk", "parity", "live", "bench_table", "graphs", "dataflow", "naming"),
     ("couple", "capture", "contestants"),
-    ("resize", "criteria", "planning"),
+    ("resize", "crop", "criteria", "planning"),
     ("score", "oracle", "structures"),
     ("cutting",),
     ("plan", "slim", "export", "bench", "inspect"),

@@ -11,6 +11,10 @@ Two figures for each method, both as a share of the plain step (forward, loss, b
 its own period (SSR renews F every 200 steps).  It is the sharper figure on a machine whose step time
 varies by more than the overhead.
 
+GAL learns from the dense model instead of labels, so its step has that model's forward pass besides: a row of its own,
+``gal_teacher``.  The row ``gal`` is the discriminator and the masks, read off the method's own (wall) clock in whole
+steps.
+
 With one thread ``--clock cpu`` counts the processor time of this process, which is what the wall clock would show
 if nobody else were there.
 
@@ -21,6 +25,7 @@ optimizer, which is what is timed; it needs the ``peers`` extra.
 from __future__ import annotations
 
 import argparse
+import copy
 import json
 import statistics
 import time
@@ -81,6 +86,10 @@ class Figure:
 class Method:
     """Hooks around a training step."""
 
+    def loss(self, model: nn.Module, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        """What the model is trained on."""
+        return nn.functional.cross_entropy(model(x), y)
+
     def penalty(self) -> torch.Tensor | None:
         """Added to the loss."""
         return None
@@ -107,6 +116,33 @@ class Ours(Method):
         self.reg.step()
 
 
+class Game(Ours):
+    """GAL, whose loss takes the place of the labels'."""
+
+    reg: regularizers.GAL
+
+    def loss(self, model: nn.Module, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        """Against the dense model and the discriminator."""
+        return self.reg.loss(x)
+
+    @property
+    def spent(self) -> float:
+        """Milliseconds until now in discriminator and masks."""
+        return self.reg.report().overhead_ms * self.reg.steps
+
+
+class Teacher(Method):
+    """The forward pass of the dense model, alone."""
+
+    def __init__(self, model: nn.Module, x: torch.Tensor) -> None:
+        self._teacher, self._x = copy.deepcopy(model).eval(), x
+
+    @torch.no_grad()
+    def before(self) -> None:
+        """Between backward pass and optimizer."""
+        self._teacher(self._x)
+
+
 class Peer(Method):
     """Torch-Pruning's group-norm regulariser."""
 
@@ -125,7 +161,7 @@ class Peer(Method):
 
 
 def _methods(
-    model: nn.Module, optimizer: torch.optim.Optimizer, example: torch.Tensor
+    model: nn.Module, optimizer: torch.optim.Optimizer, example: torch.Tensor, x: torch.Tensor
 ) -> dict[str, Callable[[], Method]]:
     groups = fxprune.couple(fxprune.trace(model.eval(), example))
     model.train()
@@ -144,6 +180,10 @@ def _methods(
         "greg": lambda: regularizers.GReg(model, groups, delta=1e-9),
     }
     made: dict[str, Callable[[], Method]] = {n: lambda make=make: Ours(make()) for n, make in makers.items()}  # type: ignore[misc]
+    made["gal"] = lambda: Game(
+        regularizers.GAL(model, groups, on=("block", "channel"), lam=1e-9, lr=optimizer, mask_step=1)
+    )
+    made["gal_teacher"] = lambda: Teacher(model, x)
     made["torch_pruning"] = lambda: Peer(model, example)
     return made
 
@@ -170,7 +210,7 @@ class Bench:
         """One training step, milliseconds."""
         start = self.now()
         self.optimizer.zero_grad()
-        loss = nn.functional.cross_entropy(self.model(self.x), self.y)
+        loss = method.loss(self.model, self.x, self.y)
         penalty = method.penalty()
         (loss if penalty is None else loss + penalty).backward()
         method.before()
@@ -180,6 +220,8 @@ class Bench:
 
     def alone(self, method: Method, repeats: int) -> list[float]:
         """What the method adds, by itself, milliseconds a step."""
+        if isinstance(method, Game):
+            return [self._game(method) for _ in range(repeats)]
         self._part(method)  # warms up
         parts = [self._part(method) for _ in range(repeats)]
         if isinstance(method, Ours) and method.reg.name == "ssr" and method.reg.period > 1:  # type: ignore[attr-defined]
@@ -195,6 +237,12 @@ class Bench:
         method.before()
         method.after()
         return 1e3 * (self.now() - start)
+
+    def _game(self, method: Game) -> float:
+        """Discriminator and masks in one whole step."""
+        before = method.spent
+        self.step(method)
+        return method.spent - before
 
     def _update(self, method: Ours) -> float:
         """A step in which F and the multipliers are renewed."""
@@ -275,7 +323,9 @@ def render(step: Spread, figures: Sequence[Figure], settings: dict[str, object],
     return (
         "# What sparse training adds to a step\n\n"
         "Made by `python tools/bench_regularizers.py`.  `torch_pruning` is the group-norm regulariser of Torch-Pruning, "
-        f"in the same process on the same model.\n\n{sheet.markdown()}\n\n- {about}.\n"
+        "in the same process on the same model.  `gal` is the discriminator and the masks; GAL learns from the dense model "
+        "instead of labels, so its step has that model's forward pass besides, `gal_teacher`.\n\n"
+        f"{sheet.markdown()}\n\n- {about}.\n"
     )
 
 
@@ -308,7 +358,7 @@ def main() -> None:
     warnings.simplefilter("ignore")
     console = Console()
     bench = Bench(options.model, options.batch, options.size, torch.device(options.device), options.clock)
-    makers = _methods(bench.model, bench.optimizer, bench.example)
+    makers = _methods(bench.model, bench.optimizer, bench.example, bench.x)
     chosen: dict[str, Method] = {}
     for name, make in makers.items():
         if not options.methods or name in options.methods:

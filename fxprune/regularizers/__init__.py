@@ -13,9 +13,8 @@ All follow one protocol (``Regularizer``)::
 from __future__ import annotations
 
 from fxprune.regularizers.base import GroupRegularizer, Regularizer, Report
-from fxprune.regularizers.columns import Crop, Masked
+from fxprune.regularizers.columns import Masked
 from fxprune.regularizers.compose import Compose
-from fxprune.regularizers.crop import crop_kernels
 from fxprune.regularizers.dwgl import DWGL
 from fxprune.regularizers.gal import GAL
 from fxprune.regularizers.greg import GReg
@@ -25,6 +24,7 @@ from fxprune.regularizers.network_slimming import NetworkSlimming
 from fxprune.regularizers.oneshot import Magnitude, Uniform
 from fxprune.regularizers.reorder import reorder_
 from fxprune.regularizers.ssr import SSR
+from fxprune.types import Crop
 
 __all__ = [
     "DWGL",
@@ -43,7 +43,6 @@ __all__ = [
     "Regularizer",
     "Report",
     "Uniform",
-    "crop_kernels",
     "reorder_",
 ]
 

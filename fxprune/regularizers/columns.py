@@ -9,35 +9,9 @@ from math import prod
 import numpy as np
 
 from fxprune.regularizers.layout import Layout, Slot
-from fxprune.types import BoolArray, Group, IntArray
+from fxprune.types import BoolArray, Crop, Group, IntArray
 
-__all__ = ["Crop", "Masked", "channel_dead", "crops_of", "masked_of", "units_without_columns"]
-
-
-@dataclass(frozen=True)
-class Crop:
-    """Kernel points at the border that no channel uses.
-
-    Removing them leaves the function as it is if the padding shrinks along: by ``before`` times the
-    dilation at the start of each spatial dimension and ``after`` times the dilation at its end (a
-    negative padding is a slice of the input).
-
-    Attributes:
-        tensor: Name of the convolution's weight.
-        kernel: Its spatial size now.
-        before: Empty points at the start of each spatial dimension.
-        after: Empty points at the end.
-    """
-
-    tensor: str
-    kernel: tuple[int, ...]
-    before: tuple[int, ...]
-    after: tuple[int, ...]
-
-    @property
-    def cropped(self) -> tuple[int, ...]:
-        """Spatial size after the crop."""
-        return tuple(k - b - a for k, b, a in zip(self.kernel, self.before, self.after, strict=True))
+__all__ = ["Masked", "channel_dead", "crops_of", "masked_of", "units_without_columns"]
 
 
 @dataclass(frozen=True)
@@ -116,15 +90,18 @@ def _extent(alive: BoolArray, axis: int) -> tuple[int, int]:
     return int(used[0]), int(used[-1])
 
 
-def masked_of(layout: Layout, alive: BoolArray, removed: dict[str, BoolArray]) -> tuple[Masked, ...]:
+def masked_of(
+    layout: Layout, alive: BoolArray, removed: dict[str, BoolArray], cropped: Sequence[Crop]
+) -> tuple[Masked, ...]:
     """What stays masked in each weight.
 
     Args:
         layout: Made by ``column_layout``.
         alive: bool[n_columns].
         removed: For each weight bool[C], the input channels that are really cut.
+        cropped: Kernels that are really cropped.
     """
-    crops = {crop.tensor: crop for crop in crops_of(layout, alive)}
+    crops = {crop.tensor: crop for crop in cropped}
     found = []
     for slot in layout.slots:
         dead = _dead(layout, slot, alive)

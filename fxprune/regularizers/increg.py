@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from math import log
 from typing import Literal
 
@@ -10,21 +11,21 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from fxprune.crop import why_whole, with_crops
 from fxprune.errors import PlanError
 from fxprune.regularizers.base import GroupRegularizer, State
 from fxprune.regularizers.columns import (
-    Crop,
     Masked,
     channel_dead,
     crops_of,
     masked_of,
     units_without_columns,
 )
-from fxprune.regularizers.decisions import plan_for
+from fxprune.regularizers.decisions import plan_for, trace_of
 from fxprune.regularizers.layout import Members, column_layout
 from fxprune.regularizers.options import PerGroup, choose, per_family
 from fxprune.regularizers.view import energy, rank_within
-from fxprune.types import BoolArray, Budget, FloatArray, Group, IntArray, Plan
+from fxprune.types import BoolArray, Budget, Crop, FloatArray, Group, IntArray, Plan
 
 __all__ = ["IncReg", "exponential_increment", "linear_increment"]
 
@@ -123,7 +124,8 @@ class IncReg(GroupRegularizer):
         scope: ``"group"``: each coupling group loses its ratio.  ``"global"``: all units are ranked
             together, by norms relative to the mean of their layer (ours).
         granularity: ``"rows"``: units, that is filters of whole coupling groups.  ``"columns"``: ``W[:, c, y, x]``
-            of each convolution; see ``crops`` (with ``crop_kernels``) and ``masked``.
+            of each convolution.  A channel all of whose columns are gone goes, and so does a border of a kernel
+            that no channel uses; ``masked`` says what of the rest stays in the model as zeros.
         linear: With columns, take linear layers for convolutions with a kernel of one point.
         members: With rows, which tensors count.  The default includes the consumers: while they read a unit its
             gradient does not vanish, and a factor acting on the producers alone holds it at (gradient / factor)
@@ -327,7 +329,7 @@ class IncReg(GroupRegularizer):
         return np.flatnonzero(known & ~alive[np.maximum(layout.unit_atom, 0)])
 
     def plan(self, budget: Budget | None = None) -> Plan:
-        """What the method decided, as a plan for ``slim``.
+        """What the method decided, as a plan for ``slim``; with columns it crops kernels, too.
 
         Args:
             budget: Spend this budget in the order the method learned; columns have no order of channels.
@@ -335,18 +337,26 @@ class IncReg(GroupRegularizer):
         Raises:
             PlanError: The groups carry no trace, the planner refuses, or a budget comes with columns.
         """
-        return (
-            plan_for(self.groups, self.removed_units(), None, budget)
-            if self._columns
-            else super().plan(budget)
+        if not self._columns:
+            return super().plan(budget)
+        made = plan_for(self.groups, self.removed_units(), None, budget)
+        made = with_crops(trace_of(self.groups), made, self.crops())
+        left, pruned = (sum(getattr(m, what) for m in self.masked()) for what in ("left", "pruned"))
+        note = (
+            f"{left} of {pruned} pruned columns stay in the slim model as zeros, since neither a channel nor a border of a "
+            "kernel is empty there; fine-tuning may use them again"
         )
+        return replace(made, notes=(*made.notes, note)) if left else made
 
     def _kept(self) -> BoolArray:
         return np.asarray(self.alive().cpu().numpy())
 
     def crops(self) -> tuple[Crop, ...]:
-        """With columns: kernels whose border is empty, for ``crop_kernels``."""
-        return crops_of(self.view.layout, self._kept()) if self._columns else ()
+        """With columns: kernels whose border is empty and can be cropped."""
+        if not self._columns:
+            return ()
+        trace = trace_of(self.groups)
+        return tuple(c for c in crops_of(self.view.layout, self._kept()) if not why_whole(trace, c.tensor))
 
     def masked(self) -> tuple[Masked, ...]:
         """With columns: for each convolution, what is pruned and what of it only stays masked."""
@@ -360,7 +370,7 @@ class IncReg(GroupRegularizer):
             for axis in group.consumers:
                 if axis[0] in cut:
                     cut[axis[0]][group.indices[axis][dead].ravel()] = True
-        return masked_of(self.view.layout, kept, cut)
+        return masked_of(self.view.layout, kept, cut, self.crops())
 
     def _zero(self, dead: Tensor) -> None:
         if self._columns:

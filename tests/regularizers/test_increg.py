@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import copy
 import math
 
 import numpy as np
@@ -12,8 +11,9 @@ from regularizers.nets import linear_chain, traced
 from torch import nn
 
 import fxprune
+from fxprune.cost import measure
 from fxprune.errors import PlanError
-from fxprune.regularizers import Crop, IncReg, crop_kernels
+from fxprune.regularizers import Crop, IncReg
 from fxprune.regularizers.increg import exponential_increment, linear_increment
 
 EXACT = 1e-12
@@ -250,15 +250,19 @@ def test_cropped_slim_models_are_proved_by_the_oracle() -> None:
     kill(reg, "4.weight", (slice(None), 0, slice(4, 5)))  # both ends: less padding
     reg.finish()
     plan = reg.plan()
-    slim = fxprune.slim(trace, plan)
-    cropped = crop_kernels(slim, reg.crops())
-    assert fxprune.verify(trace, plan, cropped).error < EXACT
+    cropped = fxprune.slim(trace, plan)
+    proof = fxprune.verify(trace, plan, cropped)
+    assert proof.error < EXACT
+    assert proof.crops == 2
+    assert "2 kernels cropped, 1 units removed" in str(proof)
+    assert measure(cropped, trace.args) == plan.predicted
+    assert plan.notes == ("empty borders of 2 kernels go: 2.weight 3x3 -> 2x3, 4.weight 1x5 -> 1x3",)
+    assert fxprune.Plan.from_json(plan.to_json()) == plan
     assert cropped.get_parameter("2.weight").shape == (4, 2, 2, 3)
     assert cropped.get_submodule("2").border == (1, 1, 0, 1)
     assert cropped.get_parameter("4.weight").shape == (2, 4, 1, 3)
     assert type(cropped.get_submodule("4")) is nn.Conv2d
     assert cropped.get_submodule("4").padding == (0, 1)
-    assert slim.get_parameter("2.weight").shape == (4, 2, 3, 3)  # a copy was cropped
     # It is a model like any other: what is cropped can be traced, and pruned again.
     again = fxprune.trace(cropped.eval(), trace.args[0])
     assert {group.name: group.width for group in fxprune.couple(again) if group.pinned is None} == {
@@ -269,51 +273,6 @@ def test_cropped_slim_models_are_proved_by_the_oracle() -> None:
     cropped.get_submodule("2").border = (1, 1, 1, 0)
     with pytest.raises(fxprune.VerificationError):
         fxprune.verify(trace, plan, cropped)
-
-
-@pytest.mark.parametrize(
-    "conv",
-    [
-        nn.Conv1d(2, 3, 5, padding=2, stride=2),
-        nn.Conv2d(2, 4, (3, 5), padding=(0, 1), dilation=2, groups=2),
-        nn.Conv2d(2, 3, 3, padding="same"),
-        nn.Conv2d(2, 3, 3, padding="valid", bias=False),
-        nn.Conv3d(1, 2, 3, padding=(1, 0, 2)),
-    ],
-    ids=str,
-)
-def test_any_border_of_any_convolution(conv: nn.modules.conv._ConvNd) -> None:
-    conv = copy.deepcopy(conv).double()
-    kernel = tuple(conv.weight.shape[2:])
-    # One point less at the start of the first dimension, one at the end of the last; the input is cut where there
-    # is no padding.
-    before, after = [0] * len(kernel), [0] * len(kernel)
-    before[0], after[-1] = 1, 1
-    with torch.no_grad():
-        conv.weight[:, :, 0] = 0
-        conv.weight[..., -1] = 0
-    small = crop_kernels(conv, [Crop("weight", kernel, tuple(before), tuple(after))])
-    x = torch.randn(2, conv.in_channels, *[13] * len(kernel), dtype=torch.float64)
-    torch.testing.assert_close(small(x), conv(x), rtol=EXACT, atol=EXACT)
-    twice = crop_kernels(
-        small, [Crop("weight", tuple(small.weight.shape[2:]), (0,) * len(kernel), (0,) * len(kernel))]
-    )
-    torch.testing.assert_close(twice(x), conv(x), rtol=EXACT, atol=EXACT)
-
-
-def test_what_cannot_be_cropped() -> None:
-    net = nn.Sequential(
-        nn.Conv2d(1, 1, 3), nn.Linear(3, 3), nn.Conv2d(1, 1, 3, padding=1, padding_mode="circular")
-    )
-    for crop, match in (
-        (Crop("0.weight", (3, 3), (1, 0), (0, 0)), "is not zero"),
-        (Crop("0.weight", (3, 5), (1, 0), (0, 0)), r"is \(3, 3\), not \(3, 5\)"),
-        (Crop("1.weight", (3,), (1,), (0,)), "not the weight of a convolution"),
-        (Crop("2.weight", (3, 3), (1, 0), (0, 0)), "with zero padding"),
-        (Crop("7.weight", (3, 3), (1, 0), (0, 0)), "not the weight of a convolution"),
-    ):
-        with pytest.raises(PlanError, match=match):
-            crop_kernels(net, [crop])
 
 
 def test_columns_are_ranked_within_each_convolution() -> None:

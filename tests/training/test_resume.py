@@ -24,9 +24,13 @@ METHODS = {
     "group_lasso": {"name": "group_lasso", "lam": 0.2, "scale": "norm"},
     "network_slimming": {"name": "network_slimming", "lam": 1e-3},
     "greg": {"name": "greg", "ratio": 0.4, "delta": 0.01, "every": 2},
+    "increg_columns": {"name": "increg", "granularity": "columns", "ratio": 0.9, "increment": 0.05},
     "gal": {"name": "gal", "on": ["block"], "lam": 0.5, "mask_step": 2},
 }
-FREE = {"gal"}  # whole blocks are too coarse for a budget
+FREE = {
+    "gal",
+    "increg_columns",
+}  # whole blocks are too coarse for a budget, columns have no order of channels
 
 
 def weights(out: Path) -> dict[str, torch.Tensor]:

@@ -84,6 +84,25 @@ def test_the_whole_chain(trained: Path, tmp_path: Path) -> None:
     }
 
 
+def test_columns_crop_kernels(trained: Path, tmp_path: Path) -> None:
+    """From the method through plan, proof, fine-tuning and ONNX to a file that loads."""
+    method = {"name": "increg", "granularity": "columns", "ratio": 0.97}
+    method |= {"increment": 10.0, "removal": "ceiling", "ceiling": 0.1}  # done after a few steps
+    recipe = write(
+        tmp_path, weights=str(trained), method=method, budget=None, sparse=ONE, finetune=ONE, export=True
+    )
+    record = run(recipe, tmp_path / "out")
+    assert "kernels cropped" in record.proof
+    assert any("empty borders of" in note for note in record.notes)
+    plan = fxprune.Plan.from_json((tmp_path / "out" / "plan.json").read_text())
+    assert plan.crops
+    assert record.method["done_share"] == 1
+    assert record.accuracy["pruned"] == pytest.approx(record.accuracy["sparse"], abs=SAME_IMAGES)
+    slim = fxprune.load(fresh_weights(), tmp_path / "out" / "slim.safetensors", torch.randn(2, 1, 8, 8))
+    assert slim.get_parameter(plan.crops[0].tensor).shape[2:] == plan.crops[0].cropped
+    assert sum(p.numel() for p in slim.parameters()) == record.slim.params == plan.predicted.params
+
+
 def test_what_is_written_is_the_slim_model(tmp_path: Path) -> None:
     record = run(write(tmp_path, finetune=ONE, sparse=NO_SPARSE), tmp_path / "out")
     example = torch.randn(4, 1, 8, 8)
