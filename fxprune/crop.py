@@ -175,7 +175,8 @@ def _size(kernel: tuple[int, ...]) -> str:
 
 def _positions(trace: Trace, node: fx.Node, spatial: int) -> int:
     """Points that a convolution is computed at, in all samples."""
-    *batch, _ = (shape := flow(trace).walk.calls[node].shape)[: len(shape) - spatial]
+    shape = flow(trace).walk.calls[node].shape
+    *batch, _channels = shape[:-spatial]
     return prod(batch) * prod(shape[-spatial:])
 
 
