@@ -115,7 +115,7 @@ def with_crops(trace: Trace, plan: Plan, crops: Sequence[Crop]) -> Plan:
         crops: At most one for each weight.
 
     Raises:
-        PlanError: A kernel cannot be cropped, is of another size, or nothing of it would be left.
+        PlanError: A kernel cannot be cropped, is of another size, is named twice, or nothing of it would be left.
 
     Example:
         >>> import fxprune
@@ -146,6 +146,8 @@ def less_crops(trace: Trace, kept: Mapping[Axis, tuple[int, ...]], cost: Cost, c
         PlanError: As for ``with_crops``.
     """
     params, macs = cost.params, cost.macs
+    if len({crop.tensor for crop in crops}) < len(crops):
+        raise PlanError("a kernel is cropped twice", advice="give one crop for each weight")
     for crop in crops:
         _check(trace, crop)
         shape = trace.tensor(crop.tensor).shape

@@ -170,3 +170,6 @@ def test_what_cannot_be_cropped() -> None:
     ):
         with pytest.raises(PlanError, match=match):
             with_crops(trace, some(trace), [crop])
+    once = Crop("conv.weight", (3, 3), (1, 0), (0, 0))
+    with pytest.raises(PlanError, match="twice"):
+        with_crops(trace, some(trace), [once, once])
