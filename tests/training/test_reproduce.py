@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from reproduce import models, results
+from reproduce import latency, models, results
 from reproduce import run as runner
 from training.runs import SMALL, run, write
 
@@ -19,6 +19,12 @@ from fxprune.types import Cost
 RECIPES = sorted(path for path in runner.RECIPES.glob("resnet*.yaml"))
 # Images of CIFAR-10's test set that are looked at, and how far their accuracy may be from that of all.
 SEEN, SAMPLING = 1000, 0.02
+
+
+def timed(name: str, median_ms: float, speedup: float) -> dict[str, object]:
+    """A row of a benchmark, as JSON."""
+    figures = {"median_ms": median_ms, "speedup": speedup, "macs": 19_300_000}
+    return {"name": name, "speedup_low": speedup - 0.01, "speedup_high": speedup + 0.01, **figures}
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +41,7 @@ def record() -> Record:
         seconds={"sparse": 600.0, "finetune": 660.0, "evaluate": 50.0},
         method={"overhead": 0.012},
         latency_ms={"dense": 3.0, "slim": 2.0},
-        bench={"rows": [{"name": "dense", "speedup": 1.0}, {"name": "slim", "speedup": 1.53}]},
+        bench={"rows": [timed("dense", 3.0, 1.0), timed("slim", 2.0, 1.53)]},
         machine={
             "cpu": "A CPU",
             "cores": 2,
@@ -161,7 +167,7 @@ def test_the_page(record: Record) -> None:
         resumed=2,
     )
     large = replace(record, name="resnet56_gal", latency_ms={}, bench=None, notes=("a note",))
-    page = results.render([scratch, large, record])
+    page = results.render([scratch, large, record], {})
     first, second = page.split("## ResNet-56, 40 epochs in all")
     assert "## ResNet-20, 40 epochs in all" in first
     assert "| DWGL | 52.5 % | 91.73 | 91.00 | 85.00 | 91.21 | +0.52 | 47.5 % |" in first
@@ -177,8 +183,39 @@ def test_the_page(record: Record) -> None:
     assert "| – | – | 16 + 24 |" in second
     assert "- GAL: a note." in second
     assert "A short schedule" not in page
-    assert "**A short schedule**" in results.render([replace(record, epochs={"sparse": 1, "finetune": 2})])
-    assert results.render([]).endswith("There is no record yet.\n")
+    assert "**A short schedule**" in results.render(
+        [replace(record, epochs={"sparse": 1, "finetune": 2})], {}
+    )
+    assert results.render([], {}).endswith("There is no record yet.\n")
+
+
+def test_latencies_side_by_side(record: Record) -> None:
+    """What was measured beside the other rows counts, unless it was of another model."""
+    other = replace(record, name="resnet20_gal", slim=Cost(130_000, 20_000_000))
+    where = {"machine": {"cpu": "B CPU", "capability": "AVX2", "onnxruntime": "9"}, "rounds": 7, "threads": 1}
+    rows = [timed("dense", 5.0, 1.0), timed("resnet20_dwgl", 4.0, 1.25), timed("resnet20_gal", 1.0, 5.0)]
+    page = results.render([record, other], {"resnet20": {**where, "rows": rows}})
+    assert "| 5.00 -> 4.00 | 1.25 (1.24..1.26) | 16 + 24 |" in page
+    assert "| 3.00 -> 2.00 | 1.53 | 16 + 24 |" in page
+    assert "one interleaved run of 7 rounds (`tools/reproduce/latency.py`), B CPU, AVX2, 1 thread" in page
+    assert "- Latency of GAL: measured as the run ended." in page
+
+
+def test_latency_takes_the_files_that_belong_to_the_records(tmp_path: Path) -> None:
+    rows, runs = tmp_path / "records", tmp_path / "runs"
+    rows.mkdir()
+    for seed in (0, 1):
+        recipe = write(tmp_path, sparse={"epochs": 0}, finetune={"epochs": 0}, export=True, seed=seed)
+        run(recipe, runs / f"small_{seed}")
+    for number in ("0", "1"):
+        text = (runs / "small_0" / "record.json").read_text()
+        (rows / f"small_{number}.json").write_text(text)  # the second is of another run
+    chosen = latency.models("small", runs, rows)
+    assert chosen == {
+        "dense": runs / "small_0" / "dense.onnx",
+        "small_0": runs / "small_0" / "slim.onnx",
+    }
+    assert latency.models("large", runs, rows) == {}
 
 
 def test_a_page_that_is_stale_is_noticed(

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
+from typing import Any
 
 from fxprune.files import write_text
 from fxprune.report import Sheet, count
@@ -15,6 +17,7 @@ from fxprune.training.record import Record, read_record
 HERE = Path(__file__).resolve().parent
 RECORDS = HERE / "records"
 RESULTS = HERE / "RESULTS.md"
+LATENCY = HERE / "latency.json"
 
 NETS = {"resnet20": "ResNet-20", "resnet56": "ResNet-56"}
 LABELS = {
@@ -57,9 +60,21 @@ PUBLISHED: Mapping[str, Sequence[tuple[str, float | None, float | None, str]]] =
 }
 
 
+Bench = Mapping[str, Any]
+"""A ``BenchTable`` as JSON."""
+
+
 def read_records(folder: Path) -> list[Record]:
     """Every record in a folder."""
     return [read_record(path) for path in sorted(folder.glob("*.json"))]
+
+
+def read_latencies(path: Path) -> dict[str, Bench]:
+    """What ``latency.py`` measured: a benchmark by network; nothing where there is no file."""
+    if not path.exists():
+        return {}
+    found: dict[str, Bench] = json.loads(path.read_text("utf-8"))
+    return found
 
 
 def net_of(record: Record) -> str:
@@ -77,11 +92,12 @@ def reduction(record: Record) -> float:
     return 100 * (1 - record.slim.macs / record.dense.macs)
 
 
-def render(records: Sequence[Record]) -> str:
+def render(records: Sequence[Record], latencies: Mapping[str, Bench]) -> str:
     """The page.
 
     Args:
         records: Finished runs.
+        latencies: All rows of a network, measured side by side, by network.
 
     Returns:
         Markdown text.
@@ -96,7 +112,8 @@ def render(records: Sequence[Record]) -> str:
         if epochs < SHORT:
             parts.append(_SHORT)
         parts.append(_accuracies(rows).markdown())
-        parts += [_costs(rows).markdown(), _conditions(rows)]
+        bench = latencies.get(net, {"rows": ()})
+        parts += [_costs(rows, bench).markdown(), "\n".join([*_measured(rows, bench), _conditions(rows)])]
         if net in PUBLISHED:
             parts += [_published(PUBLISHED[net]).markdown()]
     return "\n\n".join(parts) + "\n"
@@ -160,7 +177,7 @@ def _accuracies(records: Sequence[Record]) -> Sheet:
     )
 
 
-def _costs(records: Sequence[Record]) -> Sheet:
+def _costs(records: Sequence[Record], bench: Bench) -> Sheet:
     return Sheet(
         "Cost and conditions",
         (
@@ -175,14 +192,12 @@ def _costs(records: Sequence[Record]) -> Sheet:
             "wall time, min>",
             "method's share of a step>",
         ),
-        tuple(_cost_row(r) for r in records),
+        tuple(_cost_row(r, bench) for r in records),
         footer="latency: onnxruntime, median of one image, dense -> slim; epochs and lr: sparse + fine-tuning",
     )
 
 
-def _cost_row(r: Record) -> tuple[str, ...]:
-    dense_ms, slim_ms = r.latency_ms.get("dense"), r.latency_ms.get("slim")
-    measured = dense_ms is not None and slim_ms is not None
+def _cost_row(r: Record, bench: Bench) -> tuple[str, ...]:
     sparse, finetune = (_section(r.recipe, name).get("lr") for name in ("sparse", "finetune"))
     rates = f"{sparse} + {finetune}" if r.epochs["sparse"] else f"{finetune}"
     overhead = r.method.get("overhead")
@@ -190,8 +205,7 @@ def _cost_row(r: Record) -> tuple[str, ...]:
         _label(r),
         f"{count(r.dense.macs)} -> {count(r.slim.macs)}",
         f"{count(r.dense.params)} -> {count(r.slim.params)}",
-        f"{dense_ms:.2f} -> {slim_ms:.2f}" if measured else "–",
-        f"{_speedup(r):.2f}" if measured else "–",
+        *_latency(r, bench),
         f"{r.epochs['sparse']} + {r.epochs['finetune']}",
         rates,
         str(r.recipe.get("seed")),
@@ -205,11 +219,43 @@ def _section(recipe: Mapping[str, object], name: str) -> Mapping[str, object]:
     return found if isinstance(found, Mapping) else {}
 
 
-def _speedup(record: Record) -> float:
-    """Median of the paired ratios, which the benchmark measured round by round."""
-    rows = (record.bench or {}).get("rows")
-    assert isinstance(rows, list)
-    return float(next(row["speedup"] for row in rows if row["name"] == "slim"))
+def _beside(record: Record, bench: Bench) -> tuple[Bench, Bench] | None:
+    """The dense model and the row's, if they were measured beside the other rows; an older file had other MACs."""
+    rows = {row["name"]: row for row in bench["rows"]}
+    own = rows.get(record.name)
+    return (rows["dense"], own) if own is not None and own["macs"] == record.slim.macs else None
+
+
+def _latency(record: Record, bench: Bench) -> tuple[str, str]:
+    """Milliseconds and speed-up (the median of the paired ratios), side by side with the other rows or as the run ended."""
+    both = _beside(record, bench)
+    if both is not None:
+        dense, slim = both
+        return (
+            f"{dense['median_ms']:.2f} -> {slim['median_ms']:.2f}",
+            f"{slim['speedup']:.2f} ({slim['speedup_low']:.2f}..{slim['speedup_high']:.2f})",
+        )
+    if record.bench is None:
+        return "–", "–"
+    rows = {row["name"]: row for row in record.bench["rows"]}  # type: ignore[attr-defined]
+    dense, slim = rows["dense"], rows["slim"]
+    return f"{dense['median_ms']:.2f} -> {slim['median_ms']:.2f}", f"{slim['speedup']:.2f}"
+
+
+def _measured(records: Sequence[Record], bench: Bench) -> list[str]:
+    """Where the latencies come from."""
+    apart = [_label(r) for r in records if r.bench is not None and _beside(r, bench) is None]
+    lines = []
+    if len(apart) < len(records) and bench["rows"]:
+        m = bench["machine"]
+        lines.append(
+            f"- Latency: all rows in one interleaved run of {bench['rounds']} rounds (`tools/reproduce/latency.py`), "
+            f"{m['cpu']}, {m['capability']}, {bench['threads']} thread, onnxruntime {m['onnxruntime']}; in brackets the "
+            "95 % interval."
+        )
+    if apart and lines:
+        lines.append(f"- Latency of {', '.join(apart)}: measured as the run ended.")
+    return lines
 
 
 def _conditions(records: Sequence[Record]) -> str:
@@ -256,7 +302,7 @@ def main() -> int:
     parser.add_argument("--out", type=Path, default=RESULTS, metavar="FILE", help="the page")
     parser.add_argument("--check", action="store_true", help="only compare; exit code 1 where it differs")
     given = parser.parse_args()
-    page = render(read_records(given.records))
+    page = render(read_records(given.records), read_latencies(LATENCY))
     if given.check:
         same = given.out.exists() and given.out.read_text(encoding="utf-8") == page
         print(
