@@ -91,7 +91,7 @@ def run_steps(job: Job, *, first: int, save: Callable[[int], None], every: int, 
 
 
 def _step(job: Job, inputs: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """One step; returns the loss without penalty, and how many images were named rightly."""
+    """One step; returns the loss without penalty, and how many images were named rightly (NaN: nobody looked)."""
     job.optimizer.zero_grad(set_to_none=True)
     inputs = inputs.to(next(job.model.parameters()).dtype)
     loss, right = _loss(job, inputs, labels)
@@ -110,7 +110,7 @@ def _loss(job: Job, inputs: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     own: Callable[[Tensor], Tensor] | None = getattr(job.method, "loss", None)
     if own is not None:  # an objective of its own instead of the labels'
         with job.team.autocast():
-            return own(inputs).float(), torch.zeros((), device=labels.device)
+            return own(inputs).float(), torch.full((), math.nan, device=labels.device)
     with job.team.autocast():
         logits = job.model(inputs)
     logits = _precise(logits)
@@ -181,7 +181,8 @@ class _Watch:
         per_epoch = self._job.batches.per_epoch
         pace = (now - self._began) / max(step - self._first, 1)
         words = [f"epoch {-(-step // per_epoch)}/{-(-self._job.steps // per_epoch)}"]
-        words += [f"loss {loss / max(self._steps, 1):.3f}", f"acc {100 * right / max(images, 1):.1f} %"]
+        words += [f"loss {loss / max(self._steps, 1):.3f}"]
+        words += [f"acc {100 * right / max(images, 1):.1f} %"] if math.isfinite(right) else []
         words += [f"{1e3 * pace:.0f} ms/step"]
         method = self._job.method
         # The report of sharded parameters is a sum over processes: they would all have to ask.
