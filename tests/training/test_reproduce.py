@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from matplotlib import pyplot as plt
 from reproduce import latency, models, results
 from reproduce import run as runner
 from training.runs import SMALL, run, write
@@ -170,6 +171,7 @@ def test_the_page(record: Record) -> None:
     page = results.render([scratch, large, record], {})
     first, second = page.split("## ResNet-56, 40 epochs in all")
     assert "## ResNet-20, 40 epochs in all" in first
+    assert "![error increase by method](results.png)" in first
     assert "| DWGL | 52.5 % | 91.73 | 91.00 | 85.00 | 91.21 | +0.52 | 47.5 % |" in first
     assert "| from scratch | 52.5 % | 91.73 | – | 10.00 | 90.00 | +1.73 | – |" in first
     assert first.index("| DWGL | 52.5") < first.index("| from scratch | 52.5")  # the best first
@@ -231,3 +233,4 @@ def test_a_page_that_is_stale_is_noticed(
     monkeypatch.setattr("sys.argv", [*arguments, "--check"])
     assert results.main() == 0
     assert "stale" in capsys.readouterr().out
+    assert plt.imread(tmp_path / "results.png").std() > 0

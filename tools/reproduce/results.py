@@ -10,13 +10,20 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from fxprune.files import write_text
+import matplotlib
+from matplotlib import pyplot as plt
+from matplotlib.patches import Patch
+
+from fxprune.files import atomic_path, write_text
 from fxprune.report import Sheet, count
 from fxprune.training.record import Record, read_record
+
+matplotlib.use("Agg")
 
 HERE = Path(__file__).resolve().parent
 RECORDS = HERE / "records"
 RESULTS = HERE / "RESULTS.md"
+PICTURE = HERE / "results.png"
 LATENCY = HERE / "latency.json"
 
 NETS = {"resnet20": "ResNet-20", "resnet56": "ResNet-56"}
@@ -104,6 +111,7 @@ def render(records: Sequence[Record], latencies: Mapping[str, Bench]) -> str:
         Markdown text.
     """
     parts = ["# Results on CIFAR-10", _INTRODUCTION]
+    parts += [f"![error increase by method]({PICTURE.name})"] if records else []
     if not records:
         parts.append("There is no record yet.")
     ordered = sorted(records, key=lambda r: (net_of(r), budget_of(r)))
@@ -118,6 +126,51 @@ def render(records: Sequence[Record], latencies: Mapping[str, Bench]) -> str:
         if net in PUBLISHED:
             parts += [_published(PUBLISHED[net]).markdown()]
     return "\n\n".join(parts) + "\n"
+
+
+SPARSE, AT_ONCE = "#2458a6", "#d98e32"
+
+
+def draw(records: Sequence[Record], path: Path) -> None:
+    """The error increases as bars: a panel for each network, budget of epochs and reduction.
+
+    Args:
+        records: Finished runs, at least one.
+        path: The file.
+    """
+    panels: dict[str, list[Record]] = {}
+    for r in sorted(records, key=lambda r: (net_of(r), budget_of(r), round(reduction(r) / 10))):
+        net = NETS.get(net_of(r), net_of(r))
+        panels.setdefault(f"{net}, {int(reduction(r))} % fewer MACs, {budget_of(r)} epochs", []).append(r)
+    heights = [len(rows) + 1.5 for rows in panels.values()]
+    figure, axes = plt.subplots(
+        len(panels),
+        figsize=(7.5, 0.27 * sum(heights)),
+        layout="constrained",
+        height_ratios=heights,
+        squeeze=False,
+    )
+    for panel, (title, rows) in zip(axes.flat, panels.items(), strict=True):
+        rows.sort(key=lambda r: -r.accuracy["finetuned"])
+        bars = panel.barh(
+            [_label(r) for r in rows],
+            [100 * (r.accuracy["dense"] - r.accuracy["finetuned"]) for r in rows],
+            color=[SPARSE if r.epochs["sparse"] else AT_ONCE for r in rows],
+        )
+        panel.bar_label(bars, fmt="%+.2f", padding=3, fontsize=8)
+        panel.invert_yaxis()
+        panel.margins(x=0.12)
+        panel.tick_params(labelsize=8)
+        panel.spines[["top", "right"]].set_visible(False)
+        panel.set_title(title, fontsize=9, loc="left")
+    axes.flat[-1].set_xlabel("error increase after fine-tuning, points")
+    kinds = {"with a sparse phase": SPARSE, "pruned at once": AT_ONCE}
+    axes.flat[0].legend(
+        [Patch(color=c) for c in kinds.values()], kinds, frameon=False, fontsize=8
+    )
+    with atomic_path(path) as temporary:
+        figure.savefig(temporary, dpi=130)
+    plt.close(figure)
 
 
 # Published schedules after pruning have at least so many epochs.
@@ -303,7 +356,8 @@ def main() -> int:
     parser.add_argument("--out", type=Path, default=RESULTS, metavar="FILE", help="the page")
     parser.add_argument("--check", action="store_true", help="only compare; exit code 1 where it differs")
     given = parser.parse_args()
-    page = render(read_records(given.records), read_latencies(LATENCY))
+    records = read_records(given.records)
+    page = render(records, read_latencies(LATENCY))
     if given.check:
         same = given.out.exists() and given.out.read_text(encoding="utf-8") == page
         print(
@@ -311,6 +365,8 @@ def main() -> int:
         )
         return int(not same)
     write_text(given.out, page)
+    if records:
+        draw(records, given.out.with_name(PICTURE.name))
     return 0
 
 
