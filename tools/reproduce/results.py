@@ -145,7 +145,7 @@ def draw(records: Sequence[Record], path: Path) -> None:
     heights = [len(rows) + 1.5 for rows in panels.values()]
     figure, axes = plt.subplots(
         len(panels),
-        figsize=(7.5, 0.27 * sum(heights)),
+        figsize=(7.5, 0.27 * sum(heights) + 0.8),
         layout="constrained",
         height_ratios=heights,
         squeeze=False,
@@ -165,9 +165,7 @@ def draw(records: Sequence[Record], path: Path) -> None:
         panel.set_title(title, fontsize=9, loc="left")
     axes.flat[-1].set_xlabel("error increase after fine-tuning, points")
     kinds = {"with a sparse phase": SPARSE, "pruned at once": AT_ONCE}
-    axes.flat[0].legend(
-        [Patch(color=c) for c in kinds.values()], kinds, frameon=False, fontsize=8
-    )
+    axes.flat[0].legend([Patch(color=c) for c in kinds.values()], kinds, frameon=False, fontsize=8)
     with atomic_path(path) as temporary:
         figure.savefig(temporary, dpi=130)
     plt.close(figure)
