@@ -76,6 +76,9 @@ class GAL(Regularizer):
         lam: Coefficient of ``|m|_1``, by kind if you like.
         mu: Weight of the squared distance of the logits.
         lr: Step size for masks and discriminator: the optimizer (its first group), a function or a number.
+        lr_scale: Multiplies ``lr``.  Weights that learn as fast as the masks grow as these shrink: no mask meets
+            resistance, all fall alike, and their order means little.  With weights that all but stand still (a small
+            ``lr``, 100 here) the masks settle where their blocks' worth balances ``lam`` (ours; 1 is published).
         mask_step: Steps between updates of the masks; their gradient is averaged over them.
         restraint: What keeps the discriminator from winning (``discriminator.Restraint``).
         restraint_strength: Coefficient of ``"l1"`` and ``"l2"``.
@@ -126,6 +129,7 @@ class GAL(Regularizer):
         on: Sequence[Kind] = ("block", "branch"),
         lam: float | Mapping[str, float] = 0.1,
         mu: float = 1.0,
+        lr_scale: float = 1.0,
         mask_step: int = 200,
         restraint: Restraint = "ar",
         restraint_strength: float = 1e-3,
@@ -139,10 +143,10 @@ class GAL(Regularizer):
         init = init or ("normal" if paper_code else "ones")
         choose("restraint", restraint, get_args(Restraint))
         choose("init", init, get_args(Start))
-        if mask_step < 1 or mu < 0 or restraint_strength < 0:
+        if mask_step < 1 or lr_scale <= 0 or mu < 0 or restraint_strength < 0:
             raise PlanError(
-                f"mask_step={mask_step}, mu={mu}, restraint_strength={restraint_strength}",
-                advice="mask_step is at least 1, the others are not negative",
+                f"mask_step={mask_step}, lr_scale={lr_scale}, mu={mu}, restraint_strength={restraint_strength}",
+                advice="mask_step is at least 1, lr_scale above 0, the others are not negative",
             )
         self.groups = tuple(groups)
         self._trace = trace_of(groups)
@@ -150,7 +154,8 @@ class GAL(Regularizer):
         self._averaging = Averaging(model)
         self.masks: Masks = make_masks(self._trace, self.groups, on, protect)
         self._paper, self._mu, self._mask_step = paper_code, mu, mask_step
-        self._lr, self._features = lr, features or first_logits
+        self._lr, self._lr_scale = lr, lr_scale
+        self._features = features or first_logits
         self._like = next(self._owner.parameters())
         generator = torch.Generator().manual_seed(seed)
         start = _first_values(len(self.masks), init, generator).to(self._like)
@@ -198,8 +203,10 @@ class GAL(Regularizer):
 
     def _read_rate(self) -> float:
         if isinstance(self._lr, torch.optim.Optimizer):
-            return float(self._lr.param_groups[0]["lr"])
-        return float(self._lr()) if callable(self._lr) else float(self._lr)
+            rate = self._lr.param_groups[0]["lr"]
+        else:
+            rate = self._lr() if callable(self._lr) else self._lr
+        return self._lr_scale * float(rate)
 
     # --- the game --------------------------------------------------------------------------------
 

@@ -402,9 +402,10 @@ def test_parts_in_evaluation_mode_stay_there() -> None:
 # --- the method ------------------------------------------------------------------------------------------
 
 
-def test_one_step_by_hand() -> None:
+@pytest.mark.parametrize("scale", [1.0, 10.0])
+def test_one_step_by_hand(scale: float) -> None:
     """``m <- max(m - rate * (g + lam), 0)`` at the first step, with the gradient's mean over the batches."""
-    _, _, reg, sgd, x = prepared("cifar", lam=0.3, mask_step=2)
+    _, _, reg, sgd, x = prepared("cifar", lam=0.3, mask_step=2, lr_scale=scale)
     start = reg.values()
     gradients = []
     for seed in (0, 1):
@@ -415,7 +416,7 @@ def test_one_step_by_hand() -> None:
         (reg.loss(torch.randn_like(x)) + reg.penalty()).backward()
         gradients.append(reg.student.vector.point.grad - before)
         reg.step()
-    wanted = (start - 0.02 * (sum(gradients) / 2 + 0.3)).clamp(min=0)
+    wanted = (start - scale * 0.02 * (sum(gradients) / 2 + 0.3)).clamp(min=0)
     torch.testing.assert_close(reg.values(), wanted, rtol=0, atol=BITS)
     # From the third update on the gradient is taken at the momentum point.
     play(reg, sgd, x, 6)
@@ -547,6 +548,7 @@ def test_options_are_checked() -> None:
         ({"lam": -1.0}, "lam=-1.0"),
         ({"lam": {"block": 1.0, "blok": 2.0}}, "lam="),
         ({"mask_step": 0}, "mask_step=0"),
+        ({"lr_scale": 0.0}, "lr_scale=0.0"),
         ({"restraint": "strong"}, "restraint='strong' is unknown"),
         ({"init": "two"}, "init='two' is unknown"),
     ):
