@@ -121,17 +121,17 @@ def test_jobs_scale_what_counts_steps(shared: Path) -> None:
     assert own["resnet20_greg1"].changes == ()
     [short] = runner.jobs(["resnet20_greg1"], 10, ["seed=3"])
     assert short.name == "resnet20_greg1-10"
-    assert short.changes == ("seed=3", "epochs=10", "method.delta=0.0063")
+    assert short.changes == ("seed=3", "epochs=10", "method.delta=0.0084")
     assert short.command(Path("out"))[-6:] == [
         "--set",
         "seed=3",
         "--set",
         "epochs=10",
         "--set",
-        "method.delta=0.0063",
+        "method.delta=0.0084",
     ]
-    [longer] = runner.jobs(["resnet20_ssr_l20"], 60, [])
-    assert longer.changes == ("epochs=60", "method.period=200")  # a threshold stays what it is
+    [longer] = runner.jobs(["resnet20_ssr_l20"], 40, [])
+    assert longer.changes == ("epochs=40", "method.period=200")  # a threshold stays what it is
     assert [job.name for job in runner.jobs(["resnet20_dwgl"], None, [])] == ["resnet20_dwgl"]
     assert {job.name for job in runner.jobs(["56*dwgl*"], None, [])} == {
         "resnet56_dwgl_50",
