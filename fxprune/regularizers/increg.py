@@ -341,7 +341,8 @@ class IncReg(GroupRegularizer):
             return super().plan(budget)
         made = plan_for(self.groups, self.removed_units(), None, budget)
         made = with_crops(trace_of(self.groups), made, self.crops())
-        left, pruned = (sum(getattr(m, what) for m in self.masked()) for what in ("left", "pruned"))
+        masked = self.masked()
+        left, pruned = sum(m.left for m in masked), sum(m.pruned for m in masked)
         note = (
             f"{left} of {pruned} pruned columns stay in the slim model as zeros, since neither a channel nor a border of a "
             "kernel is empty there; fine-tuning may use them again"

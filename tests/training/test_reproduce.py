@@ -168,6 +168,7 @@ def test_the_page(record: Record) -> None:
         resumed=2,
     )
     large = replace(record, name="resnet56_gal", latency_ms={}, bench=None, notes=("a note",))
+    large = replace(large, method={"blocks_gone": 0.037})
     page = results.render([scratch, large, record], {})
     first, second = page.split("## ResNet-56, 40 epochs in all")
     assert "## ResNet-20, 40 epochs in all" in first
@@ -184,6 +185,7 @@ def test_the_page(record: Record) -> None:
     assert "| SCOP | 55.7 % | 92.22 | 90.75 | +1.47 |" in first
     assert "| – | – | 16 + 24 |" in second
     assert "- GAL: a note." in second
+    assert "- GAL: 4 % of the masks on blocks were zero by themselves." in second
     assert "A short schedule" not in page
     assert "**A short schedule**" in results.render(
         [replace(record, epochs={"sparse": 1, "finetune": 2})], {}

@@ -321,8 +321,14 @@ def _conditions(records: Sequence[Record]) -> str:
         rows.setdefault(where, []).append(f"{_label(r)} at {reduction(r):.0f} %")
     lines = [where if len(rows) == 1 else f"{where}: {', '.join(names)}" for where, names in rows.items()]
     notes = _once(f"{_label(r)}: {note}" for r in records for note in r.notes)
+    masks = [
+        f"{_label(r)}: {100 * share:.0f} % of the masks on {kind.removesuffix('_gone')} were zero by themselves"
+        for r in records
+        for kind, share in r.method.items()
+        if kind.endswith("_gone")
+    ]
     resumed = [f"{_label(r)} was continued {r.resumed} times" for r in records if r.resumed]
-    return "\n".join(f"- {line}." for line in (*lines, *notes, *resumed))
+    return "\n".join(f"- {line}." for line in (*lines, *notes, *masks, *resumed))
 
 
 def _once(texts: Iterable[str]) -> list[str]:
