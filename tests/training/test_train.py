@@ -378,16 +378,20 @@ def test_a_model_that_is_no_classifier(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "method",
+    ("method", "at_least"),
     [
         # At 0.05 the line ends before the budget is met, or just after, depending on the processor's rounding.
-        {"name": "group_lasso", "lam": 0.1, "scale": "norm"},
-        {"name": "ssr", "norm": "l2,0", "lam": 0.2, "scale": "norm", "period": 2},
+        ({"name": "group_lasso", "lam": 0.1, "scale": "norm"}, 0.4),
+        # A hard threshold has no small steps: over two seeds and two precisions its own decision lands between
+        # 0.009 and 0.58.  Wherever it lands, the budget and not the jump is what is spent.
+        ({"name": "ssr", "norm": "l2,0", "lam": 0.2, "scale": "norm", "period": 2}, 0.0),
     ],
     ids=["group_lasso", "ssr_l20"],
 )
-def test_steering_meets_the_budget(method: dict[str, object], trained: Path, tmp_path: Path) -> None:
-    """Gentle enough to get there step by step, strong enough to get there: its own decision is nearly the budget."""
+def test_steering_meets_the_budget(
+    method: dict[str, object], at_least: float, trained: Path, tmp_path: Path
+) -> None:
+    """Strong enough to get to the budget before the line ends, and a jump past it costs no more than the budget."""
     sparse = {"epochs": 12, "lr": 0.02, "steer": {"every": 2, "until": 0.7}}
     recipe = write(
         tmp_path,
@@ -400,13 +404,14 @@ def test_steering_meets_the_budget(method: dict[str, object], trained: Path, tmp
     )
     record = run(recipe, tmp_path / "out")
     # The widths of this net move in twelfths.
-    assert 0.4 < record.decided <= 0.6
+    assert at_least < record.decided <= 0.6
     (note,) = record.notes
     spent, steps = (int(number) for number in re.findall(r"\d+", note))
     assert spent < 0.7 * steps  # before the line ended
     assert record.slim.macs == pytest.approx(0.6 * record.dense.macs, rel=0.05)
     # What went has been zero since the budget was met.
     assert record.accuracy["pruned"] == pytest.approx(record.accuracy["sparse"], abs=SAME_IMAGES)
+    assert record.accuracy["pruned"] > 0.9
 
 
 def test_steering_goes_on_to_the_same_bits(
