@@ -8,7 +8,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from fxprune.trace import ExampleInputs, call_arguments
 
-__all__ = ["liven"]
+__all__ = ["live_value", "liven"]
 
 NEGLIGIBLE = 1e-4
 """Largest entry of a tensor that takes no visible part in the result."""
@@ -32,17 +32,23 @@ def liven(model: nn.Module, example_inputs: ExampleInputs, *, seed: int = 0) -> 
     args, kwargs = call_arguments(example_inputs)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
-            noise = torch.randn(parameter.shape, generator=generator).to(parameter)
-            if parameter.ndim <= 1:
-                # Scales near one and small offsets keep deep networks in range.
-                scale = name.endswith("weight") or "gamma" in name or "scale" in name
-                parameter.copy_(1 + 0.2 * noise if scale else 0.1 * noise)
-            elif float(parameter.abs().max()) < NEGLIGIBLE:
-                # Heads of zero, and layer scales that hide a branch behind a millionth.
-                line = parameter.squeeze()
-                parameter.copy_(noise * line[0].numel() ** -0.5 if line.ndim > 1 else 1 + 0.2 * noise)
+            parameter.copy_(live_value(name, parameter, generator))
         _calibrate(model, args, kwargs)
     return model.eval()
+
+
+def live_value(name: str, parameter: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    """What a parameter is given so that it matters: the parameter itself where it does already."""
+    noise = torch.randn(parameter.shape, generator=generator).to(parameter)
+    if parameter.ndim <= 1:
+        # Scales near one and small offsets keep deep networks in range.
+        scale = name.endswith("weight") or "gamma" in name or "scale" in name
+        return 1 + 0.2 * noise if scale else 0.1 * noise
+    if parameter.numel() and float(parameter.abs().max()) < NEGLIGIBLE:
+        # Heads of zero, and layer scales that hide a branch behind a millionth.
+        line = parameter.squeeze()
+        return noise * line[0].numel() ** -0.5 if line.ndim > 1 else 1 + 0.2 * noise
+    return parameter
 
 
 def _calibrate(model: nn.Module, args: tuple[object, ...], kwargs: dict[str, object]) -> None:

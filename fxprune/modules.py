@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 
-import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
-from torch.nn.modules.instancenorm import _InstanceNorm
 
-__all__ = ["refresh", "watching_widths"]
+__all__ = ["Setting", "refresh"]
 
-Groups = int | None
+Setting = Mapping[str, object]
+"""New arguments of the calls inside a module, by name, and ``width``: channels of what they return."""
 
 
-def _conv(module: nn.Module, groups: Groups) -> None:
+def _groups(setting: Setting, now: int) -> int:
+    """The new number of groups, or the present one."""
+    found = next((setting[n] for n in ("groups", "num_groups", "group") if n in setting), now)
+    assert isinstance(found, int)
+    return found
+
+
+def _conv(module: nn.Module, setting: Setting) -> None:
     assert isinstance(module, _ConvNd)
-    module.groups = groups or module.groups
+    module.groups = _groups(setting, module.groups)
     out, inner = module.weight.shape[:2]
     if isinstance(module, _ConvTransposeNd):
         out, inner = inner, out
@@ -27,48 +32,54 @@ def _conv(module: nn.Module, groups: Groups) -> None:
         module.out_channels, module.in_channels = out, inner * module.groups
 
 
-def _linear(module: nn.Module, groups: Groups) -> None:
+def _linear(module: nn.Module, setting: Setting) -> None:
     assert isinstance(module, nn.Linear)
     module.out_features, module.in_features = module.weight.shape
 
 
-def _bilinear(module: nn.Module, groups: Groups) -> None:
+def _bilinear(module: nn.Module, setting: Setting) -> None:
     assert isinstance(module, nn.Bilinear)
     module.out_features, module.in1_features, module.in2_features = module.weight.shape
 
 
-def _norm(module: nn.Module, groups: Groups) -> None:
+def _norm(module: nn.Module, setting: Setting) -> None:
     assert isinstance(module, _NormBase)
-    for tensor in (module.weight, module.running_mean):
-        if tensor is not None:
-            module.num_features = len(tensor)
+    held = [len(t) for t in (module.weight, module.running_mean) if t is not None]
+    module.num_features = next(iter(held), setting.get("width", module.num_features))  # type: ignore[assignment]
 
 
-def _layer_norm(module: nn.Module, groups: Groups) -> None:
+def _layer_norm(module: nn.Module, setting: Setting) -> None:
     assert isinstance(module, (nn.LayerNorm, nn.RMSNorm))
-    if module.weight is not None:
-        module.normalized_shape = tuple(module.weight.shape)
+    shape = setting.get("normalized_shape", module.normalized_shape)
+    assert isinstance(shape, (list, tuple))
+    module.normalized_shape = tuple(module.weight.shape if module.elementwise_affine else shape)
 
 
-def _group_norm(module: nn.Module, groups: Groups) -> None:
+def _group_norm(module: nn.Module, setting: Setting) -> None:
     assert isinstance(module, nn.GroupNorm)
-    if module.weight is not None:
-        module.num_channels = len(module.weight)
-    module.num_groups = groups or module.num_groups
+    width = setting.get("width", module.num_channels)
+    assert isinstance(width, int)
+    module.num_channels = len(module.weight) if module.affine else width
+    module.num_groups = _groups(setting, module.num_groups)
 
 
-def _embedding(module: nn.Module, groups: Groups) -> None:
+def _channel_shuffle(module: nn.Module, setting: Setting) -> None:
+    assert isinstance(module, nn.ChannelShuffle)
+    module.groups = _groups(setting, module.groups)
+
+
+def _embedding(module: nn.Module, setting: Setting) -> None:
     assert isinstance(module, (nn.Embedding, nn.EmbeddingBag))
     module.embedding_dim = module.weight.shape[1]
 
 
-def _prelu(module: nn.Module, groups: Groups) -> None:
+def _prelu(module: nn.Module, setting: Setting) -> None:
     assert isinstance(module, nn.PReLU)
     module.num_parameters = module.weight.numel()
 
 
 REFRESH: tuple[
-    tuple[type[nn.Module] | tuple[type[nn.Module], ...], Callable[[nn.Module, Groups], None]], ...
+    tuple[type[nn.Module] | tuple[type[nn.Module], ...], Callable[[nn.Module, Setting], None]], ...
 ] = (
     (_ConvNd, _conv),
     (nn.Linear, _linear),
@@ -76,47 +87,28 @@ REFRESH: tuple[
     (_NormBase, _norm),
     ((nn.LayerNorm, nn.RMSNorm), _layer_norm),
     (nn.GroupNorm, _group_norm),
+    (nn.ChannelShuffle, _channel_shuffle),
     ((nn.Embedding, nn.EmbeddingBag), _embedding),
     (nn.PReLU, _prelu),
 )
 
 
-def refresh(model: nn.Module, groups: Mapping[str, int]) -> None:
-    """Set widths that modules cache from the shapes of their weights.
+def refresh(model: nn.Module, settings: Mapping[str, Setting]) -> None:
+    """Set what modules cache about widths: from the shapes of their weights, else from the calls inside them.
 
     Args:
         model: A model whose tensors were sliced; changed in place.
-        groups: New group counts by parameter name.
+        settings: By the path of a module, or by the name of the parameter that a call reads.
     """
     for path, module in model.named_modules():
         for types, update in REFRESH:
             if isinstance(module, types):
-                update(module, _groups_of(path, module, groups))
+                update(module, _setting_of(path, module, settings))
                 break
 
 
-@contextlib.contextmanager
-def watching_widths(model: nn.Module) -> Iterator[None]:
-    """While the model runs, instance norms without parameters note the width they are given."""
-
-    def note(module: nn.Module, inputs: tuple[object, ...]) -> None:
-        x = inputs[0]
-        if isinstance(x, torch.Tensor) and isinstance(module, _InstanceNorm) and x.ndim > 1:
-            module.num_features = x.shape[1]
-
-    bare = [m for m in model.modules() if isinstance(m, _InstanceNorm) and not m.affine]
-    handles = [m.register_forward_pre_hook(note) for m in bare]
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
-def _groups_of(path: str, module: nn.Module, groups: Mapping[str, int]) -> Groups:
-    """The new group count of a module: that of any parameter below it."""
-    for name, _ in module.named_parameters():
-        found = groups.get(f"{path}.{name}" if path else name)
-        if found is not None:
-            return found
-    return None
+def _setting_of(path: str, module: nn.Module, settings: Mapping[str, Setting]) -> Setting:
+    """The setting of a module's path, or of any parameter below it."""
+    names = [n for n, _ in module.named_parameters()]
+    paths = [path, *(f"{path}.{n}" if path else n for n in names)]
+    return next((settings[p] for p in paths if p in settings), {})

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import copy
 import json
 import operator
-import sys
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -17,19 +14,19 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import fx, nn
-from torch.overrides import TorchFunctionMode
-from torch.utils import _pytree as pytree
 
+from fxprune.copies import copied
 from fxprune.crop import crop_, less_crops
 from fxprune.cutting import cut, cut_sources, drop_gaps
 from fxprune.errors import FxpruneError, PlanError, SliceError
 from fxprune.files import atomic_path
 from fxprune.graphs import arguments_by_name, draft, set_tensor, tensor_at
-from fxprune.modules import refresh, watching_widths
-from fxprune.ops import calculates, overload
-from fxprune.ops.base import Rewrite, Scaled
+from fxprune.modules import Setting, refresh
+from fxprune.ops import overload
+from fxprune.ops.base import Rewrite, Scaled, Value
 from fxprune.resize import Gather, Resolution, expect, keep_mask, resolve
-from fxprune.sources import source_of, user_line
+from fxprune.sameness import difference
+from fxprune.sources import source_of
 from fxprune.trace import ExampleInputs, Trace, evaluating
 from fxprune.trace import trace as _trace
 from fxprune.types import Plan
@@ -38,19 +35,11 @@ __all__ = ["load", "save", "slim"]
 
 Kind = Literal["auto", "module", "graph"]
 
-# Largest relative difference between the module copy and the graph that rounding can explain.
-SAME = 1e-4
-
 # Arguments that torch.nn modules cache and ``modules.refresh`` updates.
 CACHED = frozenset({"groups", "normalized_shape", "num_groups", "group"})
 
-# How Python code learns the width of a tensor.
-SIZES = frozenset(
-    {
-        torch.Tensor.shape.__get__,  # type: ignore[attr-defined]
-        *(torch.Tensor.size, torch.Tensor.numel, torch.Tensor.nelement, torch.Tensor.__len__),
-    }
-)
+# How operators call a number of groups.
+GROUPS = frozenset({"groups", "num_groups", "group"})
 
 
 def slim(trace: Trace, plan: Plan, *, kind: Kind = "auto") -> nn.Module:
@@ -143,8 +132,9 @@ def _sliced(tensor: torch.Tensor, name: str, found: Resolution) -> torch.Tensor:
         index = found.kept.get((name, dim))
         if index is not None:
             result = result.index_select(dim, torch.tensor(index, device=tensor.device))
-    if result.data_ptr() == tensor.data_ptr() or not result.is_contiguous():
-        result = result.clone(memory_format=torch.preserve_format)
+    # Channels last stays channels last: the dimensions lie in memory in the order in which they lay.
+    laid = torch.empty_permuted(result.shape, tensor.dim_order(), dtype=result.dtype, device=result.device)
+    result = laid.copy_(result)
     if isinstance(tensor, nn.Parameter):
         return nn.Parameter(result, requires_grad=tensor.requires_grad)
     return result
@@ -181,23 +171,30 @@ class _Parts:
 
 def _module_copy(parts: _Parts) -> nn.Module:
     """Copy the model with slim tensors in the place of its own, and refresh cached integers."""
-    # deepcopy takes what is in the memo as already copied: the dense weights are never duplicated.
-    memo: dict[int, object] = dict(parts.tensors)
-    module = copy.deepcopy(parts.trace.model, memo)
-    refresh(module, _conv_groups(parts.trace, parts.found))
+    slims = parts.tensors
+    module = copied(parts.trace.model, lambda t: slims[id(t)] if id(t) in slims else t.detach().clone())
+    refresh(module, _settings(parts.trace, parts.found))
     return module
 
 
-def _conv_groups(trace: Trace, found: Resolution) -> dict[str, int]:
-    """New group counts by name of the parameter (a weight, or a norm's scale) they belong to."""
-    counts: dict[str, int] = {}
+def _settings(trace: Trace, found: Resolution) -> dict[str, Setting]:
+    """New arguments and widths of calls, by their module and by the parameters (a norm's scale) they read."""
+    settings: dict[str, Setting] = {}
+    for node, value in found.values.items():
+        stack = node.meta.get("nn_module_stack")
+        if stack and isinstance(value, Value) and value.rank > 1:
+            path, _ = list(stack.values())[-1]
+            settings[path] = {"width": value.shape[1]}
     for node, rewrite in found.rewrites.items():
-        for name in ("groups", "num_groups", "group"):
-            if name in rewrite.args:
-                for source in node.all_input_nodes[1:]:
-                    for weight in _parameters_behind(source):
-                        counts[trace.aliases.get(weight, weight)] = int(rewrite.args[name])  # type: ignore[call-overload]
-    return counts
+        stack = node.meta.get("nn_module_stack")
+        if stack:
+            path, _ = list(stack.values())[-1]
+            settings[path] = {**settings.get(path, {}), **rewrite.args}
+        if not set(rewrite.args).isdisjoint(GROUPS):
+            for source in node.all_input_nodes[1:]:
+                for weight in _parameters_behind(source):
+                    settings[trace.aliases.get(weight, weight)] = rewrite.args
+    return settings
 
 
 def _parameters_behind(node: fx.Node) -> list[str]:
@@ -215,102 +212,14 @@ def _parameters_behind(node: fx.Node) -> list[str]:
 
 
 def _difference(parts: _Parts, module: nn.Module) -> str:
-    """Why the module copy cannot stand for the graph, or empty.
-
-    Where only numbers that torch.nn modules cache have changed and the model's own code neither asks
-    for sizes nor calculates with numbers, the copy runs the same operators by construction and a dry
-    run shows that its code accepts the shapes; else the two are compared on the example inputs.
-    """
-    trace, found = parts.trace, parts.found
-    args, kwargs = trace.args, dict(trace.kwargs)
-    cached = not found.gathers and all(set(r.args) <= CACHED for r in found.rewrites.values())
-    on_meta = any(t.device.type == "meta" for t in module.parameters())
-    with torch.no_grad(), torch.random.fork_rng(devices=[]), evaluating(module), watching_widths(module):
-        if trace.kind == "recorded":
-            module(*args, **kwargs)
-            return ""
-        asks = ""
-        if cached or on_meta:
-            asks = _dry_run(module, args, kwargs)
-            if cached and not asks and not any(map(calculates, trace.graph.graph.nodes)):
-                return ""
-        if on_meta:
-            return f"no data to compare on, and widths may steer the code{asks}"
-        args, kwargs = _varied(args, kwargs)
-        with evaluating(parts.graph):
-            one, two = (
-                pytree.tree_leaves(module(*args, **kwargs)),
-                pytree.tree_leaves(parts.graph(*args, **kwargs)),
-            )
-    return _unequal(one, two)
-
-
-def _varied(
-    args: tuple[object, ...], kwargs: Mapping[str, object]
-) -> tuple[tuple[object, ...], dict[str, object]]:
-    """The example inputs, constant ones (zeros, say) replaced by random numbers: zeros hide differences."""
-
-    def redraw(t: torch.Tensor) -> torch.Tensor:
-        constant = t.is_floating_point() and t.numel() > 1 and bool((t == t.flatten()[0]).all())
-        return torch.randn_like(t) if constant else t
-
-    varied: tuple[tuple[object, ...], dict[str, object]] = pytree.tree_map_only(
-        torch.Tensor, redraw, (args, dict(kwargs))
-    )
-    return varied
-
-
-class _SizeWatch(TorchFunctionMode):
-    """Notices code outside of torch that asks a tensor for its size: what it does may hang on widths."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.where = ""
-
-    def __torch_function__(
-        self,
-        func: Callable[..., object],
-        types: object,
-        args: tuple[object, ...] = (),
-        kwargs: Mapping[str, object] | None = None,
-    ) -> object:
-        if func in SIZES and not self.where:
-            # The batch (dimension 0) is no width.
-            batch = func is torch.Tensor.size and args[1:] == (0,)
-            self.where = "" if batch else user_line(sys._getframe(1))
-        if func is nn.functional.batch_norm and _same_widths(args):
-            return args[0]  # without numbers torch takes it apart, which costs more than all other layers
-        return func(*args, **(kwargs or {}))
-
-
-def _same_widths(operands: tuple[object, ...]) -> bool:
-    """The input of a batch norm and its vectors are equally wide."""
-    x, *vectors = operands[:5]
-    return isinstance(x, torch.Tensor) and all(
-        isinstance(v, torch.Tensor) and len(v) == x.shape[1] for v in vectors
-    )
-
-
-def _dry_run(module: nn.Module, args: tuple[object, ...], kwargs: Mapping[str, object]) -> str:
-    """Run the module without numbers; returns where the user's code asks for sizes, if it does."""
-    state = {n: t.to("meta") for n, t in [*module.named_parameters(), *module.named_buffers()]}
-    args, kwargs = pytree.tree_map_only(torch.Tensor, lambda t: t.to("meta"), (args, dict(kwargs)))
-    with _SizeWatch() as watch:
-        torch.func.functional_call(module, state, args, dict(kwargs))
-    return f" ({watch.where})" if watch.where else ""
-
-
-def _unequal(one: list[object], two: list[object]) -> str:
-    for a, b in zip(one, two, strict=True):
-        if not isinstance(a, torch.Tensor) or not isinstance(b, torch.Tensor):
-            continue
-        if a.shape != b.shape:
-            return f"output shape {tuple(a.shape)} instead of {tuple(b.shape)}"
-        scale = float(b.abs().max()) if b.numel() else 0.0
-        error = float((a - b).abs().max()) if b.numel() else 0.0
-        if not error <= SAME * max(scale, 1e-30):
-            return f"outputs differ by {error:.3g} where they reach {scale:.3g}"
-    return ""
+    """Why the module copy cannot stand for the graph, or empty."""
+    trace = parts.trace
+    inputs = trace.args, dict(trace.kwargs)
+    if trace.kind == "recorded":
+        with torch.no_grad(), torch.random.fork_rng(devices=[]), evaluating(module):
+            module(*inputs[0], **inputs[1])
+        return ""
+    return difference(module, parts.graph, trace.model, inputs)
 
 
 # --- a graph -----------------------------------------------------------------------------------

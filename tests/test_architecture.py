@@ -18,7 +18,18 @@ ROOT = Path(__file__).resolve().parents[1] / "fxprune"
 
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("errors",),
-    ("types", "sources", "files", "console", "modules", "shims", "targets", "onnx_rules", "onnx_cost"),
+    (
+        "types",
+        "sources",
+        "files",
+        "console",
+        "modules",
+        "shims",
+        "copies",
+        "targets",
+        "onnx_rules",
+        "onnx_cost",
+    ),
     (
         "labels",
         "blocks",
@@ -26,6 +37,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "calls",
         "weights",
         "recorder",
+        "values",
         "loading",
         "graph_files",
         "memory_probe",
@@ -33,7 +45,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ),
     ("ops", "runtime", "inputs", "trace"),
     ("walk", "parity", "live", "bench_table", "graphs", "dataflow", "naming"),
-    ("couple", "capture", "contestants"),
+    ("couple", "capture", "contestants", "sameness"),
     ("resize", "crop", "criteria", "planning"),
     ("score", "oracle", "structures"),
     ("cutting",),

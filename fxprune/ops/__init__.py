@@ -28,7 +28,6 @@ __all__ = [
     "FACTORIES",
     "RULES",
     "batch_norm_weights",
-    "calculates",
     "overload",
     "qualified_name",
     "rule_for",
@@ -93,20 +92,6 @@ def rule_for(target: object) -> OpRule | None:
     if torch.Tag.pointwise in target.tags:
         return _POINTWISE
     return _BY_NAME.get(qualified_name(target))
-
-
-def calculates(node: fx.Node) -> bool:
-    """Whether a call combines a tensor with a plain number, which Python code may have made from widths.
-
-    Example:
-        >>> import torch
-        >>> graph = fx.Graph()
-        >>> calculates(graph.call_function(torch.ops.aten.mul.Tensor, (graph.placeholder("x"), 0.5)))
-        True
-    """
-    if node.op != "call_function" or qualified_name(node.target) not in pointwise.ARITHMETIC:
-        return False
-    return any(isinstance(a, (int, float)) for a in node.args)
 
 
 def batch_norm_weights(graph: fx.Graph) -> set[str]:

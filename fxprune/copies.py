@@ -1,0 +1,99 @@
+"""Copies of modules whose tensors are replaced: sliced, in another type, or without numbers."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import nn
+from torch.nn.utils import prune
+from torch.nn.utils.spectral_norm import SpectralNorm
+from torch.nn.utils.weight_norm import WeightNorm
+from torch.utils import _pytree as pytree
+
+from fxprune.errors import FxpruneError, SliceError
+
+__all__ = ["as_parameter", "copied", "held", "on_meta"]
+
+Change = Callable[[torch.Tensor], torch.Tensor]
+
+
+def held(model: nn.Module) -> Iterator[torch.Tensor]:
+    """Every tensor a model holds: parameters, buffers, and what its code keeps in plain attributes (a cached grid)."""
+    for module in model.modules():
+        yield from (t for t in (*module._parameters.values(), *module._buffers.values()) if t is not None)
+        plain = [v for n, v in vars(module).items() if n not in ("_parameters", "_buffers", "_modules")]
+        yield from (t for t in pytree.tree_leaves(plain) if isinstance(t, torch.Tensor))
+
+
+def copied(model: nn.Module, change: Change) -> nn.Module:
+    """A copy of a module that holds ``change(tensor)`` in the place of each of its tensors.
+
+    Args:
+        model: Left untouched; nothing of it is copied that ``change`` replaces.
+        change: Gives the new tensor; what is tied stays tied.
+
+    Raises:
+        SliceError: Something in the model cannot be copied.
+    """
+    # deepcopy takes what is in the memo as already copied: the numbers are never duplicated.
+    memo: dict[int, object] = {}
+    with torch.no_grad():
+        for tensor in held(model):
+            if id(tensor) not in memo:
+                memo[id(tensor)] = as_parameter(change(tensor), tensor)
+    try:
+        module = copy.deepcopy(model, memo)
+    except FxpruneError:
+        raise
+    except Exception as error:
+        raise SliceError(
+            f"the model cannot be copied: {type(error).__name__}: {(str(error).splitlines() or [''])[0]}",
+            advice="an attribute of the model holds what Python cannot copy (an open file, a lock, another process); "
+            "set it aside, or give its class a __deepcopy__",
+        ) from error
+    _compute_again(module)
+    return module
+
+
+def as_parameter(tensor: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
+    """The tensor as a parameter where the other is one."""
+    if isinstance(like, nn.Parameter) and not isinstance(tensor, nn.Parameter):
+        return nn.Parameter(tensor, requires_grad=like.requires_grad)
+    return tensor
+
+
+def on_meta(model: nn.Module) -> nn.Module:
+    """The model without its numbers; copying costs nothing and nothing can be changed."""
+    return copied(model, lambda t: torch.empty_like(t, device="meta"))
+
+
+def _compute_again(model: nn.Module) -> None:
+    """Tensors that hooks compute from parameters before each call (pruning masks, weight norm) follow the new ones."""
+    for module in model.modules():
+        for hook in module._forward_pre_hooks.values():
+            for kind, compute in _COMPUTED:
+                if isinstance(hook, kind):
+                    name, tensor = compute(hook, module)
+                    setattr(module, name, tensor.detach())
+
+
+def _masked(hook: prune.BasePruningMethod, module: nn.Module) -> tuple[str, torch.Tensor]:
+    return hook._tensor_name, hook.apply_mask(module)
+
+
+def _normed(hook: WeightNorm, module: nn.Module) -> tuple[str, torch.Tensor]:
+    return hook.name, hook.compute_weight(module)
+
+
+def _spectral(hook: SpectralNorm, module: nn.Module) -> tuple[str, torch.Tensor]:
+    return hook.name, hook.compute_weight(module, do_power_iteration=False)
+
+
+_COMPUTED: tuple[tuple[type, Callable[..., tuple[str, torch.Tensor]]], ...] = (
+    (prune.BasePruningMethod, _masked),
+    (WeightNorm, _normed),
+    (SpectralNorm, _spectral),
+)
+"""Hooks of torch.nn.utils that keep a computed tensor as a plain attribute, and how they make it."""

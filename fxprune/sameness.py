@@ -1,0 +1,181 @@
+"""Whether a module and a graph that hold the same tensors compute the same.
+
+First by what they call (``fxprune.values``): equal names of the outputs are equal functions, which needs no
+numbers.  Where the names differ, for the same thing may be said in other words, numbers decide: both run in
+float64 on weights of which every one matters and on inputs of two scales.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import nn
+from torch.overrides import BaseTorchFunctionMode
+from torch.utils import _pytree as pytree
+
+from fxprune.calls import untouched_random_state
+from fxprune.copies import copied
+from fxprune.live import live_value
+from fxprune.values import DryRun, Inputs, Names, UnknownValue
+
+__all__ = ["difference"]
+
+SCALES = (1.0, 8.0)
+"""Factors of the inputs that are compared: what is flat at one scale is not at another."""
+
+TYPES = ((torch.float64, 1e-9), (torch.float32, 1e-4), (None, 2.0**-6))
+"""Types to compare in, the first that the graph runs in, None for the model's own.
+
+And the largest difference that rounding explains, relative to the largest entry of an output.
+"""
+
+
+def difference(module: nn.Module, graph: nn.Module, dense: nn.Module, inputs: Inputs) -> str:
+    """Why a module cannot stand for a graph, or empty.
+
+    Args:
+        module: A copy of the user's module with slim tensors.
+        graph: The slim graph over the very same tensors.
+        dense: The model both were made from.
+        inputs: Example inputs.
+    """
+    names = Names()
+    names.share(_tensors(module))
+    copy = DryRun(module, names)
+    got = _named(copy, inputs)
+    if isinstance(got, str):
+        _run_for_real(module, inputs)
+    wanted = _named(DryRun(graph, names), inputs)
+    if got != wanted or isinstance(got, str):
+        why = _in_numbers(module, graph, inputs)
+        if why:
+            return why
+    # A graph runs the same operators in training, unless another one was traced there.
+    trained = _named(copy, inputs, training=True)
+    return "" if trained in (wanted, got) else _in_training(dense, inputs, trained)
+
+
+def _named(run: DryRun, inputs: Inputs, *, training: bool = False) -> list[object] | str:
+    """The names of what a model returns, or why there are none."""
+    try:
+        return run.outputs(inputs, training=training)
+    except UnknownValue as error:
+        return str(error)
+
+
+def _tensors(model: nn.Module) -> dict[str, torch.Tensor]:
+    return {**dict(model.named_parameters()), **dict(model.named_buffers())}
+
+
+def _in_training(dense: nn.Module, inputs: Inputs, got: list[object] | str) -> str:
+    """Code that runs in training only must fit as well, as far as the dense model shows what is right."""
+    run = DryRun(dense, Names())
+    evaluated, trained = _named(run, inputs), _named(run, inputs, training=True)
+    if isinstance(trained, str):  # it wants targets, or numbers
+        return ""
+    if isinstance(got, str):
+        return f"in training mode: {got}"
+    return "in training mode it computes something else" if trained == evaluated else ""
+
+
+# --- numbers -----------------------------------------------------------------------------------
+
+
+def _run_for_real(module: nn.Module, inputs: Inputs) -> None:
+    """A dry run that fails is no verdict; this raises what the user's code does."""
+    if not _is_empty(module):
+        _run(copied(module, torch.clone), inputs)
+
+
+def _is_empty(module: nn.Module) -> bool:
+    return any(t.is_meta for t in _tensors(module).values())
+
+
+def _in_numbers(module: nn.Module, graph: nn.Module, inputs: Inputs) -> str:
+    """Why the numbers differ, or empty."""
+    if _is_empty(module):
+        return "no data to compare on, and widths may steer the code"
+    for dtype, tolerance in TYPES:
+        values = _live(module, dtype)
+        models = [copied(m, lambda t, v=values, d=dtype: _value(t, v, d)) for m in (graph, module)]  # type: ignore[misc]
+        try:
+            wanted = [_run(models[0], given) for given in _samples(inputs, dtype)]
+            got = [_run(models[1], given) for given in _samples(inputs, dtype)]
+        except (RuntimeError, TypeError, NotImplementedError):
+            if dtype is None:
+                raise
+            continue
+        return next((p for a, b in zip(got, wanted, strict=True) if (p := _unequal(a, b, tolerance))), "")
+    raise AssertionError("the last type returns or raises")
+
+
+def _live(module: nn.Module, dtype: torch.dtype | None) -> dict[int, torch.Tensor]:
+    """Weights of which every one matters, in the given type, by the id of the model's own."""
+    generator = torch.Generator().manual_seed(0)
+    return {
+        id(p): live_value(n, p.detach().to(dtype or p.dtype), generator)
+        for n, p in module.named_parameters()
+        if p.is_floating_point()
+    }
+
+
+def _value(
+    tensor: torch.Tensor, values: Mapping[int, torch.Tensor], dtype: torch.dtype | None
+) -> torch.Tensor:
+    if id(tensor) in values:
+        return values[id(tensor)].clone()
+    return tensor.to(dtype or tensor.dtype, copy=True) if tensor.is_floating_point() else tensor.clone()
+
+
+def _samples(inputs: Inputs, dtype: torch.dtype | None) -> list[Inputs]:
+    """The example at several scales; constant ones (zeros, say) as random numbers, for zeros hide differences."""
+    generator = torch.Generator().manual_seed(0)
+    leaves, spec = pytree.tree_flatten((inputs[0], dict(inputs[1])))
+    floating = [isinstance(a, torch.Tensor) and a.is_floating_point() for a in leaves]
+    drawn = [_drawn(a, generator) if f else a for a, f in zip(leaves, floating, strict=True)]
+    return [
+        pytree.tree_unflatten(
+            [
+                (a * scale).to(dtype or a.dtype) if f else a.clone() if isinstance(a, torch.Tensor) else a
+                for a, f in zip(drawn, floating, strict=True)
+            ],
+            spec,
+        )
+        for scale in (SCALES if any(floating) else SCALES[:1])
+    ]
+
+
+def _drawn(example: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    constant = example.numel() > 1 and bool((example == example.flatten()[0]).all())
+    return torch.randn(example.shape, generator=generator).to(example) if constant else example
+
+
+def _run(model: nn.Module, inputs: Inputs) -> list[object]:
+    """Leaves of what a model returns; a function mode keeps attention off its fused kernels."""
+    for module in model.modules():
+        module.training = False
+    with torch.no_grad(), untouched_random_state(), BaseTorchFunctionMode():
+        torch.manual_seed(0)
+        return list(pytree.tree_leaves(model(*inputs[0], **inputs[1])))
+
+
+def _unequal(one: list[object], two: list[object], tolerance: float) -> str:
+    if len(one) != len(two):
+        return f"{len(one)} outputs instead of {len(two)}"
+    for a, b in zip(one, two, strict=True):
+        if not isinstance(a, torch.Tensor) or not isinstance(b, torch.Tensor):
+            continue
+        if a.shape != b.shape:
+            return f"output shape {tuple(a.shape)} instead of {tuple(b.shape)}"
+        x, y = (t.to(torch.complex128 if t.is_complex() else torch.float64) for t in (a, b))
+        finite = torch.isfinite(y)
+        if not torch.equal(torch.isfinite(x), finite):
+            return "an output is not finite"
+        if y.numel() and not finite.any():
+            return "no output is finite: nothing can be compared"
+        scale = float(y[finite].abs().max()) if y.numel() else 0.0
+        error = float((x - y)[finite].abs().max()) if y.numel() else 0.0
+        if not error <= tolerance * max(scale, 1e-30):
+            return f"outputs differ by {error:.3g} where they reach {scale:.3g}"
+    return ""

@@ -1,0 +1,292 @@
+"""Names for what a model computes: equal names are equal functions, whatever the weights and the inputs.
+
+A model is run without numbers while every tensor is named after the operator and the operands that made it.
+Two models that hold the same tensors and whose outputs have the same names compute the same, in evaluation or
+in training, at any scale.  Different names need not mean different functions.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+
+import torch
+from torch import fx, nn
+from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
+from torch.utils import _pytree as pytree
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from fxprune.copies import as_parameter, copied
+
+__all__ = ["DryRun", "Inputs", "Names", "UnknownValue"]
+
+Inputs = tuple[tuple[object, ...], Mapping[str, object]]
+"""Positional and keyword arguments."""
+
+SAME_VALUES = frozenset(
+    {"aten::detach", "aten::alias", "aten::clone", "aten::lift", "aten::lift_fresh", "aten::lift_fresh_copy"}
+)
+"""Operators that hand on what they are given."""
+
+SHAPED = {"aten::view": "view", "aten::_unsafe_view": "view", "aten::expand": "expand"}
+"""Operators that the shape of their result says all about: sizes may be written as -1 or in full."""
+
+MAKERS = (torch.tensor, torch.as_tensor, torch.asarray, torch.from_numpy)
+"""How Python code turns numbers into a tensor."""
+
+FLAGS: Mapping[Callable[..., object], tuple[str, int, object]] = {
+    **dict.fromkeys(
+        (F.dropout, F.dropout1d, F.dropout2d, F.dropout3d, F.alpha_dropout), ("training", 2, False)
+    ),
+    F.feature_alpha_dropout: ("training", 2, False),
+    F.multi_head_attention_forward: ("training", 13, False),
+    F.batch_norm: ("training", 5, False),
+    F.scaled_dot_product_attention: ("dropout_p", 4, 0.0),
+}
+"""Functions in which training only drops entries or takes the batch's statistics.
+
+The name of the argument that says so, its position, and what evaluation passes.
+"""
+
+
+def _like(x: torch.Tensor, *_: object, **__: object) -> torch.Tensor:
+    return torch.empty_like(x)
+
+
+def _norm_like(x: torch.Tensor, *_: object, **__: object) -> tuple[torch.Tensor, ...]:
+    return torch.empty_like(x), torch.empty((), device="meta"), torch.empty((), device="meta")
+
+
+SHORT: Mapping[str, Callable[..., object]] = {
+    **dict.fromkeys(
+        ("aten::native_batch_norm", "aten::native_layer_norm", "aten::native_group_norm"), _norm_like
+    ),
+    **dict.fromkeys(("aten::gelu", "aten::hardswish", "aten::hardsigmoid"), _like),
+}
+"""Operators that torch takes apart where there are no numbers, and the shapes of their results.
+
+That costs more than all other layers.  What does not fit their weights has another name than what does.
+"""
+
+
+class UnknownValue(Exception):
+    """A value that cannot be named without numbers."""
+
+
+@dataclass(eq=False)
+class Names:
+    """One number for every distinct value, shared by the runs that are compared.
+
+    Attributes:
+        numbers: By a key that says how the value is made.
+        held: Names of tensors that the compared models share, by their id.
+    """
+
+    numbers: dict[object, int] = field(default_factory=dict)
+    held: dict[int, int] = field(default_factory=dict)
+
+    def of(self, key: object) -> int:
+        """The number of a value described by this key."""
+        return self.numbers.setdefault(key, len(self.numbers))
+
+    def share(self, tensors: Mapping[str, torch.Tensor]) -> None:
+        """These tensors are known by their names, not by their numbers: equal for whatever numbers they hold."""
+        for name, tensor in tensors.items():
+            self.held.setdefault(id(tensor), self.of(("held", name)))
+
+    def constant(self, tensor: torch.Tensor) -> int:
+        """The number of a tensor known by its entries; a distinct one if it has none."""
+        if id(tensor) in self.held:
+            return self.held[id(tensor)]
+        if tensor.is_meta:
+            return self.of(("unknown", object()))
+        entries = tensor.detach().cpu().contiguous().flatten().view(torch.uint8)
+        return self.of(("constant", str(tensor.dtype), tuple(tensor.shape), entries.numpy().tobytes()))
+
+
+class DryRun:
+    """A model without numbers, whose results are named.
+
+    Args:
+        model: Left untouched; a copy runs.
+        names: Shared by the runs that are compared.
+    """
+
+    def __init__(self, model: nn.Module, names: Names) -> None:
+        self._namer = _Namer(names)
+        self._model: nn.Module = model
+        self._call: Callable[..., object]
+        if isinstance(model, fx.GraphModule):  # has no state in Python, and is slow to copy
+            held = _tensors(model)
+            empty = {id(t): self._empty(t) for t in held.values()}
+            state = {name: empty[id(t)] for name, t in held.items()}
+            self._call = partial(torch.func.functional_call, model, state)
+        else:
+            self._model = self._call = copied(model, self._empty)
+
+    def outputs(self, inputs: Inputs, *, training: bool = False) -> list[object]:
+        """The names of what the model returns.
+
+        Args:
+            inputs: Example inputs.
+            training: Run in training, but drop nothing and take running statistics: what is left of the
+                difference is other code.
+
+        Returns:
+            A number for every tensor among the outputs, other outputs themselves.
+
+        Raises:
+            UnknownValue: The model does not run without numbers.
+        """
+        leaves, spec = pytree.tree_flatten((inputs[0], dict(inputs[1])))
+        given = [torch.empty_like(a, device="meta") if isinstance(a, torch.Tensor) else a for a in leaves]
+        for k, leaf in enumerate(given):
+            if isinstance(leaf, torch.Tensor):
+                self._namer.learn(leaf, self._namer.names.of(("input", k)))
+        arguments = pytree.tree_unflatten(given, spec)
+        try:
+            with _modes(self._model, training), torch.no_grad(), torch.device("meta"):
+                result = self._run(arguments)
+        except Exception as error:
+            raise UnknownValue(f"{type(error).__name__}: {error}") from error
+        return [
+            self._namer.number(leaf) if isinstance(leaf, torch.Tensor) else leaf
+            for leaf in pytree.tree_leaves(result)
+        ]
+
+    def _run(self, arguments: Inputs) -> object:
+        args, kwargs = arguments
+        with self._namer, _Plain(self._namer):
+            if self._call is self._model:
+                return self._call(*args, **kwargs)
+            return self._call(args, dict(kwargs))
+
+    def _empty(self, tensor: torch.Tensor) -> torch.Tensor:
+        made = as_parameter(torch.empty_like(tensor, device="meta"), tensor)
+        self._namer.learn(made, self._namer.names.constant(tensor))
+        return made
+
+
+def _tensors(model: nn.Module) -> dict[str, torch.Tensor]:
+    parameters = dict(model.named_parameters(remove_duplicate=False))
+    return {**parameters, **dict(model.named_buffers(remove_duplicate=False))}
+
+
+@contextlib.contextmanager
+def _modes(model: nn.Module, training: bool) -> Iterator[None]:
+    """All in evaluation; or in training but for those without tensors and parts: they can only drop or add noise."""
+    modes = [(m, m.training) for m in model.modules()]
+    try:
+        for module, _ in modes:
+            parts = (*module._parameters, *module._buffers, *module._modules)
+            module.training = training and bool(parts)
+        yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
+
+
+class _Namer(TorchDispatchMode):
+    """Names every tensor that is made while it is active."""
+
+    def __init__(self, names: Names) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.names = names
+        self.known: dict[int, tuple[torch.Tensor, int]] = {}
+        self.written: dict[int, int] = {}
+        self.draws = 0
+
+    def learn(self, tensor: torch.Tensor, number: int) -> None:
+        """Remember a tensor's number; while the tensor is held its id is its own."""
+        self.known[id(tensor)] = (tensor, number)
+
+    def number(self, tensor: torch.Tensor) -> int:
+        """The number of a tensor's present value: what made it, and what was written into its memory since."""
+        if id(tensor) not in self.known:
+            self.learn(tensor, self.names.constant(tensor))
+        number = self.known[id(tensor)][1]
+        state = self.written.get(_memory(tensor))
+        return number if state is None else self.names.of(("written", number, state))
+
+    def __torch_dispatch__(
+        self,
+        func: torch._ops.OpOverload,
+        types: object,
+        args: tuple[object, ...] = (),
+        kwargs: Mapping[str, object] | None = None,
+    ) -> object:
+        kwargs = dict(kwargs or {})
+        key = self._key(func, args, kwargs)
+        call: Callable[..., object] = SHORT.get(func._schema.name, func)
+        result = call(*args, **kwargs)
+        for k, leaf in enumerate(result if isinstance(result, (tuple, list)) else (result,)):
+            # What is written in place keeps its name; its memory gets another.
+            if isinstance(leaf, torch.Tensor) and not any(leaf is a for a in args):
+                self._name(func._schema.name, key, k, leaf, args)
+        given = {**dict(zip([a.name for a in func._schema.arguments], args, strict=False)), **kwargs}
+        for argument in func._schema.arguments if func._schema.is_mutable else ():
+            if argument.alias_info is not None and argument.alias_info.is_write:
+                for tensor in pytree.tree_leaves(given.get(argument.name)):
+                    if isinstance(tensor, torch.Tensor):
+                        self.written[_memory(tensor)] = self.names.of(key)
+        return result
+
+    def _key(self, func: torch._ops.OpOverload, args: object, kwargs: object) -> tuple[object, ...]:
+        leaves: list[object] = [
+            ("tensor", self.number(a)) if isinstance(a, torch.Tensor) else (type(a), a)
+            for a in pytree.tree_leaves((args, kwargs))
+        ]
+        if torch.Tag.nondeterministic_seeded in func.tags:
+            self.draws += 1
+            leaves.append(("draw", self.draws))
+        return (func, *leaves)
+
+    def _name(
+        self, op: str, key: tuple[object, ...], k: int, leaf: torch.Tensor, args: tuple[object, ...]
+    ) -> None:
+        if op in SAME_VALUES:
+            assert isinstance(args[0], torch.Tensor)
+            self.learn(leaf, self.number(args[0]))
+        elif op in SHAPED:
+            self.learn(leaf, self.names.of((SHAPED[op], key[1], tuple(leaf.shape))))
+        else:
+            self.learn(leaf, self.names.of((*key, "result", k)))
+
+
+def _memory(tensor: torch.Tensor) -> int:
+    return int(tensor.untyped_storage()._cdata)
+
+
+class _Plain(TorchFunctionMode):
+    """Numbers that Python turns into tensors stay known; flags of training are as in evaluation."""
+
+    def __init__(self, namer: _Namer) -> None:
+        super().__init__()
+        self.namer = namer
+
+    def __torch_function__(
+        self,
+        func: Callable[..., object],
+        types: object,
+        args: tuple[object, ...] = (),
+        kwargs: Mapping[str, object] | None = None,
+    ) -> object:
+        given = dict(kwargs or {})
+        if func in MAKERS and not any(isinstance(a, torch.Tensor) for a in args):
+            return self._made(func, args, given)
+        if func in FLAGS and not (func is F.batch_norm and args[1] is None):
+            name, position, quiet = FLAGS[func]
+            args, given = args[:position], {**given, name: quiet}
+        return func(*args, **given)
+
+    def _made(
+        self, func: Callable[..., object], args: tuple[object, ...], given: Mapping[str, object]
+    ) -> torch.Tensor:
+        real = func(*args, **(given if func is torch.from_numpy else {**given, "device": "cpu"}))
+        assert isinstance(real, torch.Tensor)
+        made = torch.empty_like(real, device="meta")
+        self.namer.learn(made, self.namer.names.constant(real))
+        return made
