@@ -41,6 +41,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "loading",
         "graph_files",
         "memory_probe",
+        "proof",
         "yaml_tree",
     ),
     ("ops", "runtime", "inputs", "trace"),

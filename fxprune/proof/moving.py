@@ -1,0 +1,183 @@
+"""What is met, moved or made: laws for operators that work position by position, or along whole lines."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+from torch.utils import _pytree as pytree
+
+from fxprune.proof.call import Call, Law, Result, State, Unknown, unmixed
+from fxprune.proof.conditions import Values
+from fxprune.proof.states import ALIVE, DEAD, FREE
+
+__all__ = [
+    "along",
+    "composed",
+    "copied",
+    "drawn",
+    "elementwise",
+    "last",
+    "likeness",
+    "literal",
+    "moved",
+    "named",
+    "nothing",
+    "parts",
+    "same",
+]
+
+
+def elementwise(call: Call) -> Result:
+    """What meets something gone is gone."""
+    states: list[Tensor | None] = [
+        call.states.of(t) for t in pytree.tree_leaves(call.values) if isinstance(t, Tensor)
+    ]
+    known = [s for s in states if s is not None]
+    state = known[0] if known else None
+    for other in known[1:]:
+        state = torch.maximum(state, other)  # type: ignore[arg-type]
+    if state is not None and len(known) < len(states):
+        state = state.clamp_min(ALIVE)
+    return call.run(), state
+
+
+def same(call: Call) -> Result:
+    """The states of the first operand."""
+    state = call.states.of(call.tensor(call.first()))
+    return call.run(), state
+
+
+def copied(call: Call) -> Result:
+    """The states of what is written."""
+    return call.run(), call.states.of(call.tensor("src"))
+
+
+def literal(call: Call) -> Result:
+    """Numbers that the model's code writes down."""
+    result = call.run()
+    assert isinstance(result, Tensor)
+    return result, torch.full((), FREE, dtype=torch.uint8)
+
+
+def likeness(call: Call) -> Result:
+    """A literal in the likeness of a tensor."""
+    result, state = literal(call)
+    return result, call.states.of(call.tensor("self")) if call.follow else state
+
+
+def drawn(call: Call) -> Result:
+    """Random numbers in the likeness of a tensor (or nothing yet) lose what it loses."""
+    result = call.run()
+    return result, call.states.of(call.tensor("self"))
+
+
+def moved(*kept: str, literals: Sequence[str] = ("value",)) -> Law:
+    """Movement: the operator itself moves the states.  ``kept`` are operands that say where."""
+
+    def law(call: Call) -> Result:
+        if call["accumulate"] or call["reduce"]:
+            raise Unknown(f"{call.func} adds up")
+        for name in kept:
+            for index in pytree.tree_leaves(call[name]):
+                if (
+                    isinstance(index, Tensor)
+                    and (s := call.states.of(index)) is not None
+                    and (s == DEAD).any()
+                ):
+                    raise Unknown(f"{call.func} takes positions from what is gone")
+        clear: Values = {n: 0 for n in literals if isinstance(call[n], (int, float))}
+        result = call.run()
+        return result, _on_states(call, kept, clear)
+
+    return law
+
+
+def _on_states(call: Call, kept: Sequence[str], clear: Values) -> State | list[State]:
+    """The operator (its variant that does not write into its operand) on states."""
+
+    def on(kind: torch.dtype) -> object:
+        moving = {
+            n: v
+            if n in kept
+            else pytree.tree_map_only(Tensor, lambda t: call.state(t).to(kind, copy=True), v)
+            for n, v in call.values.items()
+            if n not in ("dtype", "out")
+        }
+        return call.func(**{**moving, **clear})
+
+    try:
+        result = on(torch.uint8)
+    except (RuntimeError, NotImplementedError):  # some kernels know floating types only
+        result = on(torch.float64)
+    found = [t.round().to(torch.uint8) if t.is_floating_point() else t for t in pytree.tree_leaves(result)]
+    return found[0] if isinstance(result, Tensor) else found
+
+
+def nothing(call: Call) -> Result:
+    """Changes how memory is seen, or nothing."""
+    call.loose = True
+    return call.run(), None
+
+
+def composed(of: Callable[[Call], object]) -> Law:
+    """Made of other operators."""
+
+    def law(call: Call) -> Result:
+        call.loose = True  # its parts have noted their states themselves
+        return call.composed(lambda: of(call)), None
+
+    return law
+
+
+def parts(call: Call) -> object:
+    """Torch's own composition."""
+    places = [a.name for a in call.func._schema.arguments if not a.kwarg_only]
+    others = {n: v for n, v in call.values.items() if n not in places}
+    return call.func.decompose(*(call.values[n] for n in places), **others)
+
+
+def along(dims: Callable[[Call], Sequence[int]], *others: str) -> Law:
+    """What works along some dimensions only, any way it likes: lines that are whole, or gone as a whole."""
+
+    def law(call: Call) -> Result:
+        name = call.first()
+        x = call.tensor(name)
+        touched = sorted({d % x.ndim for d in dims(call)})
+        line = unmixed(call, name, touched)
+        for other in others:
+            if isinstance(value := call[other], Tensor) and bool((call.state(value) == DEAD).any()):
+                raise Unknown(f"'{other}' of {call.func} has lost something")
+        result = call.run()
+        states = [_fitted(line, touched, t) for t in pytree.tree_leaves(result) if isinstance(t, Tensor)]
+        return result, states
+
+    return law
+
+
+def _fitted(line: Tensor, touched: Sequence[int], result: Tensor) -> State | Unknown:
+    """States of lines for a result with other extents along them, or without them."""
+    state = line if result.ndim == line.ndim else line.squeeze(tuple(touched))
+    if (
+        state.ndim
+        and len(state) not in (1, len(result) if result.ndim else 1)
+        and bool((state == state[:1]).all())
+    ):
+        state = state[:1]  # regions instead of samples
+    if result.ndim != state.ndim:
+        return Unknown("the result has other dimensions")
+    try:
+        return state.expand(result.shape)
+    except RuntimeError:
+        return Unknown("the result has other dimensions")
+
+
+def last(count: int) -> Callable[[Call], Sequence[int]]:
+    """The last dimensions."""
+    return lambda call: list(range(-count, 0))
+
+
+def named(*names: str) -> Callable[[Call], Sequence[int]]:
+    """The dimensions that an argument names."""
+    return lambda call: call.dims(*names)

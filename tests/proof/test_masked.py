@@ -1,0 +1,269 @@
+"""The second oracle alone: plans and slim models are made by hand here, so that no rule takes part.
+
+Where a slim model is what a rule that knows no better would make of the net, the oracle must say so.
+"""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Callable, Mapping
+from copy import deepcopy
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import fxprune.proof
+from fxprune.proof.masked import Comparison, compare
+from fxprune.types import Cost, Plan
+
+EXACT = 1e-9
+"""The oracle's own limit in float64."""
+
+BANNED = {"ops", "walk", "couple", "resize", "labels", "oracle", "slim", "planning", "blocks"}
+
+Kept = Mapping[tuple[str, int], tuple[int, ...]]
+
+
+def test_the_proof_knows_no_rules() -> None:
+    """Nothing in the package, not even under TYPE_CHECKING, names a module that holds rules."""
+    seen = 0
+    for path in sorted(Path(fxprune.proof.__file__).parent.glob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
+            names += [str(node.module)] if isinstance(node, ast.ImportFrom) else []
+            assert not any(set(n.split(".")) & BANNED for n in names if n.startswith("fxprune")), (
+                path.name,
+                names,
+            )
+            seen += len(names)
+    assert seen > 20
+
+
+def plan_of(kept: Kept) -> Plan:
+    return Plan(dict(kept), Cost(0, 0), Cost(0, 0), "")
+
+
+class Rows(nn.Module):
+    """A layer, something in between, a layer that reads it."""
+
+    def __init__(self, between: Callable[[Rows, Tensor], Tensor], width: int = 12, read: int = 12) -> None:
+        super().__init__()
+        self.between = between
+        self.a, self.z = nn.Linear(7, width), nn.Linear(read, 3)
+        self.columns = 4
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.z(self.between(self, self.a(x)))
+
+
+def without(
+    net: Rows, left: tuple[int, ...], read: tuple[int, ...] | None = None, columns: int = 4
+) -> tuple[Plan, Rows]:
+    """The plan that keeps some units of ``a``, and the net with its tensors sliced so."""
+    small = deepcopy(net)
+    read = left if read is None else read
+    kept: Kept = {("a.weight", 0): left, ("a.bias", 0): left, ("z.weight", 1): read}
+    with torch.no_grad():
+        for (name, dim), index in kept.items():
+            tensor = small.get_parameter(name)
+            tensor.data = tensor.data.index_select(dim, torch.tensor(index))
+    small.columns = columns
+    return plan_of(kept), small
+
+
+def judged(
+    between: Callable[[Rows, Tensor], Tensor],
+    left: tuple[int, ...],
+    *,
+    read: tuple[int, ...] | None = None,
+    columns: int = 4,
+    exact: bool = False,
+    width: int = 12,
+) -> Comparison:
+    torch.manual_seed(0)
+    net = Rows(between, width, width).double().eval()
+    made, small = without(net, left, read, columns)
+    return compare(net, made, small, (torch.randn(2, 7, dtype=torch.float64),), exact=exact)
+
+
+def by_rows(operation: Callable[[Tensor], Tensor]) -> Callable[[Rows, Tensor], Tensor]:
+    """Channels laid into rows of ``columns`` cells, and something across the rows."""
+    return lambda net, y: operation(y.view(len(y), -1, net.columns)).flatten(1)
+
+
+ACROSS = {
+    "softmax": lambda y: y.softmax(1),
+    "log softmax": lambda y: y.log_softmax(1),
+    "log-sum-exp": lambda y: y - y.logsumexp(1, keepdim=True),
+    "layer norm": lambda y: nn.functional.layer_norm(y.transpose(1, 2), (3,)).transpose(1, 2),
+    "cumulative sum": lambda y: y.cumsum(1),
+    "cumulative product": lambda y: y.cumprod(1),
+    "cumulative maximum": lambda y: y.cummax(1).values,
+    "running log-sum-exp": lambda y: y.logcumsumexp(1),
+    "centred": lambda y: y - y.mean(1, keepdim=True),
+    "by the largest": lambda y: y / (1 + y.amax(1, keepdim=True).abs()),
+    "by the length": lambda y: y / y.norm(dim=1, keepdim=True),
+    "by the spread": lambda y: y / y.std(1, keepdim=True),
+    "unit rows": lambda y: nn.functional.normalize(y, dim=1),
+    "product": lambda y: y * y.prod(1, keepdim=True),
+}
+
+
+@pytest.mark.parametrize("name", ACROSS)
+def test_an_operator_across_rows_ties_the_columns(name: str) -> None:
+    """Rows that keep other columns are mixed up in the slim model; rows that keep the same are right."""
+    ragged = judged(by_rows(ACROSS[name]), (0, 1, 5, 6, 8, 11), columns=2)
+    assert ragged.judged == 1
+    assert ragged.error > 1e-3
+    equal = judged(by_rows(ACROSS[name]), (0, 3, 4, 7, 8, 11), columns=2)
+    assert equal.judged == 1
+    assert equal.error <= EXACT
+    assert equal.effect > 1e-3
+
+
+LEFT = (0, 3, 4, 8, 10)
+
+OVER_LEFT = {
+    "softmax": lambda net, y: y.softmax(1),
+    "layer norm": lambda net, y: nn.functional.layer_norm(y, y.shape[1:]),
+    "rms norm": lambda net, y: nn.functional.rms_norm(y, y.shape[1:], eps=1e-6),
+    "mean": lambda net, y: y - y.mean(1, keepdim=True),
+    "variance": lambda net, y: y / y.var(1, keepdim=True),
+    "spread": lambda net, y: y / y.std(1, keepdim=True, correction=0),
+    "count": lambda net, y: y - y.sum(1, keepdim=True) / torch.ones_like(y).sum(1, keepdim=True),
+    "positions": lambda net, y: y * torch.ones_like(y).cumsum(1),
+    "cumulative sum": lambda net, y: y.cumsum(1),
+    "largest": lambda net, y: y / y.max(1, keepdim=True).values,
+    "smallest": lambda net, y: y / y.amin(1, keepdim=True),
+    "smallest norm": lambda net, y: y / y.norm(-float("inf"), dim=1, keepdim=True),
+    "cosine": lambda net, y: y * nn.functional.cosine_similarity(y, y.sin(), dim=1)[:, None],
+    "distance": lambda net, y: y * torch.cdist(y[:, None], y.cos()[:, None])[:, 0],
+}
+
+
+@pytest.mark.parametrize("name", OVER_LEFT)
+def test_statistics_run_over_what_is_left(name: str) -> None:
+    found = judged(OVER_LEFT[name], LEFT)
+    assert found.judged == 1
+    assert found.error <= EXACT
+    assert found.effect > 1e-3
+
+
+@pytest.mark.parametrize("name", ["count", "positions"])
+def test_what_is_called_exact_must_not_count(name: str) -> None:
+    """The numbers of a literal are those of the dense model, unless statistics may notice the removal."""
+    assert judged(OVER_LEFT[name], LEFT, exact=True).error > 1e-3
+
+
+@pytest.mark.filterwarnings("ignore:std\\(\\):UserWarning")
+def test_numbers_that_are_none_are_a_mismatch() -> None:
+    """One channel has no unbiased variance: the slim model and the masked one agree, on nothing."""
+    found = judged(lambda net, y: y / (1 + y.std(1, keepdim=True)), (4,))
+    assert found.error == float("inf")
+
+
+UNKNOWN = {
+    "places of the largest": lambda net, y: y * y.argmax(1, keepdim=True),
+    "sorted": lambda net, y: y.sort(1).values,
+    "the largest three": lambda net, y: y * y.topk(3, 1).values.sum(1, keepdim=True),
+    "median": lambda net, y: y - y.median(1, keepdim=True).values,
+    "spectrum": lambda net, y: y * torch.fft.rfft(y, dim=1).abs().sum(1, keepdim=True),
+    "inverse": lambda net, y: y @ torch.linalg.inv(y.T @ y + torch.eye(y.shape[1])),
+    "python number": lambda net, y: y * float(y.sort(1).values[0, 0]),
+    "pooled channels": lambda net, y: y * nn.functional.avg_pool1d(y[:, None], 2, 1).sum(2),
+}
+
+
+@pytest.mark.parametrize("name", UNKNOWN)
+def test_what_no_law_covers_is_not_judged(name: str) -> None:
+    found = judged(UNKNOWN[name], LEFT)
+    assert found.judged == 0
+    assert found.unjudged
+    assert found.error == 0
+
+
+def test_what_is_not_judged_is_only_what_depends_on_it() -> None:
+    class Two(Rows):
+        def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]
+            y = self.a(x)
+            return self.z(y), self.z(y.sort(1).values)
+
+    torch.manual_seed(0)
+    net = Two(lambda net, y: y).double().eval()
+    made, small = without(net, LEFT)
+    found = compare(net, made, small, (torch.randn(2, 7, dtype=torch.float64),))
+    assert found.judged == 0.5
+    assert found.error <= EXACT
+
+
+@pytest.mark.parametrize("name", [*OVER_LEFT, "plain"])
+def test_changed_weights_are_caught(name: str) -> None:
+    torch.manual_seed(0)
+    net = Rows(OVER_LEFT.get(name, lambda net, y: y.relu())).double().eval()
+    made, small = without(net, LEFT)
+    with torch.no_grad():
+        small.z.weight[0, 0] += 1e-6
+    assert compare(net, made, small, (torch.randn(2, 7, dtype=torch.float64),)).error > EXACT
+
+
+def written(net: Rows, y: Tensor) -> Tensor:
+    """In place, through views, over memory that was something else before."""
+    out = torch.zeros_like(y)
+    out[:, : y.shape[1]] = y
+    out[:, ::1].mul_(2).add_(y)
+    half = out.view(len(y), -1)
+    half.copy_(half.clone().relu_())
+    return out.sin_()
+
+
+def test_writing_through_views_needs_no_law() -> None:
+    found = judged(written, LEFT, exact=True)
+    assert found.judged == 1
+    assert found.error <= EXACT
+
+
+def test_dead_numbers_do_not_leak() -> None:
+    """A channel that goes may hold anything."""
+    torch.manual_seed(0)
+    net = Rows(lambda net, y: (y.log() + y.sqrt()).cumsum(1)).double().eval()
+    with torch.no_grad():
+        net.a.weight.abs_()
+        net.a.bias[1] = -100.0
+        net.a.weight[5] = float("inf")
+    made, small = without(net, LEFT)
+    found = compare(net, made, small, (torch.rand(2, 7, dtype=torch.float64),))
+    assert found.judged == 1
+    assert found.error <= EXACT
+
+
+@pytest.mark.parametrize("draw", ["dropout", "normal", "uniform", "bernoulli"])
+def test_chance_stands_still(draw: str) -> None:
+    """Drawing numbers for fewer channels gives all of them other numbers: every run draws the same."""
+    how: dict[str, Callable[[Rows, Tensor], Tensor]] = {
+        "dropout": lambda net, y: nn.functional.dropout(y, 0.5, training=True),
+        "normal": lambda net, y: y + torch.randn_like(y) * y.sigmoid(),
+        "uniform": lambda net, y: y * torch.rand(y.shape[1]),
+        "bernoulli": lambda net, y: y * torch.bernoulli(y.sigmoid()),
+    }
+    found = judged(how[draw], LEFT)
+    assert found.judged == 1
+    assert found.error <= EXACT
+
+
+def test_types_in_the_code_do_not_cost_precision() -> None:
+    found = judged(lambda net, y: y.float().softmax(1).to(y.dtype) * torch.ones(1, dtype=torch.float32), LEFT)
+    assert found.error <= EXACT
+
+
+def test_the_random_state_and_the_model_stay_as_they_are() -> None:
+    torch.manual_seed(0)
+    net = Rows(lambda net, y: nn.functional.dropout(y, 0.5, training=True)).train()
+    made, small = without(net, LEFT)
+    x = torch.randn(2, 7)
+    before = torch.get_rng_state()
+    compare(net, made, small, (x,))
+    assert torch.equal(before, torch.get_rng_state())
+    assert net.training
+    assert net.a.weight.dtype == torch.float32
