@@ -143,15 +143,21 @@ def deformed(call: Call) -> Result:
 
 
 def attention(call: Call) -> object:
-    """Fused attention by matrix products and a softmax."""
-    given = {n: call[n] for n in ("query", "key", "value", "attn_mask", "dropout_p", "is_causal", "scale")}
-    if call["attn_mask"] is None:
-        given["attn_mask"] = call["attn_bias"]
-    given["enable_gqa"] = call.tensor("query").shape[-3] != call.tensor("key").shape[-3]
-    out = torch.ops.aten._scaled_dot_product_attention_math(
-        **{n: v for n, v in given.items() if v is not None}
-    )[0]
-    return (out, out.new_zeros(out.shape[:-1]))
+    """Fused attention by matrix products and a softmax; the scale is that of the dense width."""
+    query, key, value = (call.tensor(n) for n in ("query", "key", "value"))
+    shared = query.shape[-3] // key.shape[-3]
+    if shared > 1:
+        key, value = (t.repeat_interleave(shared, -3) for t in (key, value))
+    scale = query.shape[-1] ** -0.5 if call["scale"] is None else float(call["scale"])  # type: ignore[arg-type]
+    scores = (query * scale) @ key.transpose(-2, -1)
+    mask = call["attn_mask"] if call["attn_mask"] is not None else call["attn_bias"]
+    if call["is_causal"]:
+        mask = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).tril()
+    if isinstance(mask, Tensor):
+        scores = scores.masked_fill(~mask, -math.inf) if mask.dtype == torch.bool else scores + mask
+    blind = (scores == -math.inf).all(-1, keepdim=True)
+    mixed_values = scores.softmax(-1).masked_fill(blind, 0.0) @ value
+    return mixed_values, mixed_values.new_zeros(mixed_values.shape[:-1])
 
 
 def glu(call: Call) -> object:
