@@ -2,19 +2,21 @@
 
 Everything the package writes goes through `atomic_path`: the bytes are written in a temporary
 sibling folder and renamed over the target when they are all on the disk, so that a crash, a full disk
-or a failed check leaves the target as it was.
+or a failed check leaves the target as it was.  What a killed writer has left goes when the next one
+writes into the same folder.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
-import secrets
-import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from safetensors import SafetensorError
+
 from fxprune.errors import FxpruneError
+from fxprune.locks import temporary_folder
 
 __all__ = ["atomic_path", "check_writable", "write_text"]
 
@@ -30,7 +32,8 @@ def atomic_path(
     """Give a temporary path to write to, and rename it to ``path`` if the body succeeds.
 
     Whatever the body raises, no partial file is left and an existing file at ``path`` stays
-    as it was.  An ``OSError`` (disk full, no permission) is raised as ``error``.
+    as it was.  An ``OSError`` (disk full, no permission) is raised as ``error``.  A file that is
+    replaced keeps its permissions; a new one gets those of the umask.
 
     Args:
         path: The file to make or replace; its folder must exist.  A link is followed.
@@ -54,18 +57,24 @@ def atomic_path(
         all or nothing
     """
     target = check_writable(path, error=error, advice=advice)
-    folder = target.with_name(f".{target.name[:64]}.{secrets.token_hex(4)}.tmp")
     try:
-        folder.mkdir()
-        yield folder / target.name
-        for name in (*(n for n in beside if (folder / n).exists()), target.name):
-            _sync(folder / name)
-            (folder / name).replace(target.parent / name)
-        _sync_folder(target.parent)
-    except OSError as cause:
-        raise _refusal(target, cause.strerror or str(cause), error, advice) from cause
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        with temporary_folder(target.parent) as folder:
+            mode = folder.stat().st_mode & 0o666  # what the umask leaves of it
+            folder.chmod(0o700)  # nobody reads a private file while it is being replaced
+            yield folder / target.name
+            for name in (*(n for n in beside if (folder / n).exists()), target.name):
+                (folder / name).chmod(_mode(target.parent / name, mode))
+                _sync(folder / name)
+                (folder / name).replace(target.parent / name)
+            _sync_folder(target.parent)
+    except (OSError, SafetensorError) as cause:
+        problem = getattr(cause, "strerror", None) or str(cause)
+        raise _refusal(target, problem, error, advice) from cause
+
+
+def _mode(there: Path, fresh: int) -> int:
+    """A file that is replaced keeps its permissions."""
+    return there.stat().st_mode & 0o777 if there.exists() else fresh
 
 
 def write_text(
@@ -89,12 +98,12 @@ def check_writable(path: str | Path, *, error: type[FxpruneError] = FxpruneError
     Raises:
         FxpruneError: Or the given subclass: no such folder, a folder at this path, no permission.
     """
-    target = Path(path).expanduser()
+    target = Path(path)
     try:
-        target = target.resolve()
+        target = target.expanduser().resolve()
         problem = _problem(target)
-    except (OSError, RuntimeError) as cause:  # RuntimeError: a loop of links
-        problem = str(cause)
+    except (OSError, RuntimeError, ValueError) as cause:  # a loop of links, no such user, a name with NUL
+        problem = getattr(cause, "strerror", None) or str(cause)
     if problem:
         raise _refusal(target, problem, error, advice)
     return target

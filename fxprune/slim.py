@@ -351,8 +351,6 @@ def save(model: nn.Module, plan: Plan, path: str | Path) -> None:
     }
     with atomic_path(path, error=SliceError) as temporary:
         save_file(tensors, temporary, metadata)
-        # safetensors makes private files; a model is as public as its folder.
-        temporary.chmod(0o644)
 
 
 def load(model: nn.Module, path: str | Path, example_inputs: ExampleInputs) -> nn.Module:

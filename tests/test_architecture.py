@@ -18,6 +18,7 @@ ROOT = Path(__file__).resolve().parents[1] / "fxprune"
 
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("errors",),
+    ("locks",),
     (
         "types",
         "sources",

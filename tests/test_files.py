@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import multiprocessing
 import os
+import resource
+import signal
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from fxprune.errors import ExportError, FxpruneError, PlanError
 from fxprune.files import atomic_path, check_writable, write_text
+from fxprune.locks import claimed, sweep
 
 
 def _listing(folder: Path) -> list[str]:
@@ -95,6 +103,142 @@ def test_refusals(tmp_path: Path) -> None:
         with pytest.raises(PlanError, match=says) as caught:
             write_text(target, "x", error=PlanError)
         assert "what to do: choose a path" in str(caught.value)
+
+
+@pytest.mark.parametrize(("umask", "fresh"), [(0o022, 0o644), (0o077, 0o600), (0o002, 0o664)])
+def test_permissions(tmp_path: Path, umask: int, fresh: int) -> None:
+    """Also where the writer, as safetensors, makes private files: the umask decides, or the file that was there."""
+    before = os.umask(umask)
+    try:
+        for name, mode in (("new", None), ("private", 0o600), ("shared", 0o666)):
+            path = tmp_path / name
+            if mode is not None:
+                path.write_text("old")
+                path.chmod(mode)
+            with atomic_path(path) as temporary:
+                assert temporary.parent.stat().st_mode & 0o077 == 0  # nobody looks in meanwhile
+                save_file({"a": torch.ones(3)}, temporary)
+            assert path.stat().st_mode & 0o777 == (fresh if mode is None else mode)
+    finally:
+        os.umask(before)
+
+
+def test_names(tmp_path: Path) -> None:
+    name = "🙂" * 62 + ".json"  # 253 bytes, which is a legal name
+    write_text(tmp_path / name, "x")
+    assert _listing(tmp_path) == [name]
+    for wrong, says in (
+        ("a\0b", "null byte"),
+        ("a" * 300, "name too long"),
+        ("~nobody-of-that-name/a", "home directory"),
+    ):
+        path = wrong if wrong.startswith("~") else tmp_path / wrong
+        with pytest.raises(FxpruneError, match=rf"(?i)cannot be written: .*{says}"):
+            write_text(path, "x")
+
+
+# --- processes that end in the middle ----------------------------------------------------------
+
+
+def _forked(work: Callable[[], None], *, kill: int = 0) -> None:
+    """Run in a process of its own; without a signal it has to end well."""
+    process = multiprocessing.get_context("fork").Process(target=work)
+    process.start()
+    process.join(60)
+    assert process.exitcode == -kill
+
+
+def _die(number: int = signal.SIGKILL) -> None:
+    os.kill(os.getpid(), number)
+
+
+def test_what_a_killed_writer_leaves_goes_at_the_next_start(tmp_path: Path) -> None:
+    target = tmp_path / "a.json"
+    target.write_text("old")
+
+    def killed() -> None:
+        with atomic_path(target) as temporary:
+            temporary.write_text("half")
+            _die()
+
+    _forked(killed, kill=signal.SIGKILL)
+    assert target.read_text() == "old"
+    [left] = [path for path in tmp_path.iterdir() if path != target]
+    # What looks alike and is not ours stays: other machines' folders, files, links, other names.
+    other = tmp_path / left.name.replace(left.name[9:17], "0" * 8)
+    other.mkdir()
+    (tmp_path / ".a.json.0123abcd.tmp").mkdir()
+    link = tmp_path / f"{left.name[:-12]}00000000.tmp"
+    link.symlink_to(other)
+    with atomic_path(target) as living:  # nor does what a living process still needs
+        write_text(tmp_path / "b.json", "x")
+        living.write_text("new")
+    assert target.read_text() == "new"
+    assert _listing(tmp_path) == sorted(["a.json", "b.json", ".a.json.0123abcd.tmp", other.name, link.name])
+
+
+def test_another_process_keeps_its_temporary_files(tmp_path: Path) -> None:
+    with atomic_path(tmp_path / "a") as temporary:
+        temporary.write_text("half")
+        _forked(lambda: sweep(tmp_path))
+        assert temporary.exists()
+    assert _listing(tmp_path) == ["a"]
+
+
+def test_a_folder_has_one_owner(tmp_path: Path) -> None:
+    folder = tmp_path / "runs" / "one"
+
+    def refused() -> None:
+        with pytest.raises(FxpruneError, match=rf"one is in use: process {owner} on .* \(train\)"):
+            with claimed(folder, "compress"):
+                pass
+
+    owner = os.getpid()
+    with claimed(folder, "train"):
+        refused()  # another thread would get the same answer
+        _forked(refused)
+    assert not folder.parent.exists()  # nothing was written
+    with claimed(folder, "train"):
+        (folder / "a").write_text("x")
+    assert _listing(folder) == ["a"]
+
+
+def test_a_dead_owner_has_nothing(tmp_path: Path) -> None:
+    def killed() -> None:
+        with claimed(tmp_path / "o", "train"):
+            _die()
+
+    _forked(killed, kill=signal.SIGKILL)
+    assert len(_listing(tmp_path / "o")) == 1
+    with claimed(tmp_path / "o", "train"):
+        pass
+    assert _listing(tmp_path / "o") == []
+
+
+@contextlib.contextmanager
+def short_of_space(size: int) -> Iterator[None]:
+    """No file may become larger: the system itself then refuses to write, as on a full disk."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_writers_that_are_stopped_by_the_system(tmp_path: Path) -> None:
+    target = tmp_path / "a"
+    write_text(target, "old")
+    tensors = {"a": torch.ones(10_000)}
+    with short_of_space(4096):
+        with pytest.raises(PlanError, match="cannot be written: .*[Tt]oo large"):
+            write_text(target, "x" * 10_000, error=PlanError)
+        with pytest.raises(PlanError, match="cannot be written: .*[Tt]oo large") as caught:
+            with atomic_path(target, error=PlanError) as temporary:
+                save_file(tensors, temporary)
+    assert "a disk with space left" in caught.value.advice
+    assert target.read_text() == "old"
+    assert _listing(tmp_path) == ["a"]
 
 
 @pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may write everywhere")

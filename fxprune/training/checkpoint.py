@@ -223,8 +223,6 @@ class Folder:
         metadata = {"format": "fxprune-checkpoint", "version": str(VERSION), "facts": json.dumps(facts)}
         with atomic_path(path) as temporary:
             save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, temporary, metadata)
-            # safetensors makes private files; a run is as public as its folder.
-            temporary.chmod(0o644)
         for old in self.files()[self._keep :]:
             old.unlink(missing_ok=True)
 
