@@ -19,10 +19,8 @@ from pathlib import Path
 
 from fxprune.errors import FxpruneError
 
-try:
+with contextlib.suppress(ImportError):  # a system without flock
     import fcntl
-except ImportError:  # a system without flock
-    fcntl = None  # type: ignore[assignment]
 
 __all__ = ["claimed", "sweep", "temporary_folder"]
 
@@ -143,13 +141,11 @@ def _locked(path: Path, flags: int) -> tuple[int | None, bool]:
         handle = os.open(path, flags, 0o666)
     except FileNotFoundError:
         return None, False
-    if fcntl is None:
-        return handle, False
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         os.close(handle)
         return None, False
-    except OSError:  # no locks on this file system
+    except (OSError, NameError):  # no locks on this file system, or nowhere on this system
         return handle, False
     return handle, True

@@ -189,9 +189,9 @@ def test_a_folder_has_one_owner(tmp_path: Path) -> None:
     folder = tmp_path / "runs" / "one"
 
     def refused() -> None:
-        with pytest.raises(FxpruneError, match=rf"one is in use: process {owner} on .* \(train\)"):
-            with claimed(folder, "compress"):
-                pass
+        says = rf"one is in use: process {owner} on .* \(train\)"
+        with pytest.raises(FxpruneError, match=says), claimed(folder, "compress"):
+            pass
 
     owner = os.getpid()
     with claimed(folder, "train"):
@@ -231,11 +231,14 @@ def test_writers_that_are_stopped_by_the_system(tmp_path: Path) -> None:
     write_text(target, "old")
     tensors = {"a": torch.ones(10_000)}
     with short_of_space(4096):
-        with pytest.raises(PlanError, match="cannot be written: .*[Tt]oo large"):
+        says = r"cannot be written: .*[Tt]oo large"
+        with pytest.raises(PlanError, match=says):
             write_text(target, "x" * 10_000, error=PlanError)
-        with pytest.raises(PlanError, match="cannot be written: .*[Tt]oo large") as caught:
-            with atomic_path(target, error=PlanError) as temporary:
-                save_file(tensors, temporary)
+        with (
+            pytest.raises(PlanError, match=says) as caught,
+            atomic_path(target, error=PlanError) as temporary,
+        ):
+            save_file(tensors, temporary)
     assert "a disk with space left" in caught.value.advice
     assert target.read_text() == "old"
     assert _listing(tmp_path) == ["a"]
