@@ -1,4 +1,4 @@
-"""The law of blocks: which keep masks leave every layout rectangular."""
+"""The laws of a keep mask: every layout stays rectangular, and every operator keeps the positions it needs."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from fxprune.types import Block, BoolArray, IntArray
+from fxprune.types import AtLeast, Block, BoolArray, IntArray
 
-__all__ = ["breach", "close"]
+__all__ = ["breach", "close", "scarce"]
 
 
 def close(blocks: Sequence[Block], keep: BoolArray) -> BoolArray:
@@ -66,6 +66,22 @@ def breach(block: Block, keep: BoolArray) -> str:
         row = int(np.flatnonzero(keep[block.rows] != alive)[0])
         return f"row {row} is marked {'kept' if keep[block.rows[row]] else 'removed'} but keeps {counts[row]} positions"
     return ""
+
+
+def scarce(need: AtLeast, keep: BoolArray) -> IntArray:
+    """The rows in which an operator would find too few positions: int64[n], those that die whole are none.
+
+    Args:
+        need: What the operator asks for.
+        keep: bool[n_units], closed by ``close``.
+
+    Example:
+        >>> need = AtLeast(np.arange(6).reshape(2, 3), 2, "std")
+        >>> scarce(need, np.array([True, False, False, True, True, False])).tolist()
+        [0]
+    """
+    counts = keep[need.units].sum(axis=1)
+    return np.flatnonzero((counts > 0) & (counts < need.count))
 
 
 def _listed(counts: IntArray, most: int = 8) -> str:

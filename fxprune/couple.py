@@ -14,7 +14,7 @@ from fxprune.ops import qualified_name
 from fxprune.ops.base import Value
 from fxprune.sources import source_of
 from fxprune.trace import Trace
-from fxprune.types import Axis, Block, BoolArray, Coupling, Group, IntArray, Pin, Tie
+from fxprune.types import AtLeast, Axis, Block, BoolArray, Coupling, Group, IntArray, Pin, Tie
 from fxprune.walk import Layout, Walk
 
 __all__ = ["Flow", "couple", "coupling", "flow"]
@@ -131,6 +131,7 @@ def _analyse(trace: Trace) -> None:
         axes=axes,
         cost=walk.costs.build(units, samples=trace.batch),
         fingerprint=trace.fingerprint,
+        at_least=tuple(AtLeast(units[rows], count, node.name) for rows, count, node in walk.needs),
     )
 
 

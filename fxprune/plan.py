@@ -120,22 +120,24 @@ def plan(
 
 
 def _sparing(spent: Callable[[BoolArray], Plan], stays: BoolArray, score: FloatArray, tries: int) -> Plan:
-    """Plan, and again with one unit more that must stay wherever a tensor would be emptied without it."""
+    """Plan, and again with the best units staying wherever an operator would be left with too few."""
     try:
         return spent(stays)
     except EmptiedError as error:
-        best = _best(error.units, score, stays)
-        if best is None or not tries:
+        more = stays.copy()
+        for units, count in error.needs:
+            more[_best(units, count, score, more)] = True
+        if (more == stays).all() or not tries:
             raise
-    more = stays.copy()
-    more[best] = True
     return _sparing(spent, more, score, tries - 1)
 
 
-def _best(units: IntArray, score: FloatArray, frozen: BoolArray) -> int | None:
-    """The highest unit of those that may go."""
+def _best(units: IntArray, count: int, score: FloatArray, frozen: BoolArray) -> IntArray:
+    """The highest units of those that may go, as many as make ``count`` together with those that stay."""
+    units, times = np.unique(units, return_counts=True)
     free = units[~frozen[units] & ~np.isnan(score[units])]
-    return int(free[score[free].argmax()]) if len(free) else None
+    missing = max(count - int(times[frozen[units]].sum()), 1)
+    return free[np.argsort(-score[free], kind="stable")[:missing]]
 
 
 SPARED = 32

@@ -8,14 +8,14 @@ second channel of an odd selection, say) a gather takes its place.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 from torch import fx
 
 from fxprune import labels
-from fxprune.blocks import close
+from fxprune.blocks import close, scarce
 from fxprune.couple import Flow, coupling, flow
 from fxprune.errors import PlanError, TraceError
 from fxprune.labels import varying
@@ -161,13 +161,13 @@ def keep_mask(trace: Trace, plan: Plan) -> BoolArray:
 
 
 class EmptiedError(PlanError):
-    """Nothing would be left of a tensor, though something is of every parameter: half of a split, say.
+    """Too little would be left of a tensor, though something is of every parameter: half of a split, say.
 
     Attributes:
-        units: int64[n], the units it holds; it is there if one of them stays.
+        needs: int64[n] each, the units of which so many (the number beside them) must stay.
     """
 
-    units: IntArray = np.zeros(0, np.int64)
+    needs: tuple[tuple[IntArray, int], ...] = ()
 
 
 class _Resolver:
@@ -185,6 +185,7 @@ class _Resolver:
         self.gathers: dict[fx.Node, Gather] = {}
 
     def run(self) -> Resolution:
+        self._check_needs()
         kept: dict[Axis, tuple[int, ...]] = {}
         for axis, array in self.flow.walk.axes.items():
             mask = self.live[array]
@@ -200,6 +201,15 @@ class _Resolver:
             self._visit(node, held)
         cost = coupling(self.trace).cost.cost(self.keep)
         return Resolution(self.keep, kept, self.rewrites, self.gathers, self.changed, cost)
+
+    def _check_needs(self) -> None:
+        """Every operator finds the positions it needs."""
+        lacking = [(need, row) for need in coupling(self.trace).at_least for row in scarce(need, self.keep)]
+        if lacking:
+            first = lacking[0][0]
+            node = next(n for n in self.flow.walk.calls if n.name == first.node)
+            needs = [(need.units[row], need.count) for need, row in lacking]
+            raise self._error(node, f"needs {first.count} positions or more, and fewer would be left", needs)
 
     def _visit(self, node: fx.Node, held: object) -> None:
         values = held if isinstance(held, list) else [held]
@@ -246,7 +256,7 @@ class _Resolver:
         # A recorded run may have met an empty tensor: no box on some level of a pyramid.
         if any(n == 0 < before for n, before in zip(shape, value.shape, strict=True)):
             empty = [u.ravel() for u, slim in zip(units, left, strict=True) if slim.size == 0]
-            raise self._error(node, "would be emptied", np.concatenate(empty))
+            raise self._error(node, "would be emptied", [(np.concatenate(empty), 1)])
         return Value(tuple(shape), tuple(left), value.origin, None)
 
     def _alive(self, units: list[IntArray], k: int) -> BoolArray:
@@ -257,16 +267,16 @@ class _Resolver:
                 alive = alive & self.keep[other]
         return alive.ravel()
 
-    def _error(self, node: fx.Node, what: str, emptied: IntArray | None = None) -> PlanError:
-        error = (PlanError if emptied is None else EmptiedError)(
+    def _error(self, node: fx.Node, what: str, needs: Sequence[tuple[IntArray, int]] = ()) -> PlanError:
+        error = (EmptiedError if needs else PlanError)(
             f"the result of '{node.name}' {what}",
             node=node.name,
             op=str(node.target),
             source=source_of(node),
             advice="remove whole rows (heads, groups), or equally many units of each",
         )
-        if isinstance(error, EmptiedError) and emptied is not None:
-            error.units = emptied
+        if isinstance(error, EmptiedError):
+            error.needs = tuple(needs)
         return error
 
     def _in_units(self, value: Value) -> Value:

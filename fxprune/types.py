@@ -17,6 +17,7 @@ if TYPE_CHECKING:  # the vocabulary imports no machinery when it runs
     from fxprune.trace import Trace
 
 __all__ = [
+    "AtLeast",
     "Axis",
     "Block",
     "BoolArray",
@@ -107,6 +108,21 @@ class Block:
 
 
 @dataclass(frozen=True, eq=False)
+class AtLeast:
+    """An operator that needs several positions: the unbiased variance of one channel is no number.
+
+    Attributes:
+        units: int64[h, n], units at the positions of each row over which the operator runs.
+        count: Positions that every row which keeps anything must keep.
+        node: The node that asks for it.
+    """
+
+    units: IntArray
+    count: int
+    node: str
+
+
+@dataclass(frozen=True, eq=False)
 class Group:
     """Units (channels, features, heads' columns) that occupy the same axes of the same tensors.
 
@@ -163,6 +179,7 @@ class Coupling:
             each index.
         cost: Parameters and MACs as functions of a keep mask.
         fingerprint: Of the model: names, shapes and the graph's operators.
+        at_least: How many positions some operators need.
     """
 
     groups: tuple[Group, ...]
@@ -172,6 +189,7 @@ class Coupling:
     axes: Mapping[Axis, IntArray]
     cost: CostModel
     fingerprint: str
+    at_least: tuple[AtLeast, ...] = ()
 
 
 @dataclass(frozen=True)

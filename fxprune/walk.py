@@ -61,6 +61,7 @@ class Walk:
     ties: list[tuple[IntArray, IntArray, fx.Node]] = field(default_factory=list)
     pins: list[tuple[IntArray, Pin | tuple[str, PinKind, fx.Node]]] = field(default_factory=list)
     blurred: list[IntArray] = field(default_factory=list)
+    needs: list[tuple[IntArray, int, fx.Node]] = field(default_factory=list)
     consumed: dict[fx.Node, list[tuple[str, tuple[IntArray, ...]]]] = field(default_factory=dict)
     restricted: dict[fx.Node, list[IntArray]] = field(default_factory=dict)
     produced_labels: list[IntArray] = field(default_factory=list)
@@ -128,6 +129,12 @@ class Walk:
         assert self.node is not None
         self.blurred.extend(a.ravel() for a in arrays)
         self.restricted.setdefault(self.node, []).extend(arrays)
+
+    def need(self, rows: IntArray, count: int) -> None:
+        """Every row of labels ``[h, n]`` that keeps anything keeps ``count`` positions, or as many as it has."""
+        if count > 1:
+            assert self.node is not None
+            self.needs.append((rows, min(count, rows.shape[1]), self.node))
 
     def consume(self, argument: str, arrays: Sequence[IntArray]) -> None:
         """The call sums over these labels of an argument."""

@@ -125,6 +125,9 @@ class Context(Protocol):
     def inexact(self, arrays: Sequence[IntArray]) -> None:
         """Removing these labels changes what is computed from the others."""
 
+    def need(self, rows: IntArray, count: int) -> None:
+        """Every row of labels ``[h, n]`` that keeps anything keeps ``count`` positions (or all it has)."""
+
     def consume(self, argument: str, arrays: Sequence[IntArray]) -> None:
         """The call sums over these labels of the named argument: zeroing there is removing."""
 

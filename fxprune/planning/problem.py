@@ -79,8 +79,9 @@ class Problem:
             scores.append(rank if scope == "local" else self.atoms.score[atoms])
         sizes = np.array([len(atoms) for atoms in self.members], np.int64)
         # Each stream alone keeps the minimum, so a group that is spread over several keeps more.
-        wanted = np.minimum(keep_at_least, self.content * sizes)
-        floor = np.max(-(-wanted // np.maximum(self.content, 1)), axis=0, initial=1)
+        fixed = np.array([(self.atoms.of_unit[g.units] < 0).sum() for g in self.coupling.groups], np.int64)
+        wanted = np.minimum(np.maximum(keep_at_least - fixed, 0)[:, None], self.content * sizes)
+        floor = np.max(-(-wanted // np.maximum(self.content, 1)), axis=0, initial=0)
         leaving = np.full(len(sizes), -1, np.int64)
         for number in np.flatnonzero(~np.isnan(ratios)):
             its = self.content[number] > 0

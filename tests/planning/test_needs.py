@@ -1,0 +1,63 @@
+"""Operators that need several positions: plans leave them, masks that do not are refused."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import fxprune
+from fxprune.blocks import scarce
+from fxprune.couple import coupling
+from fxprune.errors import PlanError
+from fxprune.plan import plan_removal, plan_units
+from fxprune.planning.problem import Scope
+from fxprune.types import AtLeast
+
+
+def needy(rows: int, count: int) -> fxprune.Trace:
+    """Twelve units between two layers, of which an operator needs ``count`` in each of ``rows`` rows."""
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(7, 12), nn.ReLU(), nn.Linear(12, 3))
+    trace = fxprune.trace(net, torch.randn(2, 7))
+    found = coupling(trace)
+    need = AtLeast(found.axes["0.weight", 0].reshape(rows, -1), count, "relu")
+    trace.cache["coupling"] = replace(found, at_least=(need,))
+    return trace
+
+
+@pytest.mark.parametrize("scope", ["global", "local"])
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_a_plan_leaves_what_an_operator_needs(count: int, scope: Scope) -> None:
+    made = fxprune.plan(needy(1, count), fxprune.Budget(channels=0.05), scope=scope, align=1)
+    assert len(made.kept["0.weight", 0]) == count
+
+
+def test_rows_that_die_whole_need_nothing() -> None:
+    trace = needy(4, 2)
+    made = plan_removal(trace, {("0.weight", 0): [0, 1, 2, 5, 8]})
+    assert made.kept["0.weight", 0] == (3, 4, 6, 7, 9, 10, 11)
+    with pytest.raises(PlanError, match="needs 2 positions or more") as error:
+        plan_removal(trace, {("0.weight", 0): [0, 1, 5]})
+    assert error.value.node == "relu"
+
+
+def test_the_best_units_stay_row_by_row() -> None:
+    trace = needy(3, 3)
+    made = fxprune.plan(trace, fxprune.Budget(channels=0.26), align=1)
+    keep = np.zeros(coupling(trace).n_units, bool)
+    keep[coupling(trace).axes["0.weight", 0][list(made.kept["0.weight", 0])]] = True
+    assert not len(scarce(coupling(trace).at_least[0], keep))
+    left = np.array(made.kept["0.weight", 0]).reshape(-1, 3)
+    assert (left // 4 == left[:, :1] // 4).all()
+
+
+def test_a_mask_with_fewer_is_refused() -> None:
+    trace = needy(1, 2)
+    keep = np.ones(coupling(trace).n_units, bool)
+    keep[coupling(trace).axes["0.weight", 0][1:]] = False
+    with pytest.raises(PlanError, match="needs 2 positions or more"):
+        plan_units(trace, keep)
