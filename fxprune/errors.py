@@ -5,6 +5,7 @@ from __future__ import annotations
 __all__ = [
     "ExportError",
     "FxpruneError",
+    "IntegrityWarning",
     "PlanError",
     "RecipeError",
     "SliceError",
@@ -87,3 +88,7 @@ class ExportError(FxpruneError):
 
 class RecipeError(FxpruneError):
     """A training recipe is malformed."""
+
+
+class IntegrityWarning(UserWarning):
+    """A file was read that nothing vouches for: it was written before files had a digest."""

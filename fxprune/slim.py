@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import operator
 from dataclasses import dataclass
 from functools import cached_property
@@ -11,29 +10,32 @@ from typing import Literal
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import fx, nn
 
 from fxprune.copies import copied
 from fxprune.crop import crop_, less_crops
 from fxprune.cutting import cut, cut_sources, drop_gaps
 from fxprune.errors import FxpruneError, PlanError, SliceError
-from fxprune.files import atomic_path
 from fxprune.graphs import arguments_by_name, draft, set_tensor, tensor_at
 from fxprune.modules import Setting, refresh
 from fxprune.ops import overload
 from fxprune.ops.base import Rewrite, Scaled, Value
+from fxprune.reading import shown
 from fxprune.resize import Gather, Resolution, expect, keep_mask, resolve
 from fxprune.sameness import difference
 from fxprune.sources import source_of
+from fxprune.tensors import DIGEST, Content, read_tensors, warn_unchecked, write_tensors
 from fxprune.trace import ExampleInputs, Trace, evaluating
 from fxprune.trace import trace as _trace
 from fxprune.types import Plan
+from fxprune.weights import check_values, fill
 
 __all__ = ["load", "save", "slim"]
 
 Kind = Literal["auto", "module", "graph"]
+
+FORMAT = "fxprune"
+"""What files of slim models call themselves."""
 
 # Arguments that torch.nn modules cache and ``modules.refresh`` updates.
 CACHED = frozenset({"groups", "normalized_shape", "num_groups", "group"})
@@ -315,7 +317,7 @@ def _apply_gather(graph: fx.Graph, root: nn.Module, node: fx.Node, gather: Gathe
 
 
 def save(model: nn.Module, plan: Plan, path: str | Path) -> None:
-    """Write a slim model's weights with its plan as metadata; nothing is pickled.
+    """Write a slim model's weights with its plan as metadata and a digest of everything; nothing is pickled.
 
     Args:
         model: A model that ``slim`` made (and training may have changed).
@@ -323,7 +325,7 @@ def save(model: nn.Module, plan: Plan, path: str | Path) -> None:
         path: A ``.safetensors`` file.
 
     Raises:
-        SliceError: The file cannot be written.
+        SliceError: The file cannot be written, or weights are no numbers.
 
     Example:
         >>> import tempfile, torch, fxprune
@@ -343,14 +345,14 @@ def save(model: nn.Module, plan: Plan, path: str | Path) -> None:
     for name, tensor in model.state_dict(keep_vars=True).items():
         if id(tensor) not in seen and isinstance(tensor, torch.Tensor):
             seen.add(id(tensor))
-            tensors[name] = tensor.detach().cpu().contiguous()
-    metadata = {
-        "format": "fxprune",
+            tensors[name] = tensor
+    facts = {
+        "format": FORMAT,
         "kind": str(getattr(model, "fxprune_kind", "module")),
         "plan": plan.to_json(),
     }
-    with atomic_path(path, error=SliceError) as temporary:
-        save_file(tensors, temporary, metadata)
+    check_values(tensors, str(path))
+    write_tensors(path, tensors, facts, error=SliceError)
 
 
 def load(model: nn.Module, path: str | Path, example_inputs: ExampleInputs) -> nn.Module:
@@ -365,7 +367,8 @@ def load(model: nn.Module, path: str | Path, example_inputs: ExampleInputs) -> n
         The slim model with the weights of the file.
 
     Raises:
-        SliceError: The file is corrupt or foreign, or its tensors do not fit.
+        SliceError: The file is foreign or does not agree with its digest; or its tensors differ in name, shape or
+            kind from the model's, or are no numbers.
         PlanError: The plan in it was made for another model.
 
     Example:
@@ -375,48 +378,27 @@ def load(model: nn.Module, path: str | Path, example_inputs: ExampleInputs) -> n
         >>> fxprune.load(torch.nn.Linear(2, 2), "no-such-file.safetensors", torch.zeros(1, 2))
         Traceback (most recent call last):
             ...
-        fxprune.errors.SliceError: cannot read no-such-file.safetensors: No such file or directory...
+        fxprune.errors.SliceError: there is no file no-such-file.safetensors
+              what to do: pass a file written by fxprune.save
     """
-    plan, kind, tensors = _read(Path(path))
+    plan, kind, found = _read(path)
     result = _applied(_trace(model, example_inputs), plan, kind, trusted=True)
-    own = result.state_dict()
-    wrong = [n for n, t in tensors.items() if n not in own or own[n].shape != t.shape]
-    missing = set(own) - set(tensors) - _tied_names(result)
-    if wrong or missing:
-        name = (wrong or sorted(missing))[0]
-        raise SliceError(
-            f"{len(wrong)} tensors of {path} do not fit the slim model and {len(missing)} are missing",
-            tensor=name,
-            advice="load with the architecture that the file was saved from",
-        )
-    result.load_state_dict(tensors, strict=False)
+    fill(result, found.tensors, path, what="the slim model")
+    if not found.checked:
+        warn_unchecked(path)
     return result
 
 
-def _tied_names(model: nn.Module) -> set[str]:
-    """Names under which a tensor appears again."""
-    seen: set[int] = set()
-    again = set()
-    for name, tensor in model.state_dict(keep_vars=True).items():
-        if id(tensor) in seen:
-            again.add(name)
-        seen.add(id(tensor))
-    return again
-
-
-def _read(path: Path) -> tuple[Plan, Kind, dict[str, torch.Tensor]]:
-    """Plan, kind and tensors of a file; never unpickles."""
-    try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            if metadata.get("format") != "fxprune":
-                raise SliceError(f"{path} was not written by fxprune.save", advice="pass such a file")
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
-    except (OSError, SafetensorError, json.JSONDecodeError) as error:
-        raise SliceError(
-            f"cannot read {path}: {error}", advice="pass a file written by fxprune.save"
-        ) from error
-    kind = metadata.get("kind", "auto")
+def _read(path: str | Path) -> tuple[Plan, Kind, Content]:
+    """Plan, kind and content of a file; never unpickles."""
+    found = read_tensors(path, error=SliceError, advice="pass a file written by fxprune.save")
+    facts = dict(found.metadata)
+    if facts.get("format") != FORMAT or facts.keys() - {DIGEST} != {"format", "kind", "plan"}:
+        raise SliceError(f"{shown(path)} was not written by fxprune.save", advice="pass such a file")
+    kind = facts["kind"]
     if kind not in ("module", "graph"):
-        raise PlanError(f"{path} names an unknown kind of model: {kind!r}")
-    return Plan.from_json(metadata["plan"]), kind, tensors
+        raise PlanError(
+            f"{shown(path)} names an unknown kind of model: {kind!r}",
+            advice="pass a file written by fxprune.save",
+        )
+    return Plan.from_json(facts["plan"]), kind, found

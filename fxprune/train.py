@@ -210,7 +210,7 @@ class _Run:
         session, name = self.session, _NAMES[number]
         running = Running(inner(model), optimizer, method)
         seed_everything(session.recipe.seed, number, session.team.rank)
-        first = _restore(running, session.saved, number, session)
+        first = _restore(running, session.saved, number, session, steps)
         batches = session.training()
         job = Job(
             name,
@@ -238,7 +238,7 @@ class _Run:
 
         def keep(step: int) -> None:
             look(step)
-            everything = {**facts, "recipe": recipe, "ledger": self.ledger.as_json()}
+            everything = {**facts, "recipe": recipe, "ledger": self.ledger.as_json(), "steps": steps}
             session.checkpoints.save(running, number, step, everything)
 
         every = session.recipe.checkpoints.every or batches.per_epoch
@@ -373,10 +373,15 @@ def _on(inputs: Inputs, device: torch.device) -> Inputs:
     return moved
 
 
-def _restore(running: Running, saved: Checkpoint | None, number: int, session: Session) -> int:
+def _restore(running: Running, saved: Checkpoint | None, number: int, session: Session, steps: int) -> int:
     """Put back what a checkpoint of this phase holds; returns how many steps are done."""
     if saved is None or saved.phase != number:
         return 0
+    if saved.step > steps:
+        raise FxpruneError(
+            f"{saved.path} is of step {saved.step}, but this phase has {steps}",
+            advice="resume with the images the run was started with, or choose another --out",
+        )
     running.restore(saved)
     states = saved.facts["random"]
     assert isinstance(states, list)

@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parents[1] / "fxprune"
 
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("errors",),
-    ("locks",),
+    ("locks", "reading", "escaping"),
     (
         "types",
         "sources",
@@ -31,6 +31,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "onnx_rules",
         "onnx_cost",
     ),
+    ("tensors",),
     (
         "labels",
         "blocks",

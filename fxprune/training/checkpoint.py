@@ -1,33 +1,93 @@
 """Checkpoints: everything a run needs to go on as if nothing had happened, in one safetensors file.
 
 Numbers and texts are JSON in the file's metadata; nothing is pickled.  A file is written completely or not at
-all, and older ones go only when a newer one is on the disk.
+all, with a digest, and older ones go only when a newer one is on the disk.  One that is broken in any way is
+passed over for the one before it.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import random
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated, Literal
 
+import annotated_types
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from pydantic import BaseModel, ConfigDict, JsonValue, ValidationError
 from torch import Tensor, nn
 
 from fxprune.errors import FxpruneError
-from fxprune.files import atomic_path
 from fxprune.regularizers import Regularizer
+from fxprune.tensors import read_tensors, write_tensors
+from fxprune.training.record import Ledger, reason
 from fxprune.training.team import Team, assembled, laid_like, shard_dims
+from fxprune.types import Plan
 
 __all__ = ["Checkpoint", "Folder", "Running", "load_model_state", "model_state", "set_random_state"]
 
-VERSION = 1
+FORMAT = "fxprune-checkpoint"
+VERSION = 2
 _NAME = re.compile(r"(?P<phase>\d)-(?P<step>\d{9})\.safetensors")
+
+_Count = Annotated[int, annotated_types.Ge(0)]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class _Optimizer(_Strict):
+    """Settings of the parameter groups, and what of the state is no tensor."""
+
+    groups: list[dict[str, JsonValue]]
+    state: dict[str, dict[str, JsonValue]]
+
+
+class _Random(_Strict):
+    """The generators of one process."""
+
+    python: list[JsonValue]
+    numpy: list[JsonValue]
+    torch: list[_Count]
+    cuda: list[_Count] | None
+
+
+class _Facts(_Strict):
+    """What a checkpoint holds besides tensors.
+
+    Attributes:
+        phase: Also in the file's name.
+        step: Also in the file's name.
+        steps: Of the whole phase.
+        recipe: As it was.
+        ledger: As it was.
+        plan: Of the slim model, in the phase that trains it.
+        kind: Of the slim model.
+        split: Dimensions by tensor of the method that is sharded.
+        optimizer: Its numbers.
+        random: One for each process.
+        strided: Names of tensors that lie in memory channels last.
+        tensors: Names of all tensors, with dtype and shape.
+    """
+
+    phase: Annotated[int, annotated_types.Ge(1), annotated_types.Le(9)]
+    step: _Count
+    steps: _Count
+    recipe: dict[str, JsonValue]
+    ledger: dict[str, JsonValue]
+    plan: str | None = None
+    kind: Literal["module", "graph"] | None = None
+    split: dict[str, list[int]]
+    optimizer: _Optimizer
+    random: Annotated[list[_Random], annotated_types.MinLen(1)]
+    strided: list[str]
+    tensors: dict[str, str]
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,9 +166,9 @@ class Running:
                         for k, v in saved.part("method.").items()
                     }
                 )
-        except (KeyError, ValueError, RuntimeError, AssertionError) as error:
+        except (LookupError, ValueError, RuntimeError, AssertionError, TypeError, AttributeError) as error:
             raise FxpruneError(
-                f"{saved.path} does not fit this run: {error}",
+                f"{saved.path} does not fit this run: {type(error).__name__}: {error}",
                 advice="resume with the recipe and the version the run was started with",
             ) from error
 
@@ -120,6 +180,8 @@ class Running:
         for key, value in saved.part("optimizer.").items():
             number, _, name = key.partition(".")
             like = parameters[int(number)]
+            if value.shape != like.shape and value.numel() != 1:
+                raise ValueError(f"{list(value.shape)} for '{name}' of a parameter {list(like.shape)}")
             laid = laid_like(value, like) if value.shape == like.shape else value
             state.setdefault(int(number), {})[name] = laid
         self.optimizer.load_state_dict({"state": state, "param_groups": numbers["groups"]})
@@ -135,11 +197,25 @@ def load_model_state(model: nn.Module, state: Mapping[str, Tensor]) -> None:
 
     Raises:
         KeyError: A tensor is missing.
+        ValueError: There is one too many, or one of another shape or kind.
     """
+    own = {n: v for n, v in model.state_dict(keep_vars=True).items() if isinstance(v, Tensor)}
+    if state.keys() - own.keys():
+        raise ValueError(f"the model has no '{min(state.keys() - own.keys())}'")
     with torch.no_grad():
-        for name, value in model.state_dict(keep_vars=True).items():
-            if isinstance(value, Tensor):
-                value.detach().copy_(laid_like(state[name].to(value.dtype), value))
+        for name, value in own.items():
+            kinds = (
+                state[name].is_floating_point(),
+                state[name].is_complex(),
+                state[name].dtype == torch.bool,
+            )
+            if kinds != (value.is_floating_point(), value.is_complex(), value.dtype == torch.bool):
+                raise ValueError(f"'{name}' is {value.dtype} in the model, not {state[name].dtype}")
+            if state[name].shape != value.shape:
+                raise ValueError(
+                    f"'{name}' is {list(value.shape)} in the model, not {list(state[name].shape)}"
+                )
+            value.detach().copy_(laid_like(state[name].to(value.dtype), value))
 
 
 # --- random numbers --------------------------------------------------------------------------
@@ -158,7 +234,21 @@ def random_state() -> dict[str, object]:
 
 
 def set_random_state(state: Mapping[str, object]) -> None:
-    """Put the generators back."""
+    """Put the generators back.
+
+    Raises:
+        FxpruneError: The state is none of theirs.
+    """
+    try:
+        _set_random_state(state)
+    except (LookupError, ValueError, RuntimeError, AssertionError, TypeError, OverflowError) as error:
+        raise FxpruneError(
+            f"the random state of a checkpoint cannot be put back: {error}",
+            advice="resume with the versions of Python, numpy and torch the run was started with",
+        ) from error
+
+
+def _set_random_state(state: Mapping[str, object]) -> None:
     python, numpy = state["python"], state["numpy"]
     assert isinstance(python, list) and isinstance(numpy, list)
     random.setstate((python[0], tuple(python[1]), python[2]))
@@ -208,6 +298,9 @@ class Folder:
             )
         everything = {
             **facts,
+            "phase": phase,
+            "step": step,
+            "tensors": _forms(tensors),
             "split": split,
             "optimizer": running.numbers(),
             "random": self._team.each(random_state()),
@@ -220,11 +313,11 @@ class Folder:
 
     def _write(self, path: Path, tensors: Mapping[str, Tensor], facts: Mapping[str, object]) -> None:
         self.path.mkdir(parents=True, exist_ok=True)
-        metadata = {"format": "fxprune-checkpoint", "version": str(VERSION), "facts": json.dumps(facts)}
-        with atomic_path(path) as temporary:
-            save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, temporary, metadata)
+        texts = {"format": FORMAT, "version": str(VERSION), "facts": json.dumps(facts)}
+        write_tensors(path, tensors, texts)
         for old in self.files()[self._keep :]:
-            old.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # not a file, perhaps
+                old.unlink(missing_ok=True)
 
     def files(self) -> list[Path]:
         """Complete checkpoints, the newest first."""
@@ -248,6 +341,10 @@ class Folder:
         return None, tuple(troubles)
 
 
+def _forms(tensors: Mapping[str, Tensor]) -> dict[str, str]:
+    return {name: f"{tensor.dtype}{list(tensor.shape)}" for name, tensor in tensors.items()}
+
+
 def _channels_last(tensor: Tensor) -> bool:
     if tensor.ndim != 4 or tensor.is_contiguous():
         return False
@@ -262,15 +359,39 @@ def _read(path: Path) -> Checkpoint:
     match = _NAME.fullmatch(path.name)
     assert match is not None
     try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
-        if metadata.get("format") != "fxprune-checkpoint" or int(metadata["version"]) != VERSION:
+        found = read_tensors(path)
+        if found.metadata.get("format") != FORMAT or found.metadata.get("version") != str(VERSION):
             raise ValueError("it was not written by this version of fxprune train")
-        facts = json.loads(metadata["facts"])
-    except (SafetensorError, OSError, ValueError, KeyError) as error:
-        raise FxpruneError(f"{path.name} cannot be read: {error}", advice="remove it") from error
-    for name in facts["strided"]:
+        if not found.checked:
+            raise ValueError("its digest is missing")
+        text = found.metadata["facts"]
+        facts = _Facts.model_validate_json(text)
+        _check(facts, int(match["phase"]), int(match["step"]), found.tensors)
+    except FxpruneError as error:
+        raise FxpruneError(f"{path.name} cannot be read: {error.what}", advice="remove it") from error
+    except (ValidationError, ValueError, KeyError) as error:
+        raise FxpruneError(f"{path.name} cannot be read: {reason(error)}", advice="remove it") from error
+    tensors = dict(found.tensors)
+    for name in facts.strided:
         # Sums run in the order of the memory: the same bits need the same layout.
         tensors[name] = tensors[name].contiguous(memory_format=torch.channels_last)
-    return Checkpoint(int(match["phase"]), int(match["step"]), tensors, facts, path)
+    return Checkpoint(facts.phase, facts.step, tensors, json.loads(text), path)
+
+
+def _check(facts: _Facts, phase: int, step: int, tensors: Mapping[str, Tensor]) -> None:
+    """What no schema can say.
+
+    Raises:
+        ValueError: The parts contradict each other.
+        FxpruneError: Ledger or plan are none.
+    """
+    if (facts.phase, facts.step) != (phase, step) or step > facts.steps:
+        raise ValueError(f"it is of step {facts.step} of {facts.steps} of phase {facts.phase}")
+    odd = dict(_forms(tensors).items() ^ facts.tensors.items())
+    if odd:
+        raise ValueError(f"{len(odd)} tensors are not what was saved: {', '.join(sorted(odd)[:3])}")
+    if not set(facts.strided) <= {name for name, tensor in tensors.items() if tensor.ndim == 4}:
+        raise ValueError("it says of a tensor that is no image that it lies channels last")
+    Ledger.of(facts.ledger)
+    if facts.plan is not None:
+        Plan.from_json(facts.plan)

@@ -2,22 +2,30 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import time
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Annotated, Literal
 
-from fxprune.errors import FxpruneError
+import annotated_types
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
+
+from fxprune.errors import FxpruneError, IntegrityWarning
+from fxprune.reading import MIB, read_text, shown
 from fxprune.regularizers import Regularizer
 from fxprune.report import Sheet, count, share
 from fxprune.types import Cost
 
-__all__ = ["Ledger", "Record", "method_figures", "read_record", "record_sheet"]
+__all__ = ["Ledger", "Record", "method_figures", "read_record", "reason", "record_sheet"]
 
 FORMAT = "fxprune-run"
 VERSION = 1
+_LARGEST = 64 * MIB
 
 
 @dataclass(frozen=True)
@@ -66,27 +74,103 @@ class Record:
     resumed: int = 0
 
     def to_json(self) -> str:
-        """The record as JSON text."""
-        return json.dumps({"format": FORMAT, "version": VERSION, **asdict(self)}, indent=1)
+        """The record as JSON text, with a digest of its values."""
+        data = {"format": FORMAT, "version": VERSION, **asdict(self)}
+        return json.dumps({**data, "digest": _digest(data)}, indent=1)
 
 
-def read_record(path: Path) -> Record:
+Share = Annotated[float, annotated_types.Ge(0), annotated_types.Le(1)]
+Seconds = Annotated[float, annotated_types.Ge(0)]
+Figure = Annotated[float, Field(allow_inf_nan=True)]  # a method may say what it likes
+Whole = Annotated[int, annotated_types.Ge(0)]
+
+
+class _Checked(BaseModel):
+    """Unknown keys are errors, and "1" is no number."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+
+
+class _Cost(_Checked):
+    params: Whole
+    macs: Whole
+
+
+class _Ledger(_Checked):
+    """The fields of a ``Ledger`` that travel."""
+
+    accuracy: dict[str, Share]
+    seconds: dict[str, Seconds]
+    method: dict[str, Figure]
+    decided: float | None
+    proof: str
+    notes: list[str]
+    resumed: Whole
+
+
+class _File(_Checked):
+    """The fields of a ``Record`` as they stand in its file."""
+
+    format: Literal["fxprune-run"]
+    version: Literal[1]
+    name: str
+    recipe: dict[str, JsonValue]
+    accuracy: dict[str, Share]
+    evaluated_on: Literal["test", "holdout"]
+    dense: _Cost
+    slim: _Cost
+    decided: float | None
+    epochs: dict[str, Whole]
+    seconds: dict[str, Seconds]
+    method: dict[str, Figure]
+    latency_ms: dict[str, Seconds]
+    bench: dict[str, JsonValue] | None
+    machine: dict[str, JsonValue]
+    device: str
+    proof: str
+    notes: tuple[str, ...]
+    resumed: Whole
+    digest: str | None = None
+
+
+def read_record(path: str | Path) -> Record:
     """A record from its file.
 
     Raises:
-        FxpruneError: The file is missing or no record.
+        FxpruneError: The file is missing, no record, or changed since it was written.
     """
+    advice = "pass a record.json of fxprune train"
+    text = read_text(path, limit=_LARGEST, advice=advice)
     try:
-        data = json.loads(path.read_text("utf-8"))
-        if data.pop("format") != FORMAT or data.pop("version") != VERSION:
-            raise ValueError("another format or version")
-        dense, slim = Cost(**data.pop("dense")), Cost(**data.pop("slim"))
-        notes = tuple(data.pop("notes"))
-        return Record(**data, dense=dense, slim=slim, notes=notes)
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        found = _File.model_validate_json(text)
+        data = json.loads(text)
+    except (ValidationError, ValueError, RecursionError) as error:
+        raise FxpruneError(f"{shown(path)} is no record of a run: {reason(error)}", advice=advice) from error
+    digest = data.pop("digest", None)
+    if digest is None:
+        warnings.warn(f"{shown(path)} was written without a digest", IntegrityWarning, stacklevel=2)
+    elif digest != _digest(data) or text.rstrip("\n") != json.dumps({**data, "digest": digest}, indent=1):
         raise FxpruneError(
-            f"{path} is no record of a run: {error}", advice="pass a record.json of fxprune train"
-        ) from error
+            f"{shown(path)} is no record of a run any more: it was changed since it was written",
+            advice="make the run again, or get the file from where it was made",
+        )
+    costs = {name: Cost(**data[name]) for name in ("dense", "slim")}
+    values = {key: value for key, value in data.items() if key not in ("format", "version")}
+    return Record(**{**values, **costs, "notes": found.notes})
+
+
+def _digest(data: Mapping[str, object]) -> str:
+    """SHA-256 of values as JSON, whatever their order and spacing in the file."""
+    return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()
+
+
+def reason(error: Exception) -> str:
+    """The first thing wrong, on one line, with its place in the data."""
+    if isinstance(error, ValidationError):
+        first = error.errors(include_url=False, include_input=False)[0]
+        place = ".".join(map(str, first["loc"]))
+        return f"{place}: {first['msg']}" if place else str(first["msg"])
+    return " ".join(str(error).split())[:200] or type(error).__name__
 
 
 @dataclass
@@ -140,9 +224,17 @@ class Ledger:
 
     @staticmethod
     def of(data: object) -> Ledger:
-        """A ledger from what ``as_json`` gave."""
-        assert isinstance(data, dict)
-        return Ledger(**data)
+        """A ledger from what ``as_json`` gave.
+
+        Raises:
+            FxpruneError: It is none.
+        """
+        try:
+            return Ledger(**_Ledger.model_validate(data).model_dump())
+        except ValidationError as error:
+            raise FxpruneError(
+                f"what is known of a run cannot be read: {reason(error)}", advice="begin the run anew"
+            ) from error
 
 
 def method_figures(method: Regularizer, earlier: Mapping[str, float], steps: int) -> dict[str, float]:

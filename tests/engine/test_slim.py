@@ -353,16 +353,16 @@ def test_files_of_others_are_refused_without_unpickling(tmp_path: Path) -> None:
         ("c.safetensors", b"\x00" * 64),
     ):
         (tmp_path / name).write_bytes(content)
-        with pytest.raises(SliceError, match="cannot read"):
+        with pytest.raises(SliceError, match="damaged"):
             load(Net(hard=False), tmp_path / name, image())
     torch.save(Bomb(mark), tmp_path / "d.safetensors")
-    with pytest.raises(SliceError, match="cannot read"):
+    with pytest.raises(SliceError, match="damaged"):
         load(Net(hard=False), tmp_path / "d.safetensors", image())
     assert not mark.exists()
     save_file({"w": torch.zeros(2)}, tmp_path / "e.safetensors")
     with pytest.raises(SliceError, match="not written by fxprune"):
         load(Net(hard=False), tmp_path / "e.safetensors", image())
-    with pytest.raises(SliceError, match="cannot read"):
+    with pytest.raises(SliceError, match="there is no file"):
         load(Net(hard=False), tmp_path / "none.safetensors", image())
     save_file(
         {"w": torch.zeros(2)},
@@ -383,7 +383,7 @@ def test_damaged_files_are_refused(tmp_path: Path) -> None:
     raw = (tmp_path / "small.safetensors").read_bytes()
     for cut in (10, len(raw) // 2, len(raw) - 1):
         (tmp_path / "cut.safetensors").write_bytes(raw[:cut])
-        with pytest.raises(SliceError, match="cannot read"):
+        with pytest.raises(SliceError, match="damaged"):
             load(Net(hard=False), tmp_path / "cut.safetensors", image())
 
 

@@ -125,11 +125,11 @@ def test_a_damaged_checkpoint_is_passed_over(tmp_path: Path, monkeypatch: pytest
 
 
 def test_a_failing_save_leaves_older_checkpoints(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from fxprune.training import checkpoint
+    from fxprune import tensors
 
     recipe = write(tmp_path, method=METHODS["greg"], checkpoints={"every": 2})
     run(recipe, tmp_path / "whole")
-    saved, real = [], checkpoint.save_file
+    saved, real = [], tensors.save_file
 
     def fails_the_third_time(*args: object) -> None:
         saved.append(args)
@@ -139,7 +139,7 @@ def test_a_failing_save_leaves_older_checkpoints(tmp_path: Path, monkeypatch: py
         real(*args)
 
     with monkeypatch.context() as patched:
-        patched.setattr(checkpoint, "save_file", fails_the_third_time)
+        patched.setattr(tensors, "save_file", fails_the_third_time)
         with pytest.raises(Killed):
             run(recipe, tmp_path / "killed")
     names = sorted(path.name for path in (tmp_path / "killed" / "checkpoints").iterdir())
