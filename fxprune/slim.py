@@ -395,10 +395,10 @@ def _read(path: str | Path) -> tuple[Plan, Kind, Content]:
     facts = dict(found.metadata)
     if facts.get("format") != FORMAT or facts.keys() - {DIGEST} != {"format", "kind", "plan"}:
         raise SliceError(f"{shown(path)} was not written by fxprune.save", advice="pass such a file")
-    kind = facts["kind"]
-    if kind not in ("module", "graph"):
+    kinds: dict[str, Kind] = {"module": "module", "graph": "graph"}
+    if facts["kind"] not in kinds:
         raise PlanError(
-            f"{shown(path)} names an unknown kind of model: {kind!r}",
+            f"{shown(path)} names an unknown kind of model: {facts['kind']!r}",
             advice="pass a file written by fxprune.save",
         )
-    return Plan.from_json(facts["plan"]), kind, found
+    return Plan.from_json(facts["plan"]), kinds[facts["kind"]], found

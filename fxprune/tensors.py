@@ -75,7 +75,13 @@ def write_tensors(
         stored.add(place)
     texts = {**metadata, DIGEST: _digest(held, metadata)}
     with atomic_path(path, error=error) as temporary:
-        save_file(held, temporary, texts)
+        try:
+            save_file(held, temporary, texts)
+        except (LookupError, ValueError, TypeError, RuntimeError) as cause:
+            raise error(
+                f"{shown(path)} cannot be written: {type(cause).__name__}: {cause}",
+                advice="safetensors files hold dense tensors of the common dtypes: convert the others",
+            ) from cause
 
 
 def read_tensors(
@@ -138,5 +144,5 @@ def _digest(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:
     for name in sorted(tensors):
         tensor = tensors[name]
         found.update(json.dumps([name, str(tensor.dtype), list(tensor.shape)]).encode())
-        found.update(memoryview(tensor.reshape(-1).view(torch.uint8).numpy()))
+        found.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
     return found.hexdigest()
