@@ -20,6 +20,7 @@ from fxprune.crop import outside
 from fxprune.labels import nested_shape, varying
 from fxprune.ops import rule_for
 from fxprune.ops.base import Call, Scaled, Value
+from fxprune.proof.conditions import cast
 from fxprune.resize import Resolution
 from fxprune.trace import Trace
 from fxprune.types import Crop
@@ -69,13 +70,17 @@ class Oracle(fx.Interpreter):
         self.dtype = dtype
         self.restrict = restrict
         self.flow = flow(trace)
+        self.own: dict[str, torch.Tensor] = {}
 
     def get_attr(self, target: object, args: object, kwargs: object) -> torch.Tensor:
-        """Tensors come from the model as it is now."""
-        tensor = self.trace.tensor(str(target)).detach()
-        if crop := self.crops.get(str(target)):
-            tensor = tensor.masked_fill(outside(crop, tensor), 0)
-        return tensor.to(self.dtype) if tensor.is_floating_point() else tensor
+        """Tensors come from the model as it is now; each run has its own, which it may write into."""
+        name = str(target)
+        if name not in self.own:
+            tensor = self.trace.tensor(name).detach()
+            if crop := self.crops.get(name):
+                tensor = tensor.masked_fill(outside(crop, tensor), 0)
+            self.own[name] = cast(tensor, self.dtype, copy=True)
+        return self.own[name]
 
     def run_node(self, n: fx.Node) -> object:
         """The node's result, or zeros if it is silent."""

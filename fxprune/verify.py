@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import copy
 import json
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
+from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
+from typing import Literal
 
 import numpy as np
 import torch
-from torch import fx, nn
+from torch import Tensor, fx, nn
 from torch.fx import _pytree as fx_pytree
 from torch.utils import _pytree as pytree
 
@@ -21,19 +22,27 @@ from fxprune.labels import varying
 from fxprune.live import liven
 from fxprune.ops.base import Value
 from fxprune.oracle import Oracle, wide
+from fxprune.proof.conditions import Conditions, private, unfused
+from fxprune.proof.distance import Limits
+from fxprune.proof.judging import Comparison, Output, judge
+from fxprune.proof.masked import masked_outputs
+from fxprune.proof.runs import Sample, everything, jittered, returned, run, typed
 from fxprune.resize import Resolution, expect, keep_mask, resolve
 from fxprune.slim import slim as _slim
 from fxprune.sources import source_of
 from fxprune.structures import choose_structures
-from fxprune.trace import ExampleInputs, Trace, call_arguments, evaluating
+from fxprune.trace import ExampleInputs, Trace, call_arguments
 from fxprune.trace import trace as _trace
-from fxprune.types import Crop, Plan
+from fxprune.types import Plan
 
 __all__ = ["Proof", "verify"]
 
-TOLERANCE = 1e-4
+OracleName = Literal["graph", "masks"]
 
-_Sample = tuple[tuple[object, ...], Mapping[str, object]]
+BOTH: tuple[OracleName, ...] = ("graph", "masks")
+
+# What a run may raise where a model insists on its own types; the comparison is then made in float32.
+TYPE_ERRORS = (RuntimeError, TypeError, NotImplementedError)
 
 
 @dataclass(frozen=True)
@@ -41,8 +50,9 @@ class Proof:
     """What was compared and how close it came.
 
     Attributes:
-        error: Largest difference between the slim model and the dense one with the same units
-            zeroed where they are read, relative to the largest output; the worst input.
+        error: Largest difference between the slim model and what an oracle expects of it, relative to the effect of
+            the removal on the same output channel (at least a thousandth of the channel's largest entry in
+            float64); the worst oracle, input, output and channel.
         tolerance: What ``error`` had to stay below.
         dtype: Floating type of the comparison.
         effect: How much the removal changes the output at all, relative; 0 where nothing was
@@ -57,6 +67,9 @@ class Proof:
         structures: Structures cut whole; the dense model was run with their results multiplied by
             zero and compared with the model that was cut, before anything else was removed.
         crops: Kernels that lost a border; it was zeroed in the dense model.
+        judged: For each oracle the share of the outputs' numbers that it could judge: ``"graph"`` zeroes what the
+            rules say is dead in the traced graph, ``"masks"`` knows the plan and no rules (``fxprune.proof``).
+        unjudged: Why an oracle could not judge the rest.
     """
 
     error: float
@@ -70,6 +83,8 @@ class Proof:
     livened: bool
     structures: int = 0
     crops: int = 0
+    judged: Mapping[str, float] = field(default_factory=dict)
+    unjudged: str = ""
 
     def to_json(self) -> str:
         """The proof as JSON text."""
@@ -83,8 +98,21 @@ class Proof:
         cuts += f"{self.crops} kernels cropped, " if self.crops else ""
         return (
             f"zeroed == slim within {self.error:.1e} (limit {self.tolerance:.0e}, {self.dtype}, {self.inputs} inputs); "
-            f"{cuts}{self.units} units removed{note if self.inexact else ''}, effect {self.effect:.1e}"
+            f"{cuts}{self.units} units removed{note if self.inexact else ''}, effect {self.effect:.1e}; {self.evidence()}"
         )
+
+    def evidence(self) -> str:
+        """Which oracle judged which share of the outputs, in words.
+
+        Example:
+            >>> Proof(0, 1, "float64", 1, 0, 0, 1, 1, False, judged={"graph": 1.0, "masks": 0.5}).evidence()
+            'judged by the graph oracle 100 %, by the mask oracle 50 %'
+        """
+        named = {"graph": "graph", "masks": "mask"}
+        shares = ", ".join(
+            f"by the {named[oracle]} oracle {100 * share:.3g} %" for oracle, share in self.judged.items()
+        )
+        return f"judged {shares}" + (f" ({self.unjudged})" if self.unjudged else "")
 
 
 def verify(
@@ -93,26 +121,35 @@ def verify(
     slim: nn.Module,
     *,
     inputs: ExampleInputs | None = None,
-    tolerance: float = TOLERANCE,
+    tolerance: float | None = None,
     seed: int = 0,
+    oracles: Sequence[OracleName] = BOTH,
 ) -> Proof:
-    """Check that a slim model computes what the dense one computes with the same units zeroed.
+    """Check that a slim model computes what the dense one computes without the units that go.
 
-    The dense graph is run with the dead units zeroed wherever a contraction reads them; statistics
-    that would notice zeros are taken over what is left.  Both models run in float64 where they can,
-    on the example inputs and on random ones.  Models that had to be recorded are compared through
-    their own code with the consumers' input slices zeroed.
+    Two oracles say what is to be expected, and neither may disagree with the slim model.  ``"graph"`` runs the
+    traced graph with the dead units zeroed wherever a contraction reads them; statistics that would notice
+    zeros are taken over what is left (models that had to be recorded are run with the consumers' input slices
+    zeroed).  ``"masks"`` runs the user's own dense module with a mask beside every tensor, knows the plan but
+    none of the rules that made the slim model, and leaves unjudged what its laws do not cover.
+
+    Both models run in float64 where they can, on the example inputs and on random ones, with equal random
+    numbers; private copies run, so neither the models nor the inputs change.  Beside a forward pass of the
+    dense model in float64 as the unit, a comparison costs one for the dense model, two or three for the graph
+    oracle and three to five for the mask oracle, which holds one byte more for every element and does not
+    free less than a forward pass does.
 
     Args:
         trace: The trace of the dense model, with the weights that were sliced.
         plan: The plan.
         slim: What ``fxprune.slim`` made, not trained since.
         inputs: Other inputs to compare on.
-        tolerance: Largest relative difference allowed.
+        tolerance: Largest ``Proof.error`` allowed; by default 1e-9 in float64 and 1e-4 in float32.
         seed: Of the random inputs.
+        oracles: Which oracles are asked.
 
     Returns:
-        The measured differences.
+        The measured differences, and who judged which share.
 
     Raises:
         VerificationError: They differ, shapes included, or there is nothing to compare with.
@@ -122,49 +159,304 @@ def verify(
         >>> net = torch.nn.Sequential(torch.nn.Linear(6, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2))
         >>> t = fxprune.trace(net, torch.zeros(1, 6))
         >>> p = fxprune.plan(t, fxprune.Budget(channels=0.5))
-        >>> fxprune.verify(t, p, fxprune.slim(t, p)).error < 1e-12
-        True
+        >>> proof = fxprune.verify(t, p, fxprune.slim(t, p))
+        >>> proof.error < 1e-12, proof.judged
+        (True, {'graph': 1.0, 'masks': 1.0})
     """
     expect(trace, plan)
+    if not oracles or not set(oracles) <= set(BOTH):
+        raise VerificationError(f"oracles are some of {', '.join(BOTH)}, not {oracles!r}")
     if any(p.device.type == "meta" for p in trace.model.parameters()):
         raise VerificationError("the model has no numbers to compare", advice="load its weights first")
-    what = _Removal.of(trace, plan)
+    what = _Removal.of(trace, plan, oracles)
     given = call_arguments(inputs) if inputs is not None else (trace.args, dict(trace.kwargs))
-    samples: list[_Sample] = [given]
+    samples: list[Sample] = [given]
     if trace.kind == "export":
         samples.append(_random_like(_another_batch(given) if trace.dynamic_batch else given, seed))
     if _counts_samples(what.trace):
         samples = [part for sample in samples for part in _in_batches(sample, trace.batch)]
-    try:
-        measured = [m for s in samples for m in _compare_all(trace, what, slim, s, torch.float64)]
-        dtype = "float64"
-    except (RuntimeError, TypeError, NotImplementedError):
-        measured, dtype = _in_single(trace, what, slim, samples), "float32"
+    measured, dtype = _measured(what, slim, samples, tolerance)
     if all(m.flat for m in measured):
-        return _on_live_copy(trace, plan, slim, tolerance, seed)
-    coupled = coupling(what.trace)
-    exact = np.ones(coupled.n_units, bool)
-    for group in coupled.groups:
-        if not group.exact:
-            exact[group.units] = False
-    dead = ~what.found.keep
-    inexact = int((dead & ~exact).sum())
-    proof = Proof(
-        # Units that are said to be exact need no help: then zeros alone must give the same.
-        error=max(m.error if inexact else max(m.error, m.zeroed) for m in measured),
-        tolerance=tolerance,
-        dtype=dtype,
-        effect=max(m.effect for m in measured),
-        inexact=inexact,
-        inexact_difference=max(m.zeroed for m in measured),
-        units=int(dead.sum()),
-        inputs=len(samples),
-        livened=False,
-        structures=len(plan.removed),
-        crops=len(plan.crops),
-    )
-    _gate(proof, slim)
+        return _on_live_copy(trace, plan, slim, tolerance, seed, oracles)
+    proof = _proof(what, measured, Limits.of(dtype, tolerance), dtype, len(samples))
+    _gate(proof, measured, what)
     return proof
+
+
+def _measured(
+    what: _Removal, slim: nn.Module, samples: Sequence[Sample], tolerance: float | None
+) -> tuple[list[_Measured], torch.dtype]:
+    """Every comparison in float64, or in float32 where a model insists on its own types."""
+    for dtype in (torch.float64, torch.float32):
+        limits = Limits.of(dtype, tolerance)
+        try:
+            found = [m for s in samples for m in _Case(what, slim, s, dtype, limits).measured()]
+        except TYPE_ERRORS as error:
+            last: Exception = error
+            continue
+        if any(m.judged for m in found) or dtype == torch.float32:
+            return found, dtype
+    text = str(last).strip().splitlines() or [type(last).__name__]
+    raise VerificationError(
+        f"the comparison of dense and slim model does not run: {text[0]}",
+        source=source_of(last),
+        advice="was it changed after slim()? If not, check the inputs",
+    ) from last
+
+
+def _proof(
+    what: _Removal, measured: Sequence[_Measured], limits: Limits, dtype: torch.dtype, inputs: int
+) -> Proof:
+    """What all comparisons say together."""
+    by = {o: [m for m in measured if m.oracle == o] for o in what.oracles}
+    reasons = dict.fromkeys(r for m in measured for r in m.unjudged)
+    return Proof(
+        error=max(m.error for m in measured),
+        tolerance=limits.tolerance,
+        dtype=str(dtype).removeprefix("torch."),
+        effect=max(m.effect for m in measured),
+        inexact=what.inexact,
+        inexact_difference=max(m.zeroed for m in measured),
+        units=int((~what.found.keep).sum()),
+        inputs=inputs,
+        livened=False,
+        structures=len(what.plan.removed),
+        crops=len(what.plan.crops),
+        judged={o: min(m.judged for m in found) for o, found in by.items()},
+        unjudged="; ".join(reasons),
+    )
+
+
+def _gate(proof: Proof, measured: Sequence[_Measured], what: _Removal) -> None:
+    worst = max(measured, key=lambda m: m.error)
+    if not proof.error <= proof.tolerance:
+        raise VerificationError(
+            f"the slim model differs from {_EXPECTED[worst.oracle]} by {proof.error:.3g} of what the removal does "
+            f"(allowed {proof.tolerance:g}) in {proof.dtype}" + (f": {worst.fault}" if worst.fault else ""),
+            advice="was it trained or changed after slim()? If not, this is a bug of fxprune: please report the model",
+        )
+    if proof.units and not any(proof.judged.values()):
+        raise VerificationError(
+            f"nothing of the slim model could be judged: {proof.unjudged}",
+            advice="protect what the named operators read, or give other inputs",
+        )
+
+
+_EXPECTED = {"graph": "the zeroed dense model", "masks": "the dense model under masks"}
+
+
+@dataclass(frozen=True, eq=False)
+class _Removal:
+    """What a plan removes: structures first, then units and borders of kernels of the trace that is left.
+
+    Attributes:
+        dense: The trace of the model as it is.
+        trace: The trace without the structures.
+        plan: The plan.
+        found: What is left of the trace.
+        inexact: Units removed that others see.
+        oracles: Who is asked.
+    """
+
+    dense: Trace
+    trace: Trace
+    plan: Plan
+    found: Resolution
+    inexact: int
+    oracles: tuple[OracleName, ...]
+
+    @staticmethod
+    def of(trace: Trace, plan: Plan, oracles: Sequence[OracleName]) -> _Removal:
+        small = cut(trace, plan.removed)
+        found = resolve(small, keep_mask(small, plan))
+        coupled = coupling(small)
+        exact = np.ones(coupled.n_units, bool)
+        for group in coupled.groups:
+            if not group.exact:
+                exact[group.units] = False
+        return _Removal(
+            trace, small, plan, found, int((~found.keep & ~exact).sum()), tuple(dict.fromkeys(oracles))
+        )
+
+
+@dataclass(frozen=True)
+class _Measured:
+    """One oracle on one input; see ``Comparison``.
+
+    Attributes:
+        zeroed: How far zeroing alone is from the slim model.
+        flat: The dense model returns nothing but zeros and numbers that are none, which prove nothing.
+    """
+
+    oracle: OracleName
+    error: float
+    effect: float
+    judged: float
+    unjudged: tuple[str, ...] = ()
+    fault: str = ""
+    zeroed: float = 0.0
+    flat: bool = False
+
+
+@dataclass(frozen=True, eq=False)
+class _Case:
+    """One comparison: what is removed, on one input, in one floating type."""
+
+    what: _Removal
+    slim: nn.Module
+    sample: Sample
+    dtype: torch.dtype
+    limits: Limits
+
+    @property
+    def recorded(self) -> bool:
+        return self.what.trace.kind == "recorded"
+
+    @property
+    def model(self) -> nn.Module:
+        """The dense model: the user's own, or what is left of it as a graph where structures are cut."""
+        return self.what.trace.model
+
+    @cached_property
+    def small(self) -> dict[str, Tensor]:
+        return self._run(self.slim)
+
+    @cached_property
+    def dense(self) -> dict[str, Tensor]:
+        return self._run(self.model)
+
+    def _run(self, model: nn.Module) -> dict[str, Tensor]:
+        with wide(self.dtype):
+            return run(model, self.sample, self.dtype, everything if self.recorded else returned)
+
+    @cached_property
+    def noise(self) -> dict[str, Tensor]:
+        with wide(self.dtype):
+            return jittered(self.slim, self.sample, self.dtype, everything if self.recorded else returned)
+
+    def measured(self) -> Iterator[_Measured]:
+        """Each oracle's word; where structures are cut, also what their cut changes."""
+        flat = not any(bool((t.isfinite() & (t != 0)).any()) for t in self.dense.values())
+        assert self.small is not None
+        for oracle in self.what.oracles:
+            yield replace(self._asked(oracle), flat=flat)
+        if self.what.trace is not self.what.dense:
+            yield self._cut()
+
+    def _asked(self, oracle: OracleName) -> _Measured:
+        """What an oracle says, or why it does not."""
+        try:
+            expected = _ORACLES[oracle](self)
+        except Exception as error:  # noqa: BLE001 - an oracle that breaks down has no say
+            text = str(error).strip().splitlines() or [""]
+            return _Measured(
+                oracle,
+                0.0,
+                0.0,
+                0.0,
+                (f"the {oracle} oracle does not run: {type(error).__name__}: {text[0][:200]}",),
+            )
+        found = self._judged(expected)
+        zeroed = 0.0
+        if oracle == "graph" and self.what.inexact and not self.recorded:
+            zeroed = self._judged(self._interpreted(restrict=False)).error
+        return _Measured(oracle, found.error, found.effect, found.judged, found.unjudged, found.fault, zeroed)
+
+    def _judged(self, expected: Mapping[str, Output]) -> Comparison:
+        return judge(expected, self.dense, self.small, self.limits, lambda: self.noise)
+
+    def masks(self) -> dict[str, Output]:
+        """The second oracle."""
+        what = self.what
+        with wide(self.dtype):
+            return masked_outputs(
+                self.model,
+                what.plan,
+                self.sample,
+                exact=not what.inexact,
+                dtype=self.dtype,
+                watch=everything if self.recorded else returned,
+            )
+
+    def graph(self) -> dict[str, Output]:
+        """The first oracle.
+
+        Units that are said to be exact need no help: then zeros alone must give the same.
+        """
+        if not self.recorded:
+            return self._interpreted(restrict=bool(self.what.inexact))
+        if self.what.inexact:
+            why = "the graph oracle cannot take statistics of a recorded model over what is left"
+            return {n: Output(t, unjudged=why) for n, t in self.small.items()}
+        found = self._run(_zeroed_copy(self.what))
+        # Widths that were pruned differ; the other oracle looks at them.
+        odd = {n for n, t in found.items() if n not in self.small or self.small[n].shape != t.shape}
+        return {n: Output(t, unjudged="widths differ" if n in odd else "") for n, t in found.items()}
+
+    def _interpreted(self, *, restrict: bool) -> dict[str, Output]:
+        what = self.what
+        found = _interpret(what.trace, what.found, self.sample, self.dtype, restrict=restrict, plan=what.plan)
+        return {n: Output(t) for n, t in found.items()}
+
+    def _cut(self) -> _Measured:
+        """Structures multiplied by zero against the model that was cut."""
+        what = self.what
+        silent = frozenset(s.output for s in choose_structures(what.dense, what.trace.cuts))
+        everything_stays = _everything(what.dense)
+        dense, zeroed = (
+            _interpret(what.dense, everything_stays, self.sample, self.dtype, silent=s)
+            for s in (frozenset(), silent)
+        )
+        left = _interpret(what.trace, _everything(what.trace), self.sample, self.dtype)
+        found = judge({n: Output(t) for n, t in zeroed.items()}, dense, left, self.limits, lambda: left)
+        return _Measured("graph", found.error, found.effect, found.judged, found.unjudged, found.fault)
+
+
+_ORACLES: Mapping[OracleName, Callable[[_Case], dict[str, Output]]] = {
+    "graph": _Case.graph,
+    "masks": _Case.masks,
+}
+
+
+def _interpret(
+    trace: Trace,
+    found: Resolution,
+    sample: Sample,
+    dtype: torch.dtype,
+    *,
+    restrict: bool = True,
+    silent: Set[fx.Node] = frozenset(),
+    plan: Plan | None = None,
+) -> dict[str, Tensor]:
+    """The traced graph with what is gone zeroed."""
+    args, kwargs = typed(sample, dtype)
+    oracle = Oracle(trace, found, dtype, restrict=restrict, silent=silent, crops=plan.crops if plan else ())
+    with torch.no_grad(), wide(dtype), Conditions(dtype), unfused():
+        result = oracle.run(*fx_pytree.tree_flatten_spec((args, dict(kwargs)), trace.graph._in_spec))
+    tensors = [t for t in pytree.tree_leaves(result) if isinstance(t, Tensor)]
+    return {f"output {k}": t for k, t in enumerate(tensors)}
+
+
+def _everything(trace: Trace) -> Resolution:
+    """A resolution in which every unit stays."""
+    coupled = coupling(trace)
+    return Resolution(np.ones(coupled.n_units, bool), {}, {}, {}, {}, coupled.cost.dense)
+
+
+def _zeroed_copy(what: _Removal) -> nn.Module:
+    """The user's model with the input slices of dead units, and the borders that go, zeroed in every consumer."""
+    trace, found = what.trace, what.found
+    module = private(trace.model)
+    parameters = dict(module.named_parameters())
+    units = coupling(trace).axes
+    for group in coupling(trace).groups:
+        for name, dim in group.consumers:
+            dead = np.flatnonzero(~found.keep[units[name, dim]])
+            parameters[name].data.index_fill_(dim, torch.from_numpy(dead), 0)
+    for crop in what.plan.crops:
+        weight = parameters[crop.tensor].data
+        weight.masked_fill_(outside(crop, weight), 0)
+    return module
 
 
 def _counts_samples(trace: Trace) -> bool:
@@ -181,7 +473,7 @@ def _counts_samples(trace: Trace) -> bool:
     return False
 
 
-def _in_batches(sample: _Sample, size: int) -> list[_Sample]:
+def _in_batches(sample: Sample, size: int) -> list[Sample]:
     """The samples in batches of that size; the last one is filled up with the first samples."""
     tensors = [t for t in pytree.tree_leaves((sample[0], dict(sample[1]))) if isinstance(t, torch.Tensor)]
     given = len(tensors[0])
@@ -189,7 +481,7 @@ def _in_batches(sample: _Sample, size: int) -> list[_Sample]:
     return [_at(sample, index) for index in order.split(size)]
 
 
-def _another_batch(sample: _Sample) -> _Sample:
+def _another_batch(sample: Sample) -> Sample:
     """One sample more: a batch size that is written down somewhere shows."""
     size = len(
         next(t for t in pytree.tree_leaves((sample[0], dict(sample[1]))) if isinstance(t, torch.Tensor))
@@ -197,221 +489,14 @@ def _another_batch(sample: _Sample) -> _Sample:
     return _at(sample, torch.arange(size + 1) % size)
 
 
-def _at(sample: _Sample, index: torch.Tensor) -> _Sample:
+def _at(sample: Sample, index: torch.Tensor) -> Sample:
     args, kwargs = pytree.tree_map_only(
         torch.Tensor, lambda t: t[index.to(t.device)], (sample[0], dict(sample[1]))
     )
     return args, kwargs
 
 
-def _in_single(trace: Trace, what: _Removal, slim: nn.Module, samples: Sequence[_Sample]) -> list[_Measured]:
-    """The comparison in float32, for models that fix their types."""
-    try:
-        return [m for s in samples for m in _compare_all(trace, what, slim, s, torch.float32)]
-    except (RuntimeError, TypeError, NotImplementedError) as error:
-        text = str(error).strip().splitlines() or [type(error).__name__]
-        raise VerificationError(
-            f"the comparison of dense and slim model does not run: {text[0]}",
-            source=source_of(error),
-            advice="was it changed after slim()? If not, check the inputs",
-        ) from error
-
-
-def _gate(proof: Proof, slim: nn.Module) -> None:
-    if not proof.error <= proof.tolerance:
-        raise VerificationError(
-            f"the slim model differs from the zeroed dense model by {proof.error:.3g} "
-            f"(allowed {proof.tolerance:g}) in {proof.dtype}",
-            advice="was it trained or changed after slim()? If not, this is a bug of fxprune: please report the model",
-        )
-
-
-@dataclass(frozen=True, eq=False)
-class _Removal:
-    """What a plan removes: structures first, then units and borders of kernels of the trace that is left."""
-
-    trace: Trace
-    found: Resolution
-    crops: tuple[Crop, ...]
-
-    @staticmethod
-    def of(trace: Trace, plan: Plan) -> _Removal:
-        small = cut(trace, plan.removed)
-        return _Removal(small, resolve(small, keep_mask(small, plan)), plan.crops)
-
-
-@dataclass(frozen=True)
-class _Measured:
-    error: float
-    effect: float
-    zeroed: float
-    flat: bool
-
-
-def _compare_all(
-    trace: Trace,
-    what: _Removal,
-    slim: nn.Module,
-    sample: _Sample,
-    dtype: torch.dtype,
-) -> list[_Measured]:
-    """Structures multiplied by zero against the cut model, then its units zeroed against the slim one."""
-    measured = [_compare(what, slim, sample, dtype)]
-    return measured if what.trace is trace else [*measured, _compare_cut(trace, what.trace, sample, dtype)]
-
-
-def _compare_cut(
-    trace: Trace,
-    small: Trace,
-    sample: _Sample,
-    dtype: torch.dtype,
-) -> _Measured:
-    silent = {s.output for s in choose_structures(trace, small.cuts)}
-    args, kwargs = _typed(sample, dtype)
-    with torch.no_grad(), torch.random.fork_rng(devices=[]), wide(dtype), evaluating(trace.model):
-        operands = fx_pytree.tree_flatten_spec((args, kwargs), trace.graph._in_spec)
-        dense = _leaves(Oracle(trace, _everything(trace), dtype).run(*operands))
-        zeroed = _leaves(Oracle(trace, _everything(trace), dtype, silent=silent).run(*operands))
-        left = _leaves(Oracle(small, _everything(small), dtype).run(*operands))
-    flat = all(float(d.abs().max()) == 0 for d in dense if d.numel())
-    return _Measured(_distance(zeroed, left), _distance(dense, zeroed), 0.0, flat)
-
-
-def _everything(trace: Trace) -> Resolution:
-    """A resolution in which every unit stays."""
-    coupled = coupling(trace)
-    return Resolution(np.ones(coupled.n_units, bool), {}, {}, {}, {}, coupled.cost.dense)
-
-
-def _typed(sample: _Sample, dtype: torch.dtype) -> tuple[tuple[object, ...], dict[str, object]]:
-    """Floating inputs in another type."""
-    args, kwargs = pytree.tree_map_only(
-        torch.Tensor, lambda t: t.to(dtype) if t.is_floating_point() else t, (sample[0], dict(sample[1]))
-    )
-    return args, kwargs
-
-
-def _compare(what: _Removal, slim: nn.Module, sample: _Sample, dtype: torch.dtype) -> _Measured:
-    trace, found, crops = what.trace, what.found, what.crops
-    args, kwargs = _typed(sample, dtype)
-    with torch.no_grad(), torch.random.fork_rng(devices=[]), wide(dtype):
-        if trace.kind == "recorded":
-            models = (_zeroed_copy(what), trace.model, slim)
-            zeroed, dense, small = _common([_observed(_in_type(m, dtype), args, kwargs) for m in models])
-            blunt = zeroed
-        else:
-            small = _leaves(_run(_in_type(slim, dtype), args, kwargs))
-            operands = fx_pytree.tree_flatten_spec((args, kwargs), trace.graph._in_spec)
-            with evaluating(trace.model):
-                zeroed = _leaves(Oracle(trace, found, dtype, crops=crops).run(*operands))
-                dense = _leaves(Oracle(trace, _everything(trace), dtype).run(*operands))
-                blunt = _leaves(Oracle(trace, found, dtype, restrict=False, crops=crops).run(*operands))
-    return _Measured(
-        error=_distance(zeroed, small),
-        effect=_distance(dense, zeroed),
-        zeroed=_distance(blunt, small),
-        # Zeros and numbers that are none prove nothing.
-        flat=not any(bool((d.isfinite() & (d != 0)).any()) for d in dense),
-    )
-
-
-def _run(module: nn.Module, args: tuple[object, ...], kwargs: Mapping[str, object]) -> object:
-    with evaluating(module):
-        return module(*args, **kwargs)
-
-
-def _observed(
-    module: nn.Module, args: tuple[object, ...], kwargs: Mapping[str, object]
-) -> dict[str, torch.Tensor]:
-    """Every tensor that any submodule returns, by place.
-
-    A detector's final boxes may be few or none; its heads always say something.
-    """
-    seen: dict[str, torch.Tensor] = {}
-    calls: dict[str, int] = {}
-
-    def watch(name: str) -> Callable[[nn.Module, object, object], None]:
-        def hook(_: nn.Module, __: object, result: object) -> None:
-            calls[name] = calls.get(name, 0) + 1
-            for k, tensor in enumerate(_leaves(result)):
-                seen[f"{name}#{calls[name]}.{k}"] = tensor.clone()
-
-        return hook
-
-    handles = [m.register_forward_hook(watch(n)) for n, m in module.named_modules()]
-    try:
-        _run(module, args, kwargs)
-    finally:
-        for handle in handles:
-            handle.remove()
-    return seen
-
-
-def _common(runs: list[dict[str, torch.Tensor]]) -> tuple[list[torch.Tensor], ...]:
-    """What all runs have in the same place and shape (widths that were pruned differ)."""
-    first = runs[0]
-    names = [
-        n
-        for n in first
-        if all(n in r and r[n].shape == first[n].shape for r in runs[1:]) and first[n].numel()
-    ]
-    return tuple([run[n] for n in names] for run in runs)
-
-
-def _in_type(module: nn.Module, dtype: torch.dtype) -> nn.Module:
-    """A copy that computes in the given type; graphs have types written in them."""
-    clone = copy.deepcopy(module).to(dtype)
-    if isinstance(clone, fx.GraphModule):
-        for node in clone.graph.nodes:
-            if node.op == "call_function":
-                node.args, node.kwargs = pytree.tree_map_only(
-                    torch.dtype, lambda t: dtype if t is torch.float32 else t, (node.args, node.kwargs)
-                )
-        clone.recompile()
-    return clone
-
-
-def _zeroed_copy(what: _Removal) -> nn.Module:
-    """The user's model with the input slices of dead units, and the borders that go, zeroed in every consumer."""
-    trace, found = what.trace, what.found
-    module = copy.deepcopy(trace.model)
-    parameters = dict(module.named_parameters())
-    units = coupling(trace).axes
-    for group in coupling(trace).groups:
-        for name, dim in group.consumers:
-            dead = np.flatnonzero(~found.keep[units[name, dim]])
-            parameters[name].data.index_fill_(dim, torch.from_numpy(dead), 0)
-    for crop in what.crops:
-        weight = parameters[crop.tensor].data
-        weight.masked_fill_(outside(crop, weight), 0)
-    return module
-
-
-def _leaves(tree: object) -> list[torch.Tensor]:
-    return [t for t in pytree.tree_leaves(tree) if isinstance(t, torch.Tensor)]
-
-
-def _distance(reference: list[torch.Tensor], other: list[torch.Tensor]) -> float:
-    """Largest difference relative to the largest entry, the worst output."""
-    if len(reference) != len(other):
-        raise VerificationError(f"{len(other)} outputs instead of {len(reference)}")
-    worst = 0.0
-    for a, b in zip(reference, other, strict=True):
-        if a.shape != b.shape:
-            raise VerificationError(f"output of shape {tuple(b.shape)} instead of {tuple(a.shape)}")
-        if not a.numel():
-            continue
-        x, y = a.double(), b.double()
-        both = torch.isfinite(x) & torch.isfinite(y)
-        if not torch.equal(x[~both], y[~both]) and not (torch.isnan(x[~both]) & torch.isnan(y[~both])).all():
-            return float("inf")
-        scale = float(x[both].abs().max()) if both.any() else 0.0
-        gap = float((x - y)[both].abs().max()) if both.any() else 0.0
-        worst = max(worst, gap / scale if scale else gap)
-    return worst
-
-
-def _random_like(sample: _Sample, seed: int) -> tuple[tuple[object, ...], dict[str, object]]:
+def _random_like(sample: Sample, seed: int) -> tuple[tuple[object, ...], dict[str, object]]:
     """Random floating inputs of the same shapes; indices and masks stay as they are."""
     generator = torch.Generator().manual_seed(seed)
 
@@ -424,24 +509,27 @@ def _random_like(sample: _Sample, seed: int) -> tuple[tuple[object, ...], dict[s
     return args, kwargs
 
 
-def _on_live_copy(trace: Trace, plan: Plan, slim: nn.Module, tolerance: float, seed: int) -> Proof:
+def _on_live_copy(
+    trace: Trace,
+    plan: Plan,
+    slim: nn.Module,
+    tolerance: float | None,
+    seed: int,
+    oracles: Sequence[OracleName],
+) -> Proof:
     """Prove the plan on random weights where the model's own output is constant zero."""
     kind = str(getattr(slim, "fxprune_kind", "module"))
     inputs: ExampleInputs = dict(trace.kwargs) if trace.kwargs else trace.args
-    model = liven(copy.deepcopy(trace.model), inputs, seed=seed)
+    model = liven(private(trace.model), inputs, seed=seed)
     live = _trace(model, inputs)
     small = _slim(live, plan, kind="graph" if kind == "graph" else "module")
-    what = _Removal.of(live, plan)
-    measured = _compare_all(live, what, small, (live.args, live.kwargs), torch.float64)
+    what = _Removal.of(live, plan, oracles)
+    measured, dtype = _measured(what, small, [(live.args, live.kwargs)], tolerance)
     if all(m.flat for m in measured):
         raise VerificationError(
             "the model's output is zero whatever its weights: nothing can be compared",
             advice="give example inputs that produce an output",
         )
-    error, effect, zeroed = (max(getattr(m, k) for m in measured) for k in ("error", "effect", "zeroed"))
-    units = int((~what.found.keep).sum())
-    proof = Proof(
-        error, tolerance, "float64", effect, 0, zeroed, units, 1, True, len(plan.removed), len(plan.crops)
-    )
-    _gate(proof, slim)
+    proof = replace(_proof(what, measured, Limits.of(dtype, tolerance), dtype, 1), livened=True)
+    _gate(proof, measured, what)
     return proof

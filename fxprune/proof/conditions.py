@@ -12,7 +12,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
-__all__ = ["Conditions", "copied", "named_arguments", "unfused"]
+__all__ = ["Conditions", "cast", "copied", "named_arguments", "private", "unfused"]
 
 NARROW = frozenset({torch.float16, torch.bfloat16, torch.float32})
 COMPLEX = {torch.float64: torch.complex128, torch.float32: torch.complex64}
@@ -51,11 +51,8 @@ class Conditions(TorchDispatchMode):
 
     def run(self, func: torch._ops.OpOverload, values: Values) -> object:
         """The operator's result on arguments by name."""
-        draw = (
-            _DRAWN.get(func._schema.name.rstrip("_"))
-            if torch.Tag.nondeterministic_seeded in func.tags
-            else None
-        )
+        random = torch.Tag.nondeterministic_seeded in func.tags
+        draw = _DRAWN.get(func._schema.name.rstrip("_"), _repeated) if random else None
         values = {n: self._typed(v) for n, v in values.items()} if func._schema.name != _RETYPED else values
         result = draw(func, values) if draw else func(**values)
         if func.is_view and func._schema.name != _HANDED:
@@ -153,34 +150,43 @@ _DRAWN: Mapping[str, _Draw] = {
 # --- copies ------------------------------------------------------------------------------------
 
 
+def private(module: nn.Module) -> nn.Module:
+    """A copy that shares nothing with the module, in evaluation mode.
+
+    What was computed from parameters (by the masks of ``torch.nn.utils.prune``, say), which torch does not
+    copy, is copied as numbers.
+    """
+    memo: dict[int, object] = {}
+    for part in module.modules():
+        for value in vars(part).values():
+            if isinstance(value, Tensor) and not value.is_leaf:
+                memo[id(value)] = value.detach().clone()
+    clone = copy.deepcopy(module, memo)
+    for part in clone.modules():
+        part.training = False
+    return clone
+
+
 def copied(module: nn.Module, dtype: torch.dtype) -> nn.Module:
-    """A private copy in evaluation mode that computes in a floating type; complex numbers stay complex.
+    """A private copy that computes in a floating type.
 
     Args:
         module: Any module; it is not changed.
         dtype: ``torch.float64`` or ``torch.float32``.
     """
-
-    def cast(tensor: Tensor) -> Tensor:
-        kind = (
-            dtype if tensor.is_floating_point() else COMPLEX[dtype] if tensor.is_complex() else tensor.dtype
-        )
-        return tensor.to(kind)
-
-    memo: dict[int, object] = {}
-    for part in module.modules():
-        # What was computed from parameters (masks of torch.nn.utils.prune, say) cannot be copied by torch.
-        for value in vars(part).values():
-            if isinstance(value, Tensor) and not value.is_leaf:
-                memo[id(value)] = value.detach().clone()
-    clone = copy.deepcopy(module, memo)
-    clone._apply(cast)
+    clone = private(module)
+    clone._apply(lambda tensor: cast(tensor, dtype))
     for part in clone.modules():
-        for name, value in list(vars(part).items()):
-            if isinstance(value, Tensor):
-                vars(part)[name] = cast(value)
-        part.training = False
+        # Tensors that are no buffers: a grid that was computed once, say.
+        held = {name: value for name, value in vars(part).items() if isinstance(value, Tensor)}
+        vars(part).update({name: cast(value, dtype) for name, value in held.items()})
     return clone
+
+
+def cast(tensor: Tensor, dtype: torch.dtype, *, copy: bool = False) -> Tensor:
+    """A floating tensor in a floating type, a complex one in that of its parts, others as they are."""
+    kind = dtype if tensor.is_floating_point() else COMPLEX[dtype] if tensor.is_complex() else tensor.dtype
+    return tensor.to(kind, copy=copy)
 
 
 class unfused(TorchFunctionMode):  # noqa: N801 - used like a function

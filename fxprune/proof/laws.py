@@ -107,6 +107,8 @@ _LAWS: Mapping[str, Law] = _table(
         "_native_batch_norm_legit_functional _batch_norm_no_update _batch_norm_with_update cudnn_batch_norm": batch_norm,
         # by lines
         "sort argsort topk kthvalue median nanmedian mode unfold_backward": along(named("dim")),
+        "linalg_inv_ex _linalg_det _linalg_slogdet linalg_cholesky_ex linalg_qr _linalg_eigh linalg_lu_factor_ex "
+        "linalg_matrix_exp": along(last(2)),
         "_fft_r2c _fft_c2r _fft_c2c": along(named("dim")),
         "max_pool1d avg_pool1d adaptive_avg_pool1d adaptive_max_pool1d upsample_nearest1d _upsample_nearest_exact1d "
         "upsample_linear1d": along(last(1)),

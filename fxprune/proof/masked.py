@@ -7,8 +7,7 @@ the laws do not cover is *not judged*, and so is all that depends on it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -16,12 +15,14 @@ from torch.utils import _pytree as pytree
 
 from fxprune.proof.call import Call, Unknown
 from fxprune.proof.conditions import Conditions, Values, copied, named_arguments, unfused
-from fxprune.proof.distance import Limits, distance
+from fxprune.proof.distance import Limits
+from fxprune.proof.judging import Comparison, Output, judge
 from fxprune.proof.laws import law_of
+from fxprune.proof.runs import Sample, Watch, jittered, returned, run, typed
 from fxprune.proof.states import ALIVE, DEAD, FREE, States
 from fxprune.types import Plan
 
-__all__ = ["Comparison", "Masked", "Output", "compare", "masked_outputs"]
+__all__ = ["Comparison", "Masked", "compare", "masked_outputs"]
 
 
 class Masked(Conditions):
@@ -122,55 +123,31 @@ class Masked(Conditions):
             return run()
 
 
-@dataclass(frozen=True, eq=False)
-class Output:
-    """What the masked run says about one tensor.
-
-    Attributes:
-        value: The dense model's result; of what is gone any value.
-        left: bool of the same shape, or None where all of it is left.
-        unjudged: Why nothing can be said, or empty.
-        doubt: Why a difference need not be a fault, or empty.
-    """
-
-    value: Tensor
-    left: Tensor | None
-    unjudged: str
-    doubt: str
-
-
 def masked_outputs(
     model: nn.Module,
     plan: Plan,
-    args: tuple[object, ...],
-    kwargs: Mapping[str, object],
+    sample: Sample,
     *,
     exact: bool,
     dtype: torch.dtype,
-    run: Callable[[nn.Module, tuple[object, ...], Mapping[str, object]], Sequence[Tensor]] | None = None,
-) -> list[Output]:
+    watch: Watch = returned,
+) -> dict[str, Output]:
     """Run the dense model with what a plan removes masked out.
 
     Args:
         model: The dense model; a private copy runs.
         plan: What stays.
-        args: Positional arguments, already in the floating type.
-        kwargs: Keyword arguments.
+        sample: Arguments.
         exact: The plan removes only what is said to be exact: no statistics, and no constants, may notice.
         dtype: The floating type.
-        run: Calls the copy and picks the tensors to be judged; by default those that it returns.
+        watch: What is judged.
     """
     copy = copied(model, dtype)
     mode = Masked(dtype, follow=not exact)
     _mask(copy, plan, mode.states)
-    args, kwargs = pytree.tree_map_only(Tensor, Tensor.clone, (args, dict(kwargs)))
     with torch.no_grad(), mode, unfused():
-        tensors = (run or _outputs)(copy, args, kwargs)
-    return [_output(mode, t) for t in tensors]
-
-
-def _outputs(model: nn.Module, args: tuple[object, ...], kwargs: Mapping[str, object]) -> list[Tensor]:
-    return [t for t in pytree.tree_leaves(model(*args, **kwargs)) if isinstance(t, Tensor)]
+        tensors = watch(copy, typed(sample, dtype))
+    return {name: _output(mode, t) for name, t in tensors.items()}
 
 
 def _output(mode: Masked, tensor: Tensor) -> Output:
@@ -200,23 +177,6 @@ def _mask(model: nn.Module, plan: Plan, states: States) -> None:
         kept = torch.zeros(weight.shape[-len(inside) :], dtype=torch.bool, device=weight.device)
         kept[tuple(inside)] = True
         weight.masked_fill_(~kept, 0)
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """What the second oracle says.
-
-    Attributes:
-        error: Largest difference of what was judged, in units of ``Limits``.
-        effect: How much the removal changes what was judged, relative to its largest entry.
-        judged: Share of the outputs' elements that could be judged.
-        unjudged: Why the others could not.
-    """
-
-    error: float
-    effect: float
-    judged: float
-    unjudged: tuple[str, ...]
 
 
 def compare(
@@ -252,41 +212,7 @@ def compare(
         >>> found.judged, found.error < 1e-9
         (1.0, True)
     """
-    cast = lambda t: t.to(dtype) if t.is_floating_point() else t.clone()  # noqa: E731
-    args, kwargs = pytree.tree_map_only(Tensor, cast, (args, dict(kwargs or {})))
-    expected = masked_outputs(model, plan, args, kwargs, exact=exact, dtype=dtype)
-    dense, small = (plain_outputs(m, args, kwargs, dtype) for m in (model, slim))
-    return judge(expected, dense, small, Limits.of(dtype))
-
-
-def plain_outputs(
-    model: nn.Module, args: tuple[object, ...], kwargs: Mapping[str, object], dtype: torch.dtype
-) -> list[Tensor]:
-    """The tensors that a private copy of a model returns under equal conditions."""
-    copy = copied(model, dtype)
-    args, kwargs = pytree.tree_map_only(Tensor, Tensor.clone, (args, dict(kwargs)))
-    with torch.no_grad(), Conditions(dtype), unfused():
-        return _outputs(copy, args, kwargs)
-
-
-def judge(
-    expected: Sequence[Output], dense: Sequence[Tensor], small: Sequence[Tensor], limits: Limits
-) -> Comparison:
-    """Compare what can be judged."""
-    if len(expected) != len(small):
-        return Comparison(float("inf"), 0.0, 1.0, ())
-    error = effect = judged = 0.0
-    total, why = 0, dict[str, None]()
-    for one, whole, got in zip(expected, dense, small, strict=True):
-        total += one.value.numel()
-        reason = one.unjudged or ("a part of an output is gone" if one.left is not None else "")
-        found = distance(one.value, got, whole, limits) if not reason else None
-        if found is not None and one.doubt and found.error > limits.tolerance:
-            reason = one.doubt
-        if reason:
-            why[reason] = None
-            continue
-        assert found is not None
-        judged += one.value.numel()
-        error, effect = max(error, found.error), max(effect, found.effect)
-    return Comparison(error, effect, judged / total if total else 1.0, tuple(why))
+    sample = (args, kwargs or {})
+    expected = masked_outputs(model, plan, sample, exact=exact, dtype=dtype)
+    dense, small = (run(m, sample, dtype) for m in (model, slim))
+    return judge(expected, dense, small, Limits.of(dtype), lambda: jittered(slim, sample, dtype))
