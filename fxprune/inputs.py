@@ -19,17 +19,19 @@ from __future__ import annotations
 
 import inspect as pyinspect
 import re
-import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 
-import numpy as np
+import psutil
 import torch
 from torch import nn
 
+from fxprune.arrays import read_arrays
 from fxprune.errors import FxpruneError
 from fxprune.loading import Loaded
+from fxprune.reading import shown
 from fxprune.weights import load_pt
 
 __all__ = ["Inputs", "Labelled", "describe_inputs", "example_inputs", "labelled_batches"]
@@ -38,6 +40,7 @@ Inputs = torch.Tensor | tuple[object, ...] | dict[str, object]
 """What ``fxprune.trace`` takes: one tensor, positional arguments, or keyword arguments."""
 
 _SEED = 0
+_CLASSES = frozenset({torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64})
 _FORMS = "write 1x3x224x224, 1x128:int64, 1x128:int64:0..30521, name=1x128:int64, or an .npz or .pt file"
 _SPEC = re.compile(
     r"(?:(?P<name>[A-Za-z_]\w*)=)?"
@@ -45,6 +48,8 @@ _SPEC = re.compile(
     r"(?::(?P<dtype>[a-z]+\d*))?"
     r"(?::(?P<low>-?[\d.]+?)\.\.(?P<high>-?[\d.]+))?"
 )
+_DIGITS, _DIMENSIONS = 18, 64  # of a size, and most dimensions a tensor can have
+_LARGEST = 2.0**62
 _DTYPES: dict[str, torch.dtype] = {
     name: getattr(torch, name)
     for name in (
@@ -143,6 +148,8 @@ def _from_specs(specs: Sequence[str], model: nn.Module, allow_pickle: bool) -> I
             "some --input have a name and some have not",
             advice="name all of them (input_ids=1x128:int64) or none",
         )
+    if len({spec.name for spec in named}) < len(named):
+        raise FxpruneError("two --input have one name", advice="name every argument once")
     if named:
         return {spec.name: spec.make(random) for spec in made}
     return tuple(spec.make(random) for spec in made)
@@ -160,21 +167,27 @@ class _Spec:
     def parse(text: str) -> _Spec:
         match = _SPEC.fullmatch(text.strip())
         if match is None:
-            raise FxpruneError(f"--input '{text}' is not a shape or a file", advice=_FORMS)
-        shape = tuple(int(size) for size in re.split("[x,]", match["shape"]))
+            raise FxpruneError(f"--input '{shown(text)}' is not a shape or a file", advice=_FORMS)
+        sizes = re.split("[x,]", match["shape"])
+        if max(map(len, sizes)) > _DIGITS or len(sizes) > _DIMENSIONS:
+            raise FxpruneError(f"--input '{shown(text)}' is too large to be a shape", advice=_FORMS)
+        shape = tuple(map(int, sizes))
         if 0 in shape:
             raise FxpruneError(f"--input '{text}' has a dimension of size 0", advice=_FORMS)
         if match["dtype"] and match["dtype"] not in _DTYPES:
             raise FxpruneError(
                 f"--input '{text}': no dtype '{match['dtype']}'", advice=f"choose from {', '.join(_DTYPES)}"
             )
-        try:
-            low, high = (float(match[key]) if match[key] else None for key in ("low", "high"))
-        except ValueError as error:
-            raise FxpruneError(f"--input '{text}': the range is not low..high", advice=_FORMS) from error
-        if low is not None and high is not None and low > high:
-            raise FxpruneError(f"--input '{text}': the range is empty", advice=_FORMS)
-        return _Spec(match["name"] or "", shape, _DTYPES[match["dtype"] or "float32"], low, high)
+        dtype = _DTYPES[match["dtype"] or "float32"]
+        # Numbers are drawn as float32 or int64 before they get their own dtype.
+        needed, free = prod(shape) * (8 + dtype.itemsize), psutil.virtual_memory().available
+        if needed > free:
+            raise FxpruneError(
+                f"--input '{shown(text)}' takes {needed / 2**30:,.1f} GiB, and {free / 2**30:,.1f} are free",
+                advice="give a smaller shape",
+            )
+        low, high = _range(match["low"], match["high"], dtype, shown(text))
+        return _Spec(match["name"] or "", shape, dtype, low, high)
 
     def make(self, random: torch.Generator) -> torch.Tensor:
         if self.dtype == torch.bool:
@@ -188,24 +201,45 @@ class _Spec:
         return (self.low + (self.high - self.low) * unit).to(self.dtype)
 
 
+def _range(
+    low: str | None, high: str | None, dtype: torch.dtype, text: str
+) -> tuple[float | None, float | None]:
+    """Bounds of the values to draw, None where none were asked for."""
+    if low is None or high is None:
+        return None, None
+    try:
+        bounds = float(low), float(high)
+    except ValueError as error:
+        raise FxpruneError(f"--input '{text}': the range is not low..high", advice=_FORMS) from error
+    if bounds[0] > bounds[1]:
+        raise FxpruneError(f"--input '{text}': the range is empty", advice=_FORMS)
+    if dtype == torch.bool:
+        raise FxpruneError(f"--input '{text}': truth values have no range", advice=_FORMS)
+    info = torch.finfo(dtype) if dtype.is_floating_point else torch.iinfo(dtype)
+    whole = dtype.is_floating_point or all(bound.is_integer() for bound in bounds)
+    # One below the largest integer: the end of a range is not drawn.
+    if not (whole and info.min <= bounds[0] and bounds[1] <= min(info.max, _LARGEST)):
+        name = str(dtype).removeprefix("torch.")
+        raise FxpruneError(f"--input '{text}': {name} does not hold this range", advice=_FORMS)
+    return bounds
+
+
 # --- files -----------------------------------------------------------------------------------
 
 
 def _read_npz(path: Path, model: nn.Module, allow_pickle: bool) -> Inputs:
-    return _by_name({**_npz_tensors(path, allow_pickle)}, model)
+    del allow_pickle  # an array of objects is no tensor
+    return _by_name({**_npz_tensors(path)}, model)
 
 
-def _npz_tensors(path: Path, allow_pickle: bool) -> dict[str, torch.Tensor]:
-    if not path.is_file():
-        raise FxpruneError(f"there is no file {path}", advice="check the path")
+def _npz_tensors(path: Path) -> dict[str, torch.Tensor]:
+    arrays = read_arrays(path)
     try:
-        read = np.load(path, allow_pickle=allow_pickle)
-        arrays = {"x": read} if isinstance(read, np.ndarray) else {key: read[key] for key in read.files}
         return {key: torch.from_numpy(array) for key, array in arrays.items()}
-    except (OSError, ValueError, TypeError, EOFError, zipfile.BadZipFile) as error:
+    except (ValueError, TypeError) as error:
         raise FxpruneError(
-            f"no arrays could be read from {path}: {error}",
-            advice="write it with numpy.savez(path, x=array)",
+            f"{shown(path)} holds numbers that torch has no dtype for: {error}",
+            advice="store float32 or int64 arrays",
         ) from error
 
 
@@ -224,7 +258,10 @@ def _read_pt(path: Path, model: nn.Module, allow_pickle: bool) -> Inputs:
 
 
 def _by_name(tensors: dict[str, object], model: nn.Module) -> Inputs:
-    arguments = pyinspect.signature(model.forward).parameters
+    try:
+        arguments = pyinspect.signature(model.forward).parameters
+    except (ValueError, TypeError):  # compiled code does not tell
+        return tuple(tensors.values())
     return tensors if tensors and all(key in arguments for key in tensors) else tuple(tensors.values())
 
 
@@ -251,19 +288,21 @@ def labelled_batches(path: Path, *, batch_size: int = 32) -> tuple[Labelled, ...
     Raises:
         FxpruneError: The file cannot be read, has no labels, or its arrays differ in length.
     """
-    arrays = _npz_tensors(path, allow_pickle=False)
+    arrays = _npz_tensors(path)
     labels = arrays.pop("y", None)
-    if labels is None or labels.is_floating_point() or not arrays:
+    if labels is None or labels.dtype not in _CLASSES or labels.ndim != 1 or not arrays:
         raise FxpruneError(
             f"{path} has no class numbers 'y' beside its inputs: it holds {describe_inputs(dict(arrays)) or 'nothing'}",
             advice="write it with numpy.savez(path, x=images, y=labels), labels as integers",
         )
-    lengths = {len(array) for array in (labels, *arrays.values())}
-    if len(lengths) != 1:
+    lengths = {len(array) if array.ndim else -1 for array in (labels, *arrays.values())}
+    if len(lengths) != 1 or not len(labels):
         raise FxpruneError(
-            f"the arrays in {path} differ in length: {describe_inputs({**arrays, 'y': labels})}",
+            f"the arrays in {path} differ in length or are empty: {describe_inputs({**arrays, 'y': labels})}",
             advice="every array has one entry per sample along its first dimension",
         )
+    if int(labels.min()) < 0:
+        raise FxpruneError(f"{path} has class numbers below 0", advice="number the classes from 0")
     columns = [array.split(batch_size) for array in arrays.values()]
     return tuple(
         Labelled(tuple(inputs), batch.long())

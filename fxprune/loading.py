@@ -11,22 +11,21 @@
 
 Weights are read from safetensors files, or from ``torch.save`` files that hold nothing but
 tensors.  Whatever would have to be unpickled is refused unless the caller says ``allow_pickle``.
-A factory and a ``.pt2`` file are *programs*: load only those you would run.
+A factory and a ``.pt2`` file are *programs*: load only those you would run.  A factory is the caller's own code
+by its name; a ``.pt2`` file looks like data, so that every one of them, too, needs ``allow_pickle``: torch hands
+expressions in its JSON to a parser that evaluates them, loads shared libraries from its AOT folder, and takes
+pickles from places that a check beforehand does not see (one name twice, or in another letter case).
 """
 
 from __future__ import annotations
 
-import contextlib
 import difflib
 import importlib
 import importlib.util
 import inspect as pyinspect
-import io
-import json
 import sys
 import warnings
-import zipfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MethodType, ModuleType
@@ -35,6 +34,7 @@ import torch
 from torch import nn
 
 from fxprune.errors import FxpruneError
+from fxprune.reading import regular_file, shown
 from fxprune.sources import source_of
 
 __all__ = ["Loaded", "load_model"]
@@ -69,7 +69,7 @@ def load_model(spec: str, *, allow_pickle: bool = False) -> Loaded:
 
     Args:
         spec: See the module's description.
-        allow_pickle: Accept a ``.pt2`` file that holds pickled objects.
+        allow_pickle: Read a ``.pt2`` file, which can run code.
 
     Returns:
         The model in evaluation mode, with example inputs where its source has some.
@@ -84,7 +84,7 @@ def load_model(spec: str, *, allow_pickle: bool = False) -> Loaded:
     if not spec.strip():
         raise FxpruneError("the model's name is empty", advice=_FORMS)
     if spec.endswith(".pt2"):
-        return _from_pt2(Path(spec), spec, allow_pickle)
+        return _from_pt2(spec, allow_pickle)
     source, colon, name = spec.rpartition(":")
     if not colon or not source or not name:
         file = f"name a function in the file, as {spec}:make" if spec.endswith(".py") else _FORMS
@@ -171,7 +171,7 @@ _ZOOS: dict[str, Callable[[str, str], Loaded]] = {
 
 
 def _from_factory(source: str, name: str, spec: str) -> Loaded:
-    module = _import_file(Path(source)) if source.endswith(".py") else _import_module(source)
+    module = _import_file(source) if source.endswith(".py") else _import_module(source)
     made: object = module
     for part in name.split("."):
         if not hasattr(made, part):
@@ -207,9 +207,8 @@ def _call(factory: Callable[[], object], spec: str) -> object:
         ) from error
 
 
-def _import_file(path: Path) -> ModuleType:
-    if not path.is_file():
-        raise FxpruneError(f"there is no file {path}", advice="check the path in MODEL")
+def _import_file(source: str) -> ModuleType:
+    path = regular_file(source, advice="check the path in MODEL")
     # A name of its own: a user's models.py must not replace an installed module of that name.
     name = f"fxprune_user_{path.stem}_{abs(hash(path.resolve())):x}"
     found = importlib.util.spec_from_file_location(name, path)
@@ -256,21 +255,22 @@ def _on_path(folder: Path) -> None:
 # --- exported programs -----------------------------------------------------------------------
 
 
-def _from_pt2(path: Path, spec: str, allow_pickle: bool) -> Loaded:
-    if not path.is_file():
-        raise FxpruneError(f"there is no file {path}", advice="check the path in MODEL")
-    pickled = _pickled_parts(path)
-    if pickled and not allow_pickle:
+def _from_pt2(spec: str, allow_pickle: bool) -> Loaded:
+    path = regular_file(spec, advice="check the path in MODEL")
+    if not allow_pickle:
         raise FxpruneError(
-            f"{path} holds pickled objects ({pickled}), which can run code when they are read",
-            advice="pass --allow-pickle if you trust whoever made the file",
+            f"{shown(spec)} is a program, and reading it can run any code: torch evaluates expressions in it, "
+            "loads compiled libraries from it and unpickles objects",
+            advice="pass --allow-pickle (allow_pickle=True) if you trust whoever made the file",
         )
     try:
-        program = torch.export.load(str(path))
+        with warnings.catch_warnings():  # of formats older than torch's own
+            warnings.simplefilter("ignore", UserWarning)
+            program = torch.export.load(str(path))
         model = program.module(check_guards=False)
     except Exception as error:  # the reader asserts, indexes and parses
         raise FxpruneError(
-            f"{path} could not be read as an exported program: {_one_line(error)}",
+            f"{shown(spec)} could not be read as an exported program: {_one_line(error)}",
             advice="write it with torch.export.save under this version of torch",
         ) from error
     # The exported module refuses train() and eval(); its mode is part of the graph, so they
@@ -281,34 +281,6 @@ def _from_pt2(path: Path, spec: str, allow_pickle: bool) -> Loaded:
         args, kwargs = program.example_inputs
         inputs = dict(kwargs) if kwargs and not args else tuple(args) if not kwargs else None
     return Loaded(model.eval(), spec, inputs, pretrained=True)
-
-
-def _pickled_parts(path: Path) -> str:
-    """What in a ``.pt2`` archive only unpickling can read; empty if nothing."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            return ", ".join(dict.fromkeys(_pickles(archive)))
-    except (zipfile.BadZipFile, ValueError, KeyError, AttributeError, OSError) as error:
-        raise FxpruneError(
-            f"{path} is not a .pt2 archive: {_one_line(error)}",
-            advice="write it with torch.export.save",
-        ) from error
-
-
-def _pickles(archive: zipfile.ZipFile) -> Iterator[str]:
-    names = archive.namelist()
-    if not any("/models/" in name for name in names):
-        yield "a format older than torch 2.8"
-    for name in names:
-        if name.endswith(("_weights_config.json", "_constants_config.json")):
-            for key, payload in json.loads(archive.read(name))["config"].items():
-                if payload["use_pickle"] or "_obj_" in payload["path_name"]:
-                    yield key
-        elif name.endswith(".pt"):
-            with contextlib.suppress(Exception):
-                torch.load(io.BytesIO(archive.read(name)), weights_only=True)
-                continue
-            yield name.partition("/data/")[2] or name
 
 
 # --- words -----------------------------------------------------------------------------------

@@ -12,6 +12,8 @@ import stat
 import zipfile
 from pathlib import Path
 
+import psutil
+
 from fxprune.errors import FxpruneError
 
 __all__ = ["MIB", "check_archive", "check_unfolded", "read_text", "regular_file", "shown", "usable"]
@@ -162,7 +164,7 @@ def check_archive(path: Path, *, error: type[FxpruneError] = FxpruneError) -> No
 
 
 def check_unfolded(path: Path, size: int, *, error: type[FxpruneError] = FxpruneError) -> None:
-    """Refuse what a packed file would become in memory, where no honest file packs that well.
+    """Refuse what a file would become in memory: more than there is, or more than honest files are packed to.
 
     Args:
         path: The file.
@@ -172,6 +174,12 @@ def check_unfolded(path: Path, size: int, *, error: type[FxpruneError] = Fxprune
     Raises:
         FxpruneError: Or the given subclass.
     """
+    free = psutil.virtual_memory().available
+    if size > free:
+        raise error(
+            f"{shown(path)} would take {size / MIB:,.0f} MiB of memory, and {free / MIB:,.0f} are free",
+            advice="use a machine with more memory, or a smaller file",
+        )
     if size > max(_UNFOLDED_FREE, _UNFOLDED_RATIO * path.stat().st_size):
         raise error(
             f"{shown(path)} would unfold to {size / MIB:,.0f} MiB, more than {_UNFOLDED_RATIO} times its size",

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from fxprune.errors import FxpruneError, SliceError
-from fxprune.reading import check_archive, regular_file, shown
+from fxprune.reading import check_archive, check_unfolded, regular_file, shown
 from fxprune.tensors import read_header, read_tensors
 
 __all__ = ["check_values", "fill", "load_pt", "load_weights", "read_metadata", "read_weights"]
@@ -194,7 +194,9 @@ def load_pt(path: str | Path, *, allow_pickle: bool = False) -> object:
     try:
         if zipfile.is_zipfile(path):
             check_archive(path)
-        elif not _is_torch_file(path):  # torch would also unpack a tar archive
+        elif _is_torch_file(path):
+            check_unfolded(path, path.stat().st_size)
+        else:  # torch would also unpack a tar archive
             raise pickle.UnpicklingError("neither a zip archive nor a pickle")
         with warnings.catch_warnings():
             warnings.simplefilter(

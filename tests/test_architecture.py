@@ -31,7 +31,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "onnx_rules",
         "onnx_cost",
     ),
-    ("tensors",),
+    ("tensors", "arrays"),
     (
         "labels",
         "blocks",

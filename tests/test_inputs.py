@@ -144,7 +144,10 @@ def test_labelled_batches(tmp_path: Path) -> None:
         ({"x": np.zeros((4, 3))}, "no class numbers 'y'"),
         ({"y": np.zeros(4, int)}, "no class numbers 'y' beside its inputs: it holds nothing"),
         ({"x": np.zeros((4, 3)), "y": np.zeros(4)}, "no class numbers"),
-        ({"x": np.zeros((4, 3)), "y": np.zeros(5, int)}, "differ in length: x=4x3 float64, y=5 int64"),
+        (
+            {"x": np.zeros((4, 3)), "y": np.zeros(5, int)},
+            "differ in length or are empty: x=4x3 float64, y=5 int64",
+        ),
     ],
 )
 def test_labelled_batches_refused(tmp_path: Path, arrays: dict[str, np.ndarray], says: str) -> None:

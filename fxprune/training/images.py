@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -13,6 +13,10 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
+
+from fxprune.arrays import read_arrays
+from fxprune.errors import FxpruneError
+from fxprune.reading import regular_file, shown
 
 __all__ = ["DecodedImages", "HeldImages", "Images", "Opener", "held_from_files", "read_npz"]
 
@@ -140,6 +144,7 @@ class DecodedImages:
         return self
 
 
+_MOST_CLASSES = 2**31
 _SHOWN_PART = 7 / 8
 _LEAST_AREA = 0.35
 
@@ -179,7 +184,8 @@ def read_npz(files: Sequence[Path]) -> HeldImages:
     """Arrays ``images`` and ``labels`` of several files, joined.
 
     Raises:
-        ValueError: A file cannot be read or holds something else; the message names it.
+        FxpruneError: A file cannot be read; the message names it.
+        ValueError: A file holds something else; likewise.
     """
     parts = [_read_npz(file) for file in files]
     shapes = {images.shape[1:] for images, _ in parts}
@@ -190,14 +196,7 @@ def read_npz(files: Sequence[Path]) -> HeldImages:
 
 
 def _read_npz(file: Path) -> tuple[Pixels, npt.NDArray[np.integer]]:
-    try:
-        with np.load(file, allow_pickle=False) as archive:
-            arrays: Mapping[str, npt.NDArray[np.generic]] = {key: archive[key] for key in archive.files}
-    except Exception as error:  # a damaged archive shows in many ways
-        raise ValueError(f"{file} cannot be read: {error}") from error
-    missing = {"images", "labels"} - set(arrays)
-    if missing:
-        raise ValueError(f"{file} has no array '{min(missing)}'; it holds {', '.join(arrays) or 'nothing'}")
+    arrays = read_arrays(file, only=("images", "labels"))
     images, labels = arrays["images"], arrays["labels"]
     if images.dtype != np.uint8 or images.ndim not in (3, 4):
         raise ValueError(
@@ -207,6 +206,8 @@ def _read_npz(file: Path) -> tuple[Pixels, npt.NDArray[np.integer]]:
         raise ValueError(
             f"labels of {file} are {labels.dtype}{list(labels.shape)}, not {images.shape[0]} integers"
         )
+    if labels.size and not 0 <= int(labels.min()) <= int(labels.max()) < _MOST_CLASSES:
+        raise ValueError(f"labels of {file} are not class numbers: {labels.min()} to {labels.max()}")
     return images.reshape(*images.shape[:3], -1), labels  # type: ignore[return-value]
 
 
@@ -217,11 +218,21 @@ def open_file(paths: Sequence[Path], number: int, *, mode: str) -> Pixels:
         paths: All files.
         number: Which of them.
         mode: ``"RGB"`` or ``"L"``.
+
+    Raises:
+        FxpruneError: It is none.
     """
     from PIL import Image
 
-    with Image.open(paths[number]) as image:
-        return as_pixels(image.convert(mode))
+    path = regular_file(paths[number])
+    try:
+        with Image.open(path) as image:
+            return as_pixels(image.convert(mode))
+    except Exception as error:  # a damaged image shows in many ways
+        raise FxpruneError(
+            f"{shown(path)} cannot be read as an image: {' '.join(str(error).split())[:200]}",
+            advice="remove or replace it",
+        ) from error
 
 
 def as_pixels(image: object) -> Pixels:

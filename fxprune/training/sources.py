@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from fxprune.errors import FxpruneError
+from fxprune.reading import regular_file
 from fxprune.recipe import DataOptions, DigitsData, FolderData, NpzData, TorchvisionData, files_named
 from fxprune.recipe_file import RecipeFile
 from fxprune.training.images import (
@@ -31,6 +32,7 @@ __all__ = ["DataSet", "open_data"]
 
 Part = Literal["train", "test"]
 
+_UNPICKLING = frozenset({"LSUN", "LSUNClass"})  # without comparing a checksum first, as CIFAR does
 _SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"}
 _DIGITS_TEST_SHARE = 0.2
 _DIGITS_LEVELS = 16
@@ -90,11 +92,10 @@ def _read(file: RecipeFile, part: Part) -> Images:
     data = file.recipe.data
     try:
         return _READERS[type(data)](data, part)
-    except FxpruneError:
-        raise
     except Exception as error:  # data sets raise many kinds
         key = f"data.{part}" if hasattr(data, part) else "data"
-        text = " ".join(str(error).split())[:300] or type(error).__name__
+        said = error.what if isinstance(error, FxpruneError) else str(error)
+        text = " ".join(said.split())[:300] or type(error).__name__
         raise file.error(
             key, f"the {part} images cannot be read: {text}", advice=_ADVICE[type(data)]
         ) from error
@@ -157,7 +158,7 @@ def _pictures(folder: Path) -> Iterator[Path]:
 def _mode(path: Path) -> str:
     from PIL import Image
 
-    with Image.open(path) as image:
+    with Image.open(regular_file(path)) as image:
         return "L" if image.mode in ("1", "L", "I", "I;16", "F") else "RGB"
 
 
@@ -174,9 +175,11 @@ def _torchvision(data: DataOptions, part: Part) -> Images:
     from torchvision import datasets
 
     assert isinstance(data, TorchvisionData)
-    cls = getattr(datasets, data.name, None)
-    if cls is None:
+    if data.name not in datasets.__all__:
         raise ValueError(f"torchvision has no data set '{data.name}'; it has {', '.join(datasets.__all__)}")
+    if data.name in _UNPICKLING:
+        raise ValueError(f"{data.name} unpickles a file of its folder, which could run any code")
+    cls = getattr(datasets, data.name)
     known = inspect.signature(cls).parameters
     name = data.train if part == "train" else data.test
     offered = {"root": data.root, "train": part == "train", "split": name, "download": data.download}

@@ -123,7 +123,7 @@ def test_torchvision_data_sets(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arrays", "what"),
     [
-        ({"images": np.zeros((2, 4, 4), np.uint8)}, "has no array 'labels'; it holds images"),
+        ({"images": np.zeros((2, 4, 4), np.uint8)}, "there is no array 'labels' in it; it holds images"),
         ({"images": np.zeros((2, 4, 4)), "labels": np.arange(2)}, r"are float64\[2, 4, 4\], not uint8"),
         ({"images": np.zeros((2, 4, 4), np.uint8), "labels": np.arange(3)}, "not 2 integers"),
     ],
