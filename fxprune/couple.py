@@ -13,6 +13,7 @@ from fxprune.labels import varying
 from fxprune.ops import qualified_name
 from fxprune.ops.base import Value
 from fxprune.sources import source_of
+from fxprune.steering import pin_steering
 from fxprune.trace import Trace
 from fxprune.types import AtLeast, Axis, Block, BoolArray, Coupling, Group, IntArray, Pin, Tie
 from fxprune.walk import Layout, Walk
@@ -106,8 +107,9 @@ def flow(trace: Trace) -> Flow:
 def _analyse(trace: Trace) -> None:
     walk = Walk(trace)
     walk.run(trace.graph, counting=True)
-    if trace.extra is not None:
-        walk.run(trace.extra, counting=False)
+    for extra in trace.extras:
+        walk.run(extra, counting=False)
+    pin_steering(walk)
     _add_param_costs(walk, trace)
     _register_layouts(walk)
     units = _close(walk)

@@ -8,14 +8,13 @@ the slim model is then a copy of the user's own module.
 from __future__ import annotations
 
 import contextlib
-import copy
 import gc
 import hashlib
 import io
 import logging
 import warnings
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Literal
 
@@ -23,8 +22,9 @@ import torch
 from torch import fx, nn
 from torch.utils import _pytree as pytree
 
+from fxprune.copies import on_meta
 from fxprune.errors import FxpruneError, TraceError
-from fxprune.recorder import record
+from fxprune.recorder import idle_parameters, record, record_others
 from fxprune.sources import source_of
 
 __all__ = ["ExampleInputs", "Trace", "call_arguments", "evaluating", "trace"]
@@ -46,8 +46,11 @@ class Trace:
         batch: Size of that dimension in ``graph``'s own example (2 where it is dynamic and the
             user gave 1), or 1 where the inputs have no common first dimension.
         why_static: Why the batch is fixed, if it is.
-        extra: A second graph, in training mode, where the model has parts that only run there
-            (auxiliary heads), so that they follow the widths of the trunk.
+        extras: Further graphs, so that parts that do not run on the example in evaluation follow the
+            widths of the trunk: one in training mode where some parts only run there (auxiliary heads);
+            of a recorded model runs on branches that its data do not take.
+        idle: Of a recorded model each parameter that took part in none of the graphs, and the path of the
+            module whose code may come to read it.
         parent: The trace this one was cut from (``fxprune.cutting``); None for a model as it is.
         cuts: Names of the structures that were cut.
     """
@@ -60,7 +63,8 @@ class Trace:
     dynamic_batch: bool
     batch: int
     why_static: str = ""
-    extra: fx.GraphModule | None = None
+    extras: tuple[fx.GraphModule, ...] = ()
+    idle: Mapping[str, str] = field(default_factory=dict)
     parent: Trace | None = field(default=None, repr=False)
     cuts: tuple[str, ...] = ()
     cache: dict[str, object] = field(default_factory=dict, repr=False)
@@ -71,8 +75,8 @@ class Trace:
         Raises:
             TraceError: The model has no such tensor (any more).
         """
-        for owner in (self.model, self.graph, self.extra):
-            found = None if owner is None else _attribute(owner, name)
+        for owner in (self.model, self.graph, *self.extras):
+            found = _attribute(owner, name)
             if found is not None:
                 return found
         raise TraceError(f"the model has no tensor '{name}'", tensor=name, advice="trace the model again")
@@ -304,47 +308,52 @@ def trace(model: nn.Module, example_inputs: ExampleInputs) -> Trace:
         args, kwargs = pytree.tree_map_only(torch.Tensor, lambda t: t.to("meta"), (args, kwargs))
     size = _common_batch((args, kwargs))
     with evaluating(model), _quiet(), _no_garbage():
-        graph, kind, batch, dynamic, why = _graph_of(model, args, kwargs, size)
-    result = Trace(model, args, kwargs, graph, kind, dynamic, batch, why)
+        result = _traced(model, args, kwargs, size)
     return _with_training_parts(result)
 
 
-def _graph_of(
-    model: nn.Module, args: tuple[object, ...], kwargs: dict[str, object], size: int | None
-) -> tuple[fx.GraphModule, Literal["export", "recorded"], int, bool, str]:
-    """The best graph to be had: dynamic export, static export, recording."""
+def _traced(model: nn.Module, args: tuple[object, ...], kwargs: dict[str, object], size: int | None) -> Trace:
+    """The best trace to be had: dynamic export, static export, recording."""
     why = "the inputs have no common first dimension"
     if size is not None and size > 0:
         try:
             many = _doubled((args, kwargs)) if size == 1 else (args, kwargs)
             graph = _export(model, *many, dynamic=True)  # type: ignore[misc]
             if _is_dynamic(graph):
-                return graph, "export", max(size, 2), True, ""
+                return Trace(model, args, kwargs, graph, "export", True, max(size, 2))
             why = "the model fixes the batch size"
         except Exception as error:  # noqa: BLE001 - torch.export raises a dozen kinds; the next attempt decides
             why = f"the model fixes the batch size ({_headline(error)})"
     try:
-        return _export(model, args, kwargs, dynamic=False), "export", size or 1, False, why
+        graph = _export(model, args, kwargs, dynamic=False)
+        return Trace(model, args, kwargs, graph, "export", False, size or 1, why)
     except Exception as error:  # noqa: BLE001 - whatever it was, recording may still work
-        export_error = error
+        return _recorded(model, args, kwargs, size or 1, _headline(error))
+
+
+def _recorded(
+    model: nn.Module, args: tuple[object, ...], kwargs: dict[str, object], size: int, declined: str
+) -> Trace:
+    """A trace of one real run, and of runs on the branches that its data do not take."""
     try:
-        return (
-            record(model, args, kwargs),
-            "recorded",
-            size or 1,
-            False,
-            "the model was recorded from one run",
-        )
+        first = record(model, args, kwargs)
     except FxpruneError:
         raise
     except Exception as error:
-        what, said = _headline(error), _headline(export_error)
+        what = _headline(error)
         raise TraceError(
             f"the model does not run on the example inputs: {what}",
             source=source_of(error),
             advice="check the inputs' shapes, dtypes and devices"
-            + (f"; torch.export said: {said}" if what not in said else ""),
+            + (f"; torch.export said: {declined}" if what not in declined else ""),
         ) from error
+    others = record_others(model, args, kwargs, first)
+    why = f"the model was recorded from one run, for torch.export declines it: {declined}"
+    return Trace(
+        *(model, args, kwargs, first.graph, "recorded", False, size, why),
+        extras=tuple(other.graph for other in others),
+        idle=idle_parameters(model, (first, *others)),
+    )
 
 
 def _headline(error: BaseException) -> str:
@@ -374,8 +383,8 @@ def _with_training_parts(result: Trace) -> Trace:
     if not idle or result.kind == "recorded":
         return result
     many = _doubled((result.args, result.kwargs)) if result.batch > 1 else (result.args, result.kwargs)
-    meta = _meta_copy(result.model)
     try:
+        meta = on_meta(result.model)
         with evaluating(meta, training=True), _quiet():
             args, kwargs = pytree.tree_map_only(torch.Tensor, lambda t: t.to("meta"), many)
             extra = _export(meta, args, kwargs, dynamic=False)
@@ -383,18 +392,4 @@ def _with_training_parts(result: Trace) -> Trace:
         return result
     if not idle & _used_names(extra):
         return result
-    return Trace(
-        *(result.model, result.args, result.kwargs, result.graph, result.kind),
-        *(result.dynamic_batch, result.batch, result.why_static, extra),
-    )
-
-
-def _meta_copy(model: nn.Module) -> nn.Module:
-    """The model without its numbers; copying costs nothing and nothing can be changed."""
-    memo: dict[int, object] = {}
-    for tensor in [*model.parameters(), *model.buffers()]:
-        empty = torch.empty_like(tensor, device="meta")
-        memo[id(tensor)] = (
-            nn.Parameter(empty, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else empty
-        )
-    return copy.deepcopy(model, memo)
+    return replace(result, extras=(extra,))

@@ -155,16 +155,80 @@ def test_a_model_that_data_steers_is_recorded() -> None:
     assert proof.effect > 1e-4
 
 
-def test_what_a_recorded_run_did_not_reach_stays_whole() -> None:
-    """The branch that was not taken also reads the pruned channels: it must not end up with another width."""
+def test_the_branch_that_was_not_taken_follows() -> None:
+    """It also reads the pruned channels: it must not end up with another width."""
     model = Steered()
     model.conv.bias.data.fill_(1.0)
     found = trace(model, image())
+    assert (found.kind, len(found.extras), dict(found.idle)) == ("recorded", 1, {})
+    assert "torch.export declines it: GuardOnDataDependentSymNode" in found.why_static
     made = plan_removal(found, {("conv.weight", 0): [0, 3]})
+    assert made.kept["right.weight", 1] == made.kept["left.weight", 1]
     small = slim(found, made)
-    assert small.left.in_channels == 6
-    with pytest.raises(RuntimeError, match="channels"):
-        small.right(torch.zeros(1, 6, 2, 2))
+    assert small.left.in_channels == small.right.in_channels == 6
+    assert small.right(torch.zeros(1, 6, 2, 2)).shape == (1, 4, 2, 2)
+
+
+class Exits(nn.Module):
+    """The first classifier that is sure answers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Linear(6, 16)
+        self.bodies = nn.ModuleList(nn.Linear(16, 16) for _ in range(3))
+        self.heads = nn.ModuleList(nn.Linear(16, 5) for _ in range(3))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = torch.relu(self.stem(x))
+        for body, head in zip(self.bodies, self.heads, strict=True):
+            x = torch.relu(body(x))
+            y = head(x)
+            if float(y.softmax(-1).max()) > 0.7:
+                break
+        return y
+
+
+@pytest.mark.parametrize("sure", [False, True], ids=["all run", "only the first runs"])
+def test_what_python_decides_by_stays(sure: bool) -> None:
+    model = Exits()
+    model.heads[0].weight.data.mul_(100.0 if sure else 0.01)
+    found = trace(model, torch.randn(1, 6))
+    assert (found.kind, dict(found.idle)) == ("recorded", {})
+    made = plan(found, Budget(channels=0.5), criterion="random", scope="local", align=1)
+    small = slim(found, made)
+    assert [h.out_features for h in small.heads] == [5, 5, 5]
+    assert [b.out_features for b in small.bodies] == [8, 8, 8]
+    for scale in (0.01, 1.0, 100.0):
+        assert small(torch.randn(1, 6) * scale).shape == (1, 5)
+
+
+class Rare(nn.Module):
+    """A part that hardly any data reach: what its caller holds could be read by it, what others hold could not."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Linear(6, 8)
+        self.block = nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 8))
+        self.rare, self.head = nn.Linear(8, 8), nn.Linear(8, 2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.block(torch.relu(self.stem(x)))
+        mean = float(x.mean())
+        if 1234.0 < mean < 1235.0:
+            x = self.rare(x)
+        return self.head(x)
+
+
+def test_what_never_ran_holds_what_it_could_read() -> None:
+    found = trace(Rare(), torch.randn(2, 6))
+    assert dict(found.idle) == {"rare.weight": "", "rare.bias": ""}
+    by_axis = {axis: g for g in coupling(found).groups for axis in g.indices}
+    assert by_axis["block.0.weight", 0].pinned is None
+    for axis in (("stem.weight", 0), ("block.2.weight", 0)):
+        assert "'rare.weight' ran neither" in str(by_axis[axis].pinned) or "decides" in str(
+            by_axis[axis].pinned
+        )
+    assert "'rare.weight' ran neither" in str(by_axis["stem.weight", 0].pinned)
 
 
 def test_a_recorded_model_needs_numbers() -> None:
@@ -331,7 +395,7 @@ def test_auxiliary_parts_of_training_are_traced() -> None:
             return (self.head(x), self.aux(x)) if self.training else self.head(x)
 
     found = trace(Aux(), vector())
-    assert found.extra is not None
+    assert found.extras
     made = plan_removal(found, {("trunk.weight", 0): [5]})
     assert made.kept["aux.weight", 1] == (0, 1, 2, 3, 4)
     small = slim(found, made).train()
