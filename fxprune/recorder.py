@@ -231,8 +231,8 @@ def record_others(
 ) -> list[Recording]:
     """Runs on branches that the example inputs do not take.
 
-    What Python reads from tensors is negated, or replaced by one: all of it, then one read after the other.
-    A run is kept if it did something that no run before it did; one that fails shows nothing.
+    What Python reads from tensors is negated, or replaced by one: all of it, then, while there are parameters
+    that took part in no run, one read after the other.  A run is kept if it did something that no run before it did; one that fails shows nothing.
 
     Args:
         model: As for ``record``.
@@ -244,6 +244,8 @@ def record_others(
     ways = [(reads, change) for reads in chosen if reads for change in (_negated, _one)][:MOST_RUNS]
     seen, found = _sites(first), []
     for k, (reads, change) in enumerate(ways):
+        if k > 1 and not idle_parameters(model, (first, *found)):
+            break
         try:
             steer = partial(_steered, reads, change)
             other = record(model, args, kwargs, constants=f"_recorded_constant{k}_", steer=steer)
