@@ -242,7 +242,8 @@ def record_others(
     """
     chosen = [range(first.reads), *(range(k, k + 1) for k in range(first.reads) if first.reads > 1)]
     ways = [(reads, change) for reads in chosen if reads for change in (_negated, _one)][:MOST_RUNS]
-    seen, found = _sites(first), []
+    found: list[Recording] = []
+    seen = _sites(first)
     for k, (reads, change) in enumerate(ways):
         if k > 1 and not idle_parameters(model, (first, *found)):
             break
