@@ -234,6 +234,7 @@ def slim(
     The file holds the plan, too: wherever MODEL is given, it makes the model slim as --weights.
     """
     from fxprune.pipeline import read_plan
+    from fxprune.recount import recounted
     from fxprune.report import cost_sheet
     from fxprune.slim import save
     from fxprune.slim import slim as apply
@@ -242,6 +243,7 @@ def slim(
     made = read_plan(plan_file)
     opened = _open(model, weights, inputs, allow_pickle, writes=out)
     traced = _trace(opened)
+    made = recounted(traced, made)
     with _steps().step("slim") as ticks:
         small = apply(traced, made)
         ticks.note(f"as a {small.fxprune_kind}")

@@ -13,7 +13,7 @@ import torch
 from torch import fx, nn
 
 from fxprune.copies import copied
-from fxprune.crop import crop_, less_crops
+from fxprune.crop import crop_
 from fxprune.cutting import cut, cut_sources, drop_gaps
 from fxprune.errors import FxpruneError, PlanError, SliceError
 from fxprune.graphs import arguments_by_name, draft, set_tensor, tensor_at
@@ -21,7 +21,8 @@ from fxprune.modules import Setting, refresh
 from fxprune.ops import overload
 from fxprune.ops.base import Rewrite, Scaled, Value
 from fxprune.reading import shown
-from fxprune.resize import Gather, Resolution, expect, keep_mask, resolve
+from fxprune.recount import recounted
+from fxprune.resize import Gather, Resolution, keep_mask, resolve
 from fxprune.sameness import difference
 from fxprune.sources import source_of
 from fxprune.tensors import DIGEST, Content, read_tensors, warn_unchecked, write_tensors
@@ -76,7 +77,7 @@ def slim(trace: Trace, plan: Plan, *, kind: Kind = "auto") -> nn.Module:
 
 def _applied(trace: Trace, plan: Plan, kind: Kind, *, trusted: bool = False) -> nn.Module:
     """Apply a plan; ``trusted`` weights come from a file that says which kind was right."""
-    expect(trace, plan)
+    recounted(trace, plan)
     if plan.removed:
         if kind == "module":
             raise SliceError(
@@ -86,12 +87,6 @@ def _applied(trace: Trace, plan: Plan, kind: Kind, *, trusted: bool = False) -> 
         trace, kind = cut(trace, plan.removed), "graph"
     parts = _Parts(trace, resolve(trace, keep_mask(trace, plan)))
     found = parts.found
-    params = less_crops(trace, found.kept, found.cost, plan.crops).params
-    if params != plan.predicted.params:
-        raise PlanError(
-            f"the plan predicts {plan.predicted.params} parameters, what it keeps has {params}",
-            advice="was it edited by hand? Make plans with fxprune.plan",
-        )
     if kind != "graph":
         module: nn.Module | None = None
         try:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from fxprune.errors import PlanError
+from fxprune.plain import are_texts, are_whole, fields, is_text, is_whole, parse, row
 
 if TYPE_CHECKING:  # the vocabulary imports no machinery when it runs
     from fxprune.cost import CostModel
@@ -41,6 +42,9 @@ BoolArray = npt.NDArray[np.bool_]
 FloatArray = npt.NDArray[np.float64]
 
 PLAN_VERSION = 1
+
+LONGEST = 1 << 28
+"""Letters of a plan as JSON: that of a model of 70 billion parameters has a third."""
 
 
 @dataclass(frozen=True)
@@ -257,12 +261,24 @@ class Crop:
         kernel: Its spatial size in the dense model.
         before: Points that go at the start of each spatial dimension.
         after: Points that go at the end.
+
+    Raises:
+        PlanError: A value is of the wrong type, or the three sizes have different lengths.
     """
 
     tensor: str
     kernel: tuple[int, ...]
     before: tuple[int, ...]
     after: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        _demand(is_text(self.tensor), "a crop's 'tensor' is no name")
+        sizes = (self.kernel, self.before, self.after)
+        _demand(
+            all(map(_is_size, sizes)), f"a size in the crop of '{self.tensor}' is no tuple of whole numbers"
+        )
+        alike = len({*map(len, sizes)}) == 1
+        _demand(alike, f"kernel, before and after in the crop of '{self.tensor}' differ in length")
 
     @property
     def cropped(self) -> tuple[int, ...]:
@@ -283,6 +299,9 @@ class Plan:
         dense: Cost of the model the plan was made for.
         fingerprint: Of the model: names, shapes and the graph's operators.
         notes: What the planner wants the user to know (budget missed and why, say).
+
+    Raises:
+        PlanError: A value is of the wrong type.
     """
 
     kept: Mapping[Axis, tuple[int, ...]] = field(repr=False)  # thousands of numbers
@@ -293,6 +312,18 @@ class Plan:
     crops: tuple[Crop, ...] = ()
     notes: tuple[str, ...] = ()
     version: int = field(default=PLAN_VERSION)
+
+    def __post_init__(self) -> None:
+        _demand(_has_axes(self.kept), "a key of 'kept' is no axis, a tensor's name and a dimension")
+        for axis, index in self.kept.items():
+            _demand(are_whole(index), f"the kept indices of '{axis[0]}' are no tuple of whole numbers")
+        for name in ("predicted", "dense"):
+            _demand(_is_cost(getattr(self, name)), f"'{name}' is no cost in whole numbers")
+        _demand(is_text(self.fingerprint), "'fingerprint' is no text")
+        for name in ("removed", "notes"):
+            _demand(are_texts(getattr(self, name)), f"'{name}' is no tuple of texts")
+        _demand(_are_crops(self.crops), "'crops' is no tuple of crops")
+        _demand(type(self.version) is int and self.version == PLAN_VERSION, "its version is another")
 
     def to_json(self) -> str:
         """The plan as JSON text.
@@ -323,38 +354,80 @@ class Plan:
         """Read a plan back.
 
         Raises:
-            PlanError: The text is no plan, or one of another version.
+            PlanError: The text is no plan, one of another version, or has fields that are unknown, missing, twice
+                or of another type.
         """
         try:
-            data = json.loads(text)
+            data = fields(parse(text, most=LONGEST), "plan")
             if data.get("format") != "fxprune-plan":
                 raise PlanError(
                     "this JSON is not an fxprune plan", advice="pass a file written by fxprune plan"
                 )
-            if data["version"] != PLAN_VERSION:
+            if "version" in data and data["version"] != PLAN_VERSION:
                 raise PlanError(
-                    f"plan version {data['version']}, this fxprune reads version {PLAN_VERSION}",
+                    f"plan version {str(data['version'])[:20]}, this fxprune reads version {PLAN_VERSION}",
                     advice="make the plan again with this version",
                 )
-            return Plan(
-                kept={
-                    (name, int(dim)): tuple(int(i) for i in index)
-                    for name, dims in data["kept"].items()
-                    for dim, index in dims.items()
-                },
-                predicted=Cost(**data["predicted"]),
-                dense=Cost(**data["dense"]),
-                fingerprint=str(data["fingerprint"]),
-                removed=tuple(data["removed"]),
-                crops=tuple(
-                    Crop(c["tensor"], *(tuple(map(int, c[k])) for k in ("kernel", "before", "after")))
-                    for c in data.get("crops", ())  # plans were made without before there were crops
-                ),
-                notes=tuple(data["notes"]),
-            )
+            return _plan_of(data)
         except PlanError:
             raise
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except ValueError as error:
             raise PlanError(
                 f"this is not a readable plan: {error}", advice="pass a file written by fxprune plan"
             ) from error
+
+
+def _demand(holds: bool, what: str) -> None:
+    if not holds:
+        raise PlanError(f"no plan can be made of this: {what}", advice="make plans with fxprune.plan")
+
+
+def _has_axes(kept: object) -> bool:
+    return isinstance(kept, Mapping) and all(
+        isinstance(axis, tuple) and len(axis) == 2 and is_text(axis[0]) and is_whole(axis[1]) for axis in kept
+    )
+
+
+def _is_size(size: object) -> bool:
+    return isinstance(size, tuple) and all(type(n) is int and is_whole(abs(n)) for n in size)
+
+
+def _is_cost(cost: object) -> bool:
+    return isinstance(cost, Cost) and is_whole(cost.params) and is_whole(cost.macs)
+
+
+def _are_crops(crops: object) -> bool:
+    return isinstance(crops, tuple) and all(isinstance(crop, Crop) for crop in crops)
+
+
+def _plan_of(data: dict[str, Any]) -> Plan:
+    """A plan from what JSON gave; the types of single values are looked at by the classes themselves.
+
+    Raises:
+        PlanError: A value of a wrong type.
+        ValueError: A field too few or too many, or no list where there should be one.
+    """
+    needed = ("format", "version", "fingerprint", "predicted", "dense", "removed", "notes", "kept")
+    fields(data, "plan", needed, optional=("crops",))  # plans were made without before there were crops
+    sizes = ("kernel", "before", "after")
+    crops = [fields(c, "crops", ("tensor", *sizes)) for c in row(data.get("crops", []), "crops")]
+    return Plan(
+        kept={
+            (name, _dim(dim)): row(index, name)
+            for name, dims in fields(data["kept"], "kept").items()
+            for dim, index in fields(dims, name).items()
+        },
+        predicted=Cost(**fields(data["predicted"], "predicted", ("params", "macs"))),
+        dense=Cost(**fields(data["dense"], "dense", ("params", "macs"))),
+        fingerprint=data["fingerprint"],
+        removed=row(data["removed"], "removed"),
+        crops=tuple(Crop(c["tensor"], *(row(c[k], k) for k in sizes)) for c in crops),
+        notes=row(data["notes"], "notes"),
+        version=data["version"],
+    )
+
+
+def _dim(text: str) -> int:
+    if not (text.isascii() and text.isdigit()) or len(text) > 2 or str(int(text)) != text:
+        raise ValueError(f"'{text[:20]}' is no dimension")
+    return int(text)

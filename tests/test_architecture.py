@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parents[1] / "fxprune"
 
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("errors",),
-    ("locks", "reading", "escaping"),
+    ("plain", "locks", "reading", "escaping"),
     (
         "types",
         "sources",
@@ -53,6 +53,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("resize", "crop", "criteria", "planning"),
     ("score", "oracle", "structures"),
     ("cutting",),
+    ("recount",),
     ("plan", "slim", "export", "bench", "inspect"),
     ("verify", "plots", "regularizers", "recipe"),
     ("report", "methods"),

@@ -494,7 +494,7 @@ def test_what_is_no_trace_or_plan_is_refused_in_words() -> None:
         (lambda: coupling(net), TraceError, "expected a Trace, got Sequential"),
         (lambda: slim(net, made), TraceError, "expected a Trace, got Sequential"),
         (lambda: slim(found, "plan.json"), PlanError, "expected a Plan, got str"),
-        (lambda: slim(found, forged), PlanError, "the plan predicts 7 parameters"),
+        (lambda: slim(found, forged), PlanError, "the plan states 7 parameters"),
         (lambda: slim(found, emptied), PlanError, "the plan keeps nothing of '0.weight'"),
         (lambda: plan(found, Budget(macs=0.5), criterion=3), PlanError, "criterion=3 is no criterion"),
         (lambda: Budget(macs=True), PlanError, "not a fraction to keep"),
