@@ -60,7 +60,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("pipeline", "recipe_file"),
     ("__init__",),
     ("training",),
-    ("demo", "train", "cli_options"),
+    ("demo", "train", "cli_options", "testing"),
     ("cli",),
     ("__main__",),
 )
@@ -69,7 +69,7 @@ ALLOWED: frozenset[tuple[str, str]] = frozenset()
 """Single imports that break the order and why they may: (importer, imported)."""
 
 STAGES = frozenset({"plan", "slim", "verify", "export", "bench", "inspect", "report"})
-JOINTS = frozenset({"pipeline", "cli", "verify", "demo", "train", "training", "__init__"})
+JOINTS = frozenset({"pipeline", "cli", "verify", "demo", "train", "training", "testing", "__init__"})
 
 NEVER = frozenset({"torch_pruning", "timm", "transformers", "onnxsim"})
 NEVER_EXCEPT = frozenset({("loading", "timm")})  # the user's own words "timm:NAME" ask for it

@@ -20,7 +20,10 @@ HEADS = (
     "{y}v = self.{m}_v({x}).unflatten(2, ({h}, -1)).transpose(1, 2)",
 )
 MERGE = "{y} = {x} + self.{m}_o({y}.transpose(1, 2).flatten(2))"
-FUSED = ("self.{m}_qkv = nn.Linear({l}, 3 * {h} * {hd}, bias={bias})", "self.{m}_o = nn.Linear({h} * {hd}, {l})")
+FUSED = (
+    "self.{m}_qkv = nn.Linear({l}, 3 * {h} * {hd}, bias={bias})",
+    "self.{m}_o = nn.Linear({h} * {hd}, {l})",
+)
 
 _GATES = kinds(
     "gates",
@@ -56,7 +59,10 @@ _GATES = kinds(
         (
             "swiglu",
             "234",
-            ("{y}a, {y}b = self.{m}_in({x}).chunk(2, dim=-1)", "{y} = {x} + self.{m}_out(F.silu({y}a) * {y}b)"),
+            (
+                "{y}a, {y}b = self.{m}_in({x}).chunk(2, dim=-1)",
+                "{y} = {x} + self.{m}_out(F.silu({y}a) * {y}b)",
+            ),
             ("self.{m}_in = nn.Linear({l}, 2 * {w}, bias=False)", "self.{m}_out = nn.Linear({w}, {l})"),
         ),
         (
@@ -120,7 +126,10 @@ _GATES = kinds(
         (
             "spatial gating unit",
             "3",
-            ("{y}u, {y}v = self.{m}({x}).chunk(2, -1)", "{y} = {y}u * self.{m}_s({y}v.transpose(1, 2)).transpose(1, 2)"),
+            (
+                "{y}u, {y}v = self.{m}({x}).chunk(2, -1)",
+                "{y} = {y}u * self.{m}_s({y}v.transpose(1, 2)).transpose(1, 2)",
+            ),
             ("self.{m} = nn.Linear({l}, 2 * {w})", "self.{m}_s = nn.Linear({c}, {c})"),
         ),
         (
@@ -136,7 +145,10 @@ _GATES = kinds(
                 "{y}g = self.{m}_g({x}.mean((2, 3))).softmax(1)",
                 "{y} = torch.einsum('bk,koc,bchw->bohw', {y}g, self.{m}, {x})",
             ),
-            ("self.{m}_g = nn.Linear({c}, 3)", "self.{m} = nn.Parameter(torch.randn(3, {w}, {c}) / {c} ** 0.5)"),
+            (
+                "self.{m}_g = nn.Linear({c}, 3)",
+                "self.{m} = nn.Parameter(torch.randn(3, {w}, {c}) / {c} ** 0.5)",
+            ),
         ),
     ),
 )
@@ -148,11 +160,20 @@ _ATTENTION = kinds(
         (
             "attention scaled by its width",
             "3",
-            (*HEADS, "{y} = ({y}q @ {y}k.transpose(-2, -1) / math.sqrt({y}q.size(-1))).softmax(-1) @ {y}v", MERGE),
+            (
+                *HEADS,
+                "{y} = ({y}q @ {y}k.transpose(-2, -1) / math.sqrt({y}q.size(-1))).softmax(-1) @ {y}v",
+                MERGE,
+            ),
             QKV,
         ),
         ("sdpa", "3", (*HEADS, "{y} = F.scaled_dot_product_attention({y}q, {y}k, {y}v)", MERGE), QKV),
-        ("sdpa causal", "3", (*HEADS, "{y} = F.scaled_dot_product_attention({y}q, {y}k, {y}v, is_causal=True)", MERGE), QKV),
+        (
+            "sdpa causal",
+            "3",
+            (*HEADS, "{y} = F.scaled_dot_product_attention({y}q, {y}k, {y}v, is_causal=True)", MERGE),
+            QKV,
+        ),
         (
             "sdpa masked",
             "3",
@@ -165,7 +186,12 @@ _ATTENTION = kinds(
             (*HEADS, "{y} = F.scaled_dot_product_attention({y}q, {y}k, {y}v, attn_mask=self.{m}_b)", MERGE),
             (*QKV, "self.register_buffer('{m}_b', torch.ones({c}, {c}, dtype=torch.bool).tril())"),
         ),
-        ("sdpa with a scale", "3", (*HEADS, "{y} = F.scaled_dot_product_attention({y}q, {y}k, {y}v, scale=0.5)", MERGE), QKV),
+        (
+            "sdpa with a scale",
+            "3",
+            (*HEADS, "{y} = F.scaled_dot_product_attention({y}q, {y}k, {y}v, scale=0.5)", MERGE),
+            QKV,
+        ),
         (
             "attention in one projection",
             "3",
@@ -417,7 +443,10 @@ _ATTENTION = kinds(
         (
             "multi-head module, time first",
             "3",
-            ("{y}t = {x}.transpose(0, 1)", "{y} = self.{m}({y}t, {y}t, {y}t, need_weights=False)[0].transpose(0, 1)"),
+            (
+                "{y}t = {x}.transpose(0, 1)",
+                "{y} = self.{m}({y}t, {y}t, {y}t, need_weights=False)[0].transpose(0, 1)",
+            ),
             "nn.MultiheadAttention({l}, {p})",
         ),
         (

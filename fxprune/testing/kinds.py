@@ -26,7 +26,7 @@ ACTIVATIONS = (
 PADDINGS = ("zeros", "reflect", "replicate", "circular")
 
 
-class Unfit(Exception):  # noqa: N818 - an answer, not an error
+class Unfit(Exception):
     """A hole cannot be filled for this variable."""
 
 
@@ -273,9 +273,7 @@ def _parts(draw: Draw) -> str:
 
 
 def _like(draw: Draw) -> str:
-    return draw.rng.choice(
-        [v for v, s in draw.shapes.items() if v != draw.x and s == draw.shape] or _none()
-    )
+    return draw.rng.choice([v for v, s in draw.shapes.items() if v != draw.x and s == draw.shape] or _none())
 
 
 def _broadcasting(draw: Draw) -> str:

@@ -10,7 +10,9 @@ from __future__ import annotations
 import linecache
 import math
 import random
+import warnings
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -23,7 +25,7 @@ from fxprune.live import liven
 from fxprune.testing.kinds import Draw, Kind, Unfit
 from fxprune.testing.statements import ENTRIES, HEADS, KINDS, STATEMENTS
 
-__all__ = ["Net", "Recipe", "Step", "from_source", "random_net", "random_nets", "write"]
+__all__ = ["Net", "Recipe", "Step", "Writer", "from_source", "random_net", "random_nets", "write"]
 
 LARGEST = 20_000
 """Most elements of a variable: one net costs a fraction of a second."""
@@ -32,6 +34,14 @@ STEEPEST = 1e3
 """Largest value of a variable; beyond, rounding would be blamed on the engine."""
 
 Inputs = tuple[torch.Tensor, ...]
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """What torch warns of in a net that nobody wrote is no news."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
 
 
 @dataclass(frozen=True)
@@ -142,9 +152,10 @@ def random_net(seed: int) -> Net:
     """
     for attempt in range(50):
         rng = random.Random(f"{seed}/{attempt}")
-        net = write(_drawn(rng, seed))
-        if net.kinds and _runs(net):
-            return net
+        with quiet():
+            net = write(_drawn(rng, seed))
+            if net.kinds and _runs(net):
+                return net
     raise AssertionError(f"no net of seed {seed} runs")
 
 
@@ -172,7 +183,7 @@ def _drawn(rng: random.Random, seed: int) -> Recipe:
     """A recipe whose statements all fit."""
     entry = rng.choice(list(ENTRIES))
     recipe = Recipe(seed, entry, rng.choice((1, 2, 2, 3)), (), rng.choice((1, 1, 2, 3)))
-    writer, wanted = _Writer(recipe), rng.randint(3, 10)
+    writer, wanted = Writer(recipe), rng.randint(3, 10)
     steps: list[Step] = []
     weights = [kind.weight for kind in STATEMENTS]
     for kind in rng.choices(STATEMENTS, weights, k=40 * wanted):
@@ -186,12 +197,14 @@ def _drawn(rng: random.Random, seed: int) -> Recipe:
 
 def write(recipe: Recipe) -> Net:
     """The net of a recipe."""
-    writer = _Writer(recipe)
-    kinds = [step.kind for step in recipe.steps if writer.add(step)]
-    return Net(writer.text(), f"random_net_{recipe.seed}.py", recipe.seed, recipe, tuple(kinds))
+    with quiet():
+        writer = Writer(recipe)
+        kinds = [step.kind for step in recipe.steps if writer.add(step)]
+        text = writer.text()
+    return Net(text, f"random_net_{recipe.seed}.py", recipe.seed, recipe, tuple(kinds))
 
 
-class _Writer:
+class Writer:
     """Writes statements one after the other and runs each on the way.
 
     Attributes:
@@ -221,9 +234,9 @@ class _Writer:
             self.names[name] = torch.randint(vocabulary, full) if vocabulary else torch.randn(full)
             given[name] = full
         rng = random.Random(f"{self.recipe.seed}/entry")
-        for name in given:
-            first = self.entry.first[0]
-            assert self._try(first, rng, name, {**self.shapes, name: given[name]}), "an entry does not run"
+        for name, full in given.items():
+            made = self._try(self.entry.first, rng, name, {**self.shapes, name: full})
+            assert made, "an entry does not run"
 
     def add(self, step: Step) -> bool:
         """Write a statement if it fits."""
@@ -232,7 +245,7 @@ class _Writer:
         if not fits:
             return False
         # Mostly on what was made last, so that statements follow one another.
-        x = fits[max(-len(fits), -1 - int(rng.expovariate(1.2)))]
+        x = fits[max(-len(fits), -1 - int(rng.expovariate(1.6)))]
         return self._try(kind, rng, x, self.shapes)
 
     def _try(self, kind: Kind, rng: random.Random, x: str, shapes: Mapping[str, tuple[int, ...]]) -> bool:
@@ -246,8 +259,7 @@ class _Writer:
         before = dict(self.names)
         made = self._run(members, lines, f"h{number}")
         if made is None:
-            self.names.clear()
-            self.names.update(before)
+            self._forget(before, f"layer{number}")
             return False
         self.count = number
         self.members += members
@@ -255,6 +267,14 @@ class _Writer:
         self.shapes[f"h{number}"] = tuple(made.shape)
         self.read |= {draw.drawn[hole] for hole in "xovuzr" if hole in draw.drawn}
         return True
+
+    def _forget(self, names: Mapping[str, object], member: str) -> None:
+        """Undo what a statement has defined."""
+        self.names.clear()
+        self.names.update(names)
+        for store in (self.holder._modules, self.holder._parameters, self.holder._buffers):
+            for name in [n for n in store if n == member or n.startswith(f"{member}_")]:
+                del store[name]
 
     def _run(self, members: list[str], lines: list[str], y: str) -> torch.Tensor | None:
         """The variable that the statement makes, or None where it does not run or makes nothing usable."""
@@ -304,7 +324,9 @@ def _returned(rng: random.Random, outputs: list[str]) -> str:
 def _module(recipe: Recipe, members: list[str], lines: list[str], returned: str) -> str:
     entry = ENTRIES[recipe.entry]
     names = ", ".join(entry.inputs)
-    random_ = f"torch.randint({entry.vocabulary}, (batch, {{}}))" if entry.vocabulary else "torch.randn(batch, {})"
+    random_ = (
+        f"torch.randint({entry.vocabulary}, (batch, {{}}))" if entry.vocabulary else "torch.randn(batch, {})"
+    )
     given = ", ".join(random_.format(", ".join(map(str, shape))) for shape in entry.inputs.values())
     math_ = ["import math", ""] if any("math." in line for line in (*members, *lines)) else []
     return "\n".join(

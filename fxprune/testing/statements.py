@@ -39,21 +39,21 @@ class Entry:
 
     Attributes:
         inputs: Shape of each input without the batch; one of integers holds indices below ``vocabulary``.
-        first: Layers on the inputs, so that what follows has units that may go.
+        first: The layer that reads each input, so that what follows has units that may go.
         vocabulary: 0 for numbers.
     """
 
     inputs: dict[str, tuple[int, ...]]
-    first: tuple[Kind, ...]
+    first: Kind
     vocabulary: int = 0
 
 
-def _first(*rows: tuple[str, str, str, str]) -> tuple[Kind, ...]:
-    return kinds("entries", rows)
+def _first(name: str, ranks: str, line: str, make: str) -> Kind:
+    return kinds("entries", ((name, ranks, line, make),))[0]
 
 
-_IMAGE = _first(("image", "4", "self.{m}({x})", "nn.Conv2d({c}, {w}, 3, padding=1)"))
-_TOKENS = _first(("tokens", "3", "self.{m}({x})", "nn.Linear({l}, {w})"))
+_IMAGE = _first("image", "4", "self.{m}({x})", "nn.Conv2d({c}, {w}, 3, padding=1)")
+_TOKENS = _first("tokens", "3", "self.{m}({x})", "nn.Linear({l}, {w})")
 
 ENTRIES: dict[str, Entry] = {
     "image": Entry({"x": (3, 8, 8)}, _IMAGE),
@@ -61,15 +61,19 @@ ENTRIES: dict[str, Entry] = {
     "two images": Entry({"x": (3, 6, 6), "z": (3, 6, 6)}, _IMAGE),
     "patches": Entry(
         {"x": (3, 6, 6)},
-        _first(("patches", "4", "self.{m}({x}).flatten(2).transpose(1, 2)", "nn.Conv2d({c}, {w}, 2, stride=2)")),
+        _first(
+            "patches", "4", "self.{m}({x}).flatten(2).transpose(1, 2)", "nn.Conv2d({c}, {w}, 2, stride=2)"
+        ),
     ),
     "tokens": Entry({"x": (5, 6)}, _TOKENS),
     "two streams": Entry({"x": (5, 6), "z": (4, 7)}, _TOKENS),
-    "indices": Entry({"x": (6,)}, _first(("indices", "2", "self.{m}({x})", "nn.Embedding(11, {w})")), 11),
-    "signal": Entry({"x": (2, 10)}, _first(("signal", "3", "self.{m}({x})", "nn.Conv1d({c}, {w}, 3, padding=1)"))),
-    "volume": Entry(
-        {"x": (2, 4, 4, 4)}, _first(("volume", "5", "self.{m}({x})", "nn.Conv3d({c}, {w}, 3, padding=1)"))
+    "indices": Entry({"x": (6,)}, _first("indices", "2", "self.{m}({x})", "nn.Embedding(11, {w})"), 11),
+    "signal": Entry(
+        {"x": (2, 10)}, _first("signal", "3", "self.{m}({x})", "nn.Conv1d({c}, {w}, 3, padding=1)")
     ),
-    "vector": Entry({"x": (6,)}, _first(("vector", "2", "self.{m}({x})", "nn.Linear({l}, {w})"))),
+    "volume": Entry(
+        {"x": (2, 4, 4, 4)}, _first("volume", "5", "self.{m}({x})", "nn.Conv3d({c}, {w}, 3, padding=1)")
+    ),
+    "vector": Entry({"x": (6,)}, _first("vector", "2", "self.{m}({x})", "nn.Linear({l}, {w})")),
 }
 """Inputs and the layers that read them."""

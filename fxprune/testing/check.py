@@ -1,0 +1,399 @@
+"""What is tried on one net: random plans, both kinds of slim model, both oracles, costs, training, files, batches.
+
+Whatever the dense model cannot do itself (run in training, at another batch size) is not asked of a slim one.
+"""
+
+from __future__ import annotations
+
+import copy
+import random
+import re
+import tempfile
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal, get_args
+
+import numpy as np
+import torch
+from torch import nn
+from torch.utils._pytree import tree_leaves
+
+from fxprune.cost import measure
+from fxprune.couple import coupling
+from fxprune.errors import FxpruneError, VerificationError
+from fxprune.export import export_onnx
+from fxprune.plan import plan, plan_removal, plan_units
+from fxprune.planning.atoms import Mode
+from fxprune.proof.distance import Limits
+from fxprune.proof.masked import compare
+from fxprune.slim import load, save, slim
+from fxprune.testing.nets import Inputs, Net, quiet
+from fxprune.trace import Trace, trace
+from fxprune.types import Axis, Budget, Plan
+from fxprune.verify import verify
+
+__all__ = ["Finding", "Removal", "Report", "Verdict", "check", "headline"]
+
+Verdict = Literal["right", "refused", "wrong", "crashed"]
+Removal = Mapping[Axis, Sequence[int]]
+"""What a plan removes: positions by axis."""
+
+MODES: tuple[Mode, ...] = get_args(Mode)
+EXACT = 1e-9
+"""Largest relative difference in float64 that rounding explains in nets of this size."""
+
+SHARED_ONNX = 50
+"""Every so many nets one is exported."""
+
+STEERED = ("spectral_norm",)
+"""Code that does something else in training than in evaluation, which a graph does not hold."""
+
+
+class Wrong(Exception):
+    """The slim model is not what it should be."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that did not end well.
+
+    Attributes:
+        stage: What was tried.
+        verdict: ``"refused"``, ``"wrong"`` or ``"crashed"``.
+        what: The headline, without names and numbers.
+        said: The complete message.
+        removal: What the plan removes, if there was one.
+    """
+
+    stage: str
+    verdict: Verdict
+    what: str
+    said: str
+    removal: Removal | None = None
+
+
+@dataclass
+class Report:
+    """What came of one net.
+
+    Attributes:
+        seed: Of the net.
+        kinds: Kinds of its statements.
+        plans: Plans that were carried out.
+        modules: Slim models that are copies of the user's module.
+        units: Units of the coupling, the points of kernels apart.
+        free: Units that may go.
+        pinned: Units by the reason for which they may not.
+        judged: Share of the outputs that the rule-free oracle judged, for each slim model.
+        findings: Everything that was not right.
+    """
+
+    seed: int
+    kinds: tuple[str, ...]
+    plans: int = 0
+    modules: int = 0
+    units: int = 0
+    free: int = 0
+    pinned: Counter[str] = field(default_factory=Counter)
+    judged: list[float] = field(default_factory=list)
+    findings: list[Finding] = field(default_factory=list)
+
+    @property
+    def verdict(self) -> Verdict:
+        """The worst that happened; refused where no plan was carried out."""
+        found = {finding.verdict for finding in self.findings}
+        bad: tuple[Verdict, ...] = ("crashed", "wrong")
+        return next((v for v in bad if v in found), "right" if self.plans else "refused")
+
+    @contextmanager
+    def trying(self, stage: str, removal: Removal | None = None) -> Iterator[None]:
+        """Note what a stage raises."""
+        try:
+            yield
+        except Exception as error:  # noqa: BLE001 - whatever comes out is what this is about
+            verdict: Verdict = "crashed"
+            if isinstance(error, (VerificationError, Wrong)):
+                verdict = "wrong"
+            elif isinstance(error, FxpruneError):
+                verdict = "refused"
+            said = f"{type(error).__name__}: {error}"
+            self.findings.append(Finding(stage, verdict, headline(error), said, removal))
+
+
+def headline(error: BaseException) -> str:
+    """What an error says, without names and numbers, so that equal reasons are counted together."""
+    text = (str(error).strip().splitlines() or [""])[0]
+    text = re.sub(r"; the first pin: ([^\[]*).*", r": \1", text)
+    text = re.sub(r"'[^']*'|\"[^\"]*\"", "...", text)
+    text = re.sub(r"-?\d[\d.,e+-]*|\binf\b|\bnan\b", "#", text)
+    own = isinstance(error, (FxpruneError, Wrong))
+    return text[:160] if own else f"{type(error).__name__}: {text[:140]}"
+
+
+def check(net: Net, *, removal: Removal | None = None, onnx: bool | None = None) -> Report:
+    """Try everything on a net.
+
+    Args:
+        net: The net.
+        removal: Remove exactly this instead of what random plans remove.
+        onnx: Export too; by default every fiftieth seed.
+
+    Returns:
+        What came of it; nothing is raised.
+
+    Example:
+        >>> from fxprune.testing import check, random_net
+        >>> report = check(random_net(7))
+        >>> report.verdict, report.plans > 0
+        ('right', True)
+    """
+    report = Report(net.seed, net.kinds)
+    with quiet(), torch.random.fork_rng(devices=[]), report.trying("trace and couple"):
+        torch.manual_seed(net.seed)
+        _Trial(net, report, onnx=net.seed % SHARED_ONNX == 0 if onnx is None else onnx).run(removal)
+    return report
+
+
+class _Trial:
+    """One net, traced once."""
+
+    def __init__(self, net: Net, report: Report, *, onnx: bool) -> None:
+        self.net, self.report, self.onnx = net, report, onnx
+        self.model, self.inputs = net.build()
+        self.trace = trace(self.model, self.inputs)
+        self.found = coupling(self.trace)
+        self.rng = random.Random(f"{net.seed}/plans")
+        self.other = net.inputs(self.trace.batch + 1) if self.trace.dynamic_batch else None
+        self.counted = self._is_counted()
+        self.trains = _trained(self.model, self.inputs) is not None
+
+    def _is_counted(self) -> bool:
+        """Torch's counter sees every product of the dense model."""
+        return measure(self.model, self._batched(self.trace)) == self.found.cost.dense
+
+    def _batched(self, traced: Trace) -> Inputs:
+        return self.net.inputs(traced.batch) if traced.dynamic_batch else self.inputs
+
+    def run(self, removal: Removal | None) -> None:
+        """Every plan; what costs another trace is tried on the first one only."""
+        self._count()
+        plans = self._plans() if removal is None else self._removed(removal)
+        for number, (how, made) in enumerate(plans):
+            self._carry_out(made, how, first=number == 0)
+
+    def _count(self) -> None:
+        for group in self.found.groups:
+            reason = group.pinned.reason if group.pinned is not None else ""
+            if "kernel" in reason:
+                continue
+            self.report.units += group.width
+            if group.pinned is None:
+                self.report.free += group.width
+            else:
+                self.report.pinned[headline(FxpruneError(reason))] += group.width
+
+    # --- plans ---------------------------------------------------------------------------------
+
+    def _removed(self, removal: Removal) -> Iterator[tuple[str, Plan]]:
+        with self.report.trying("plan of a removal", removal):
+            yield "plan of a removal", plan_removal(self.trace, removal)
+
+    def _plans(self) -> Iterator[tuple[str, Plan]]:
+        """Distinct random plans: one of a budget in every block mode, and two of random units."""
+        seen: set[object] = set()
+        asks = [
+            *((f"plan, blocks={mode}", mode) for mode in MODES),
+            ("random units", None),
+            ("random rows", None),
+        ]
+        for how, mode in asks:
+            with self.report.trying(how):
+                made = self._by_budget(mode) if mode is not None else self._by_units(rows="rows" in how)
+                key = frozenset(made.kept.items()) if made is not None else frozenset()
+                if made is not None and key and key not in seen:
+                    seen.add(key)
+                    yield how, made
+
+    def _by_budget(self, mode: Mode) -> Plan:
+        quantity = self.rng.choice(("channels", "macs", "params"))
+        budget = Budget(**{quantity: self.rng.choice((0.4, 0.6, 0.8))})
+        scope: Literal["global", "local"] = self.rng.choice(("global", "local"))
+        seed = self.rng.randrange(2**31)
+        options = {"criterion": "random", "scope": scope, "blocks": mode, "align": 1, "seed": seed}
+        return plan(self.trace, budget, **options)  # type: ignore[arg-type]
+
+    def _by_units(self, *, rows: bool) -> Plan | None:
+        """Some units of one group, or a row or a column of a layout, whatever they are worth."""
+        found = self.found
+        keep = np.ones(found.n_units, bool)
+        blocks = [b for b in found.blocks if not found.pinned[b.cells].any() and min(b.cells.shape) > 1]
+        groups = [g for g in found.groups if g.pinned is None and g.width > 1]
+        if rows and blocks:
+            cells = self.rng.choice(blocks).cells
+            cells = cells if self.rng.random() < 0.5 else cells.T
+            keep[cells[self.rng.sample(range(len(cells)), self.rng.randint(1, len(cells) - 1))]] = False
+        elif groups:
+            for group in self.rng.sample(groups, self.rng.randint(1, min(3, len(groups)))):
+                keep[self.rng.sample(group.units.tolist(), self.rng.randint(1, group.width - 1))] = False
+        else:
+            return None
+        return plan_units(self.trace, keep)
+
+    # --- one plan ------------------------------------------------------------------------------
+
+    def _carry_out(self, made: Plan, how: str, *, first: bool) -> None:
+        removal = {
+            (name, dim): sorted({*range(self.trace.tensor(name).shape[dim])} - {*kept})
+            for (name, dim), kept in made.kept.items()
+        }
+        smalls: list[nn.Module] = []
+        with self.report.trying(f"slim, {how}", removal):
+            smalls.append(slim(self.trace, made))
+        if not smalls:
+            return
+        self.report.plans += 1
+        self.report.modules += smalls[0].fxprune_kind == "module"
+        tries: list[tuple[str, Callable[[], object]]] = [
+            ("verify", lambda: verify(self.trace, made, smalls[0])),
+            ("second oracle", lambda: self._compared(made, smalls[0])),
+            ("cost", lambda: self._costs(made, smalls[0])),
+            ("graph", lambda: self._graph(made, smalls)),
+            ("another batch", lambda: self._other_batch(smalls)),
+            ("training", lambda: self._trains(smalls)),
+        ]
+        if first:
+            tries += self._once(made, smalls[0])
+        for stage, run in tries:
+            with self.report.trying(f"{stage}, {how}", removal):
+                run()
+
+    def _once(self, made: Plan, small: nn.Module) -> list[tuple[str, Callable[[], object]]]:
+        """What takes another trace: one of two by turns, and now and then a file for onnxruntime."""
+        turns: tuple[tuple[str, Callable[[], object]], ...] = (
+            ("save and load", lambda: self._file(made, small)),
+            ("second slim", lambda: self._again(small)),
+        )
+        tries = [turns[self.net.seed % 2]]
+        return [*tries, ("onnx", lambda: self._exported(small))] if self.onnx else tries
+
+    def _graph(self, made: Plan, smalls: list[nn.Module]) -> None:
+        """The other kind of slim model gives the same as the copy of the module, which is what was proved."""
+        if smalls[0].fxprune_kind == "module":
+            smalls.append(slim(self.trace, made, kind="graph"))
+            _equal("from the graph", *(_outputs(small.eval(), self.inputs) for small in smalls))
+
+    def _compared(self, made: Plan, small: nn.Module) -> None:
+        dead = {axis: self.found.axes[axis] for axis in made.kept}
+        gone = np.zeros(self.found.n_units, bool)
+        for axis, units in dead.items():
+            gone[np.delete(units, made.kept[axis])] = True
+        exact = all(group.exact for group in self.found.groups if gone[group.units].any())
+        found = compare(self.model, made, small, self.inputs, exact=exact)
+        self.report.judged.append(found.judged)
+        if not found.error <= Limits.of(torch.float64).tolerance:
+            raise Wrong(f"differs from the masked dense model by {found.error:.3g}")
+
+    def _costs(self, made: Plan, small: nn.Module) -> None:
+        cost = measure(small.eval(), self._batched(self.trace))
+        if cost.params != made.predicted.params:
+            raise Wrong(f"{cost.params} parameters, predicted {made.predicted.params}")
+        # torch.einsum multiplies where it would sum over one position, and its counter sees products of matrices only.
+        hidden = "einsum" in self.net.source and any(len(kept) == 1 for kept in made.kept.values())
+        if self.counted and not hidden and cost.macs != made.predicted.macs:
+            raise Wrong(f"{cost.macs} multiply-accumulates, predicted {made.predicted.macs}")
+
+    def _other_batch(self, smalls: Sequence[nn.Module]) -> None:
+        """Verify compares the first kind at another size; both must agree there."""
+        if self.other is not None and len(smalls) > 1 and _runs(self.model, self.other):
+            _equal("at another batch size", *(_outputs(small.eval(), self.other) for small in smalls))
+
+    def _trains(self, smalls: Sequence[nn.Module]) -> None:
+        if not self.trains:
+            return
+        results = [_trained(small, self.inputs) for small in smalls]
+        if any(result is None for result in results):
+            _trained(smalls[0], self.inputs, strict=True)
+            raise Wrong("a slim model does not train where the dense one does")
+        if not any(name in self.net.source for name in STEERED):
+            _equal("in training", *(result for result in results if result is not None))
+
+    def _file(self, made: Plan, small: nn.Module) -> None:
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "slim.safetensors"
+            save(small, made, path)
+            again = load(self.net.fresh(), path, self.inputs)
+        _equal(
+            "after save and load", _outputs(small.eval(), self.inputs), _outputs(again.eval(), self.inputs)
+        )
+
+    def _again(self, small: nn.Module) -> None:
+        """The slim model is a model like any other."""
+        traced = trace(small, self.inputs)
+        if not any(g.pinned is None and g.width > 1 for g in coupling(traced).groups):
+            return
+        made = plan(traced, Budget(channels=0.7), criterion="random", align=1, seed=self.net.seed)
+        smaller = slim(traced, made)
+        verify(traced, made, smaller)
+        cost = measure(smaller.eval(), self._batched(traced))
+        if cost.params != made.predicted.params:
+            raise Wrong(f"{cost.params} parameters after a second slim, predicted {made.predicted.params}")
+
+    def _exported(self, small: nn.Module) -> None:
+        single = copy.deepcopy(small).float()
+        inputs = tuple(t.float() if t.is_floating_point() else t for t in self.inputs)
+        if not _runs(single, inputs):
+            return
+        with tempfile.TemporaryDirectory() as folder:
+            export_onnx(single, inputs, Path(folder) / "slim.onnx")
+
+
+# --- running -----------------------------------------------------------------------------------
+
+
+def _outputs(model: nn.Module, inputs: Inputs) -> list[torch.Tensor]:
+    with torch.no_grad(), torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        result = model(*(t.clone() for t in inputs))
+    return [t for t in tree_leaves(result) if isinstance(t, torch.Tensor)]
+
+
+def _runs(model: nn.Module, inputs: Inputs) -> bool:
+    try:
+        return all(bool(t.isfinite().all()) for t in _outputs(model, inputs))
+    except (RuntimeError, ValueError, IndexError, TypeError, AssertionError):
+        return False
+
+
+def _trained(model: nn.Module, inputs: Inputs, *, strict: bool = False) -> list[torch.Tensor] | None:
+    """Outputs in training mode of a copy, after a backward pass; None where it does not run."""
+    clone = copy.deepcopy(model).train()
+    try:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            result = clone(*(t.clone() for t in inputs))
+        outputs = [t for t in tree_leaves(result) if isinstance(t, torch.Tensor)]
+        torch.stack([t.square().sum() for t in outputs]).sum().backward()
+    except (RuntimeError, ValueError, IndexError, TypeError, AssertionError):
+        if strict:
+            raise
+        return None
+    gradients = [p.grad for p in clone.parameters() if p.grad is not None]
+    finite = all(bool(t.isfinite().all()) for t in (*outputs, *gradients))
+    return [t.detach() for t in outputs] if finite else None
+
+
+def _equal(when: str, *runs: list[torch.Tensor]) -> None:
+    """All runs give the same."""
+    first, *others = runs
+    for other in others:
+        if len(first) != len(other):
+            raise Wrong(f"{len(other)} outputs instead of {len(first)} {when}")
+        for a, b in zip(first, other, strict=True):
+            if a.shape != b.shape:
+                raise Wrong(f"output of shape {tuple(b.shape)} instead of {tuple(a.shape)} {when}")
+            gap, scale = float((a - b).abs().max()), float(a.abs().max())
+            if not gap <= EXACT * max(scale, 1e-3):
+                raise Wrong(f"outputs differ by {gap:.3g} where they reach {scale:.3g} {when}")

@@ -1,0 +1,300 @@
+"""Random nets by the thousand: ``python tools/random_nets.py --seeds 0:10000 --jobs 2``.
+
+Every net is written from a seed, pruned in several ways and checked (``fxprune.testing``).  Rows go into
+``out/random_nets/rows.jsonl`` one by one: the command may be stopped at any moment and goes on where it was, as long as
+nets and engine are the same; ``--any-engine`` takes rows of earlier engines too.  With ``--shrink`` failing nets are
+made small (a minute each) and written to ``out/random_nets/corpus``, from where ``--corpus`` tries them again.  The
+table goes to ``results/RANDOM_NETS.md``.
+
+    python tools/random_nets.py --seeds 0:500            # sweep, then the table
+    python tools/random_nets.py --again --shrink         # only the seeds that were wrong or crashed so far
+    python tools/random_nets.py --corpus out/random_nets/corpus
+    python tools/random_nets.py --show 17                # one net: its source and what came of it
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import hashlib
+import json
+import os
+import signal
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+FOLDER = ROOT / "out" / "random_nets"
+PAGE = ROOT / "results" / "RANDOM_NETS.md"
+LIMIT_S = 120
+"""Seconds for one net; beyond, it counts as crashed."""
+
+CHUNK = 8
+"""Seeds that a process takes at once."""
+
+Row = dict[str, object]
+
+
+class TooLong(Exception):
+    """A net took more than its time."""
+
+
+def digest(*folders: str) -> str:
+    """Of the source that a verdict depends on."""
+    found = hashlib.sha256()
+    for folder in folders:
+        for path in sorted((ROOT / folder).rglob("*.py")):
+            found.update(path.read_bytes())
+    return found.hexdigest()[:12]
+
+
+def _prepare() -> None:
+    import torch
+    import torchvision  # noqa: F401 - some rules are for its operators
+
+    torch.set_num_threads(1)
+    signal.signal(signal.SIGALRM, _too_long)
+
+
+def _too_long(*_: object) -> None:
+    raise TooLong(f"more than {LIMIT_S} s")
+
+
+# --- one net -----------------------------------------------------------------------------------
+
+
+def try_seed(seed: int, *, small: bool, folder: Path) -> Row:
+    """Check the net of a seed; what fails is made small and written down."""
+    from fxprune.testing import check, random_net, shrink
+
+    began = time.process_time()
+    net = random_net(seed)
+    signal.alarm(LIMIT_S)
+    try:
+        report = check(net)
+    finally:
+        signal.alarm(0)
+    bad = {f.what: f for f in report.findings if f.verdict in ("wrong", "crashed")}
+    for number, finding in enumerate(bad.values()) if small else ():
+        folder.mkdir(parents=True, exist_ok=True)
+        text = shrink(net, finding, tries=60).text
+        (folder / f"seed_{seed}{'abcdefgh'[number % 8]}.py").write_text(text, "utf-8")
+    return {
+        "seed": seed,
+        "verdict": report.verdict,
+        "plans": report.plans,
+        "modules": report.modules,
+        "units": report.units,
+        "free": report.free,
+        "pinned": dict(report.pinned),
+        "judged": sum(report.judged) / len(report.judged) if report.judged else None,
+        "findings": [[f.stage, f.verdict, f.what] for f in report.findings],
+        "kinds": list(report.kinds),
+        "seconds": round(time.process_time() - began, 3),
+    }
+
+
+def _chunk(seeds: Sequence[int], small: bool, folder: str) -> list[Row]:
+    return [try_seed(seed, small=small, folder=Path(folder)) for seed in seeds]
+
+
+def sweep(seeds: Sequence[int], jobs: int, *, small: bool) -> None:
+    """Try every seed that has no row yet and write its row."""
+    rows, engine = FOLDER / "rows.jsonl", digest("fxprune")
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    chunks = [seeds[k : k + CHUNK] for k in range(0, len(seeds), CHUNK)]
+    with rows.open("a", encoding="utf-8") as file:
+        for done in _results(chunks, jobs, small):
+            for row in done:
+                row["engine"] = engine
+                file.write(json.dumps(row) + "\n")
+                if row["verdict"] in ("wrong", "crashed"):
+                    print(row["seed"], row["verdict"], _worst(row), flush=True)
+            file.flush()
+
+
+def _worst(row: Row) -> str:
+    findings = row["findings"]
+    assert isinstance(findings, list)
+    return "; ".join(dict.fromkeys(f"{stage}: {what}" for stage, v, what in findings if v != "refused"))
+
+
+def _results(chunks: Sequence[Sequence[int]], jobs: int, small: bool) -> Iterator[list[Row]]:
+    folder = str(FOLDER / "corpus")
+    if jobs == 1:
+        _prepare()
+        yield from (_chunk([seed], small, folder) for chunk in chunks for seed in chunk)
+        return
+    with ProcessPoolExecutor(jobs, initializer=_prepare) as pool:
+        yield from pool.map(_chunk, chunks, [small] * len(chunks), [folder] * len(chunks))
+
+
+def known(*, any_engine: bool) -> dict[int, Row]:
+    """The newest row of every seed."""
+    path, engine = FOLDER / "rows.jsonl", digest("fxprune")
+    lines = path.read_text("utf-8").splitlines() if path.exists() else []
+    rows = [json.loads(line) for line in lines if line.endswith("}")]  # a kill may have cut the last one
+    return {int(row["seed"]): row for row in rows if any_engine or row["engine"] == engine}
+
+
+# --- the corpus --------------------------------------------------------------------------------
+
+
+def try_corpus(folder: Path) -> int:
+    """Check nets that failed once; returns how many still do."""
+    from fxprune.testing import check, from_source
+
+    _prepare()
+    failing = 0
+    for path in sorted(folder.glob("*.py")):
+        net = from_source(path.read_text("utf-8"), name=path.name)
+        report = check(net, removal=_removed(net.source), onnx=False)
+        plans = report if report.verdict in ("wrong", "crashed") else check(net, onnx=False)
+        failing += plans.verdict in ("wrong", "crashed")
+        said = next((f.said for f in plans.findings), "").splitlines()
+        print(f"{path.name:28} {plans.verdict:8} {said[0][:100] if said else ''}", flush=True)
+    return failing
+
+
+def _removed(source: str) -> dict[tuple[str, int], list[int]] | None:
+    for node in ast.parse(source).body:
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "REMOVED":
+            removal: dict[tuple[str, int], list[int]] = ast.literal_eval(node.value)
+            return removal or None
+    return None
+
+
+# --- the table ---------------------------------------------------------------------------------
+
+
+def page(rows: Sequence[Row]) -> str:
+    """What came of all nets, as Markdown."""
+    from machine_note import machine_note
+
+    verdicts = Counter(str(row["verdict"]) for row in rows)
+    units, free, plans = (sum(int(str(row[k])) for row in rows) for k in ("units", "free", "plans"))
+    modules = sum(int(str(row["modules"])) for row in rows)
+    judged = [float(str(row["judged"])) for row in rows if row["judged"] is not None]
+    seeds = [int(str(row["seed"])) for row in rows]
+    seconds = sum(float(str(row["seconds"])) for row in rows)
+    kinds = {kind for row in rows for kind in row["kinds"]}  # type: ignore[attr-defined]
+    engines = Counter(str(row["engine"]) for row in rows)
+    lines = [
+        "# Random nets",
+        "",
+        f"`python tools/random_nets.py` wrote this: {machine_note()}.",
+        "",
+        f"{len(rows)} nets (seeds {min(seeds)} to {max(seeds)}) of {len(kinds)} kinds of statements, {plans} plans, "
+        f"{seconds / len(rows):.2f} s a net of one core; engine {', '.join(f'{e} ({n} nets)' for e, n in engines.items())}.",
+        "",
+        "| nets | |",
+        "|---|---|",
+        *(f"| {v} | {verdicts[v]} |" for v in ("right", "refused", "wrong", "crashed")),
+        "",
+        f"Right: every plan's slim model equals the dense one by both oracles, in both kinds, at another batch size, in "
+        f"training, and its cost is the predicted one. Refused: no plan was possible. {modules} of {plans} slim "
+        f"models are copies of the user's module. The oracle without rules judged {sum(judged) / max(len(judged), 1):.1%} of "
+        f"the outputs. {free} of {units} units may go ({free / max(units, 1):.1%}; points of kernels apart).",
+    ]
+    lines += _table("Units that may not go", "reason", _pinned(rows), units)
+    lines += _table("Refused", "stage and reason", _said(rows, "refused"), 0)
+    lines += _table("Wrong", "stage", _said(rows, "wrong"), 0)
+    lines += _table("Crashed", "stage", _said(rows, "crashed"), 0)
+    return "\n".join(lines) + "\n"
+
+
+def _pinned(rows: Sequence[Row]) -> Counter[str]:
+    total: Counter[str] = Counter()
+    for row in rows:
+        total.update(row["pinned"])  # type: ignore[call-overload]
+    return total
+
+
+def _said(rows: Sequence[Row], verdict: str) -> Counter[str]:
+    """Findings of a verdict; the same one counts once a net."""
+    total: Counter[str] = Counter()
+    for row in rows:
+        findings = row["findings"]
+        assert isinstance(findings, list)
+        total.update({f"{stage.split(',')[0]}: {what}" for stage, v, what in findings if v == verdict})
+    return total
+
+
+def _table(title: str, what: str, counts: Counter[str], whole: int) -> list[str]:
+    if not counts:
+        return []
+    rows = [
+        f"| {said.replace('|', '/')} | {count}{f' ({count / whole:.1%})' if whole else ''} |"
+        for said, count in counts.most_common(30)
+    ]
+    rest = sum(count for _, count in counts.most_common()[30:])
+    return [
+        "",
+        f"## {title}",
+        "",
+        f"| {what} | |",
+        "|---|---|",
+        *rows,
+        *([f"| others | {rest} |"] if rest else []),
+    ]
+
+
+# --- the command -------------------------------------------------------------------------------
+
+
+def show(seed: int) -> int:
+    """Print one net and its report."""
+    from fxprune.testing import check, random_net
+
+    _prepare()
+    net = random_net(seed)
+    print(net.source)
+    report = check(net)
+    print(f"# {report.verdict}: {report.plans} plans, {report.free} of {report.units} units free")
+    for finding in report.findings:
+        print(f"# {finding.stage}: {finding.verdict}\n#   " + finding.said.replace("\n", "\n#   "))
+    return int(report.verdict in ("wrong", "crashed"))
+
+
+def main() -> int:
+    """Parse the command and run it; 1 if anything is wrong or crashed."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--seeds", default="0:100", help="A:B, B left out")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--any-engine", action="store_true", help="rows of earlier engines count as well")
+    parser.add_argument(
+        "--again", action="store_true", help="only seeds that failed when they were last tried"
+    )
+    parser.add_argument("--shrink", action="store_true", help="make failing nets small and keep them")
+    parser.add_argument("--table", action="store_true", help="only write the table")
+    parser.add_argument("--corpus", type=Path, help="try the nets of a folder")
+    parser.add_argument("--show", type=int, help="print the net of one seed and its report")
+    options = parser.parse_args()
+    if options.show is not None:
+        return show(options.show)
+    if options.corpus is not None:
+        return int(try_corpus(options.corpus) > 0)
+    first, _, last = options.seeds.partition(":")
+    seeds = list(range(int(first), int(last)))
+    before = known(any_engine=options.any_engine or options.again)
+    if options.again:
+        seeds = [s for s, row in before.items() if row["verdict"] in ("wrong", "crashed")]
+    elif not options.table:
+        seeds = [s for s in seeds if s not in before]
+    if not options.table:
+        sweep(seeds, options.jobs, small=options.shrink)
+    rows = list(known(any_engine=options.any_engine).values())
+    if rows:
+        PAGE.write_text(page(rows), "utf-8")
+        print(f"{dict(Counter(str(r['verdict']) for r in rows))}; {PAGE}")
+    return int(any(row["verdict"] in ("wrong", "crashed") for row in rows))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
