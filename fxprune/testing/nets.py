@@ -130,7 +130,7 @@ class Net:
     def build(self) -> tuple[nn.Module, Inputs]:
         """The module with live weights (no parameter of zero, calibrated batch norm) in float64, and inputs."""
         model, inputs = self.fresh(), self.inputs()
-        with torch.random.fork_rng(devices=[]):
+        with torch.random.fork_rng(devices=[]), quiet():
             torch.manual_seed(self.seed)
             liven(model, inputs, seed=self.seed)
         return model, inputs
@@ -152,10 +152,9 @@ def random_net(seed: int) -> Net:
     """
     for attempt in range(50):
         rng = random.Random(f"{seed}/{attempt}")
-        with quiet():
-            net = write(_drawn(rng, seed))
-            if net.kinds and _runs(net):
-                return net
+        net = write(_drawn(rng, seed))
+        if net.kinds and _runs(net):
+            return net
     raise AssertionError(f"no net of seed {seed} runs")
 
 
@@ -169,7 +168,7 @@ def random_nets(seeds: range) -> Iterator[tuple[str, nn.Module, Inputs]]:
 def _runs(net: Net) -> bool:
     try:
         model, inputs = net.build()
-        with torch.no_grad():
+        with torch.no_grad(), quiet():
             outputs = [t for t in tree_leaves(model(*inputs)) if isinstance(t, torch.Tensor)]
     except (RuntimeError, ValueError, IndexError, AssertionError):
         return False
@@ -197,11 +196,9 @@ def _drawn(rng: random.Random, seed: int) -> Recipe:
 
 def write(recipe: Recipe) -> Net:
     """The net of a recipe."""
-    with quiet():
-        writer = Writer(recipe)
-        kinds = [step.kind for step in recipe.steps if writer.add(step)]
-        text = writer.text()
-    return Net(text, f"random_net_{recipe.seed}.py", recipe.seed, recipe, tuple(kinds))
+    writer = Writer(recipe)
+    kinds = [step.kind for step in recipe.steps if writer.add(step)]
+    return Net(writer.text(), f"random_net_{recipe.seed}.py", recipe.seed, recipe, tuple(kinds))
 
 
 class Writer:
@@ -279,7 +276,7 @@ class Writer:
     def _run(self, members: list[str], lines: list[str], y: str) -> torch.Tensor | None:
         """The variable that the statement makes, or None where it does not run or makes nothing usable."""
         try:
-            with torch.no_grad():
+            with torch.no_grad(), quiet():
                 exec("\n".join(members), self.names)  # noqa: S102 - the text stands in the tables
                 self.holder.eval()
                 exec("\n".join(lines), self.names)  # noqa: S102
