@@ -1,18 +1,21 @@
 """The command line: one sub-command per stage.
 
 Results go to stdout (tables, or JSON with ``--json``), progress and errors to stderr.  Exit codes:
-0 done, 1 fxprune refused or failed, 2 the command line is wrong, 130 interrupted.
+0 done, 1 fxprune refused or failed, 2 the command line is wrong, 129, 130 and 143 ended by SIGHUP, SIGINT
+and SIGTERM, after cleaning up.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
 from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from types import FrameType
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 from rich.console import Console, Group, RenderableType
@@ -29,7 +32,9 @@ if TYPE_CHECKING:  # loading torch takes seconds, and --help must not
 __all__ = ["app", "main"]
 
 FAILED_CODE = 1
-INTERRUPTED_CODE = 130
+SIGNAL_CODE = 128
+"""Plus the number of the signal that ended the process, as shells have it."""
+
 _PIPE_WIDTH = 160
 # What a wrong command line raises; its base class has moved from click into typer.
 _SAID: tuple[type[BaseException], ...] = (
@@ -37,6 +42,18 @@ _SAID: tuple[type[BaseException], ...] = (
     typer.Abort,
     *(c for c in typer.BadParameter.__mro__ if c.__name__ == "ClickException"),
 )
+
+
+class _Ended(BaseException):
+    """A signal asks for the end: everything that is open is closed on the way out, as after Ctrl-C."""
+
+    def __init__(self, number: signal.Signals) -> None:
+        super().__init__(number)
+        self.number = number
+
+
+def _end(number: int, _frame: FrameType | None) -> NoReturn:
+    raise _Ended(signal.Signals(number))
 
 
 class _Group(TyperGroup):
@@ -49,9 +66,10 @@ class _Group(TyperGroup):
             return result
         except _SAID:
             raise  # the command line is wrong, or a command has said its last word
-        except KeyboardInterrupt as error:
-            _say("interrupted; no file was left half-written")
-            raise typer.Exit(INTERRUPTED_CODE) from error
+        except (KeyboardInterrupt, _Ended) as error:
+            number = error.number if isinstance(error, _Ended) else signal.SIGINT
+            _say(f"interrupted by {number.name}; no file was left half-written")
+            raise typer.Exit(SIGNAL_CODE + number) from error
         except BrokenPipeError as error:  # the reader of stdout has gone, as in "| head"
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             raise typer.Exit(FAILED_CODE) from error
@@ -91,7 +109,13 @@ app = typer.Typer(
 
 def main() -> None:
     """Run the command line."""
-    app()
+    for number in (signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)):
+        if signal.getsignal(number) is signal.SIG_DFL:  # nohup has SIGHUP ignored
+            signal.signal(number, _end)
+    try:
+        app()
+    except _Ended as error:  # before a command began, or after its end
+        sys.exit(SIGNAL_CODE + error.number)
 
 
 def _show_version(wanted: bool) -> None:
@@ -358,10 +382,9 @@ def compress(
     as_json: o.Json = False,
 ) -> None:
     """All of it: plan, slim, verify, export, benchmark and report, into one folder."""
-    from fxprune.pipeline import check_folder
+    from fxprune.delivery import check_folder
     from fxprune.pipeline import compress as run
     from fxprune.report import result_view
-    from fxprune.slim import save
 
     budget = o.parse_budget(macs=macs, params=params, channels=channels, latency=latency)
     step, shares = o.parse_align(align), o.parse_ratios(ratio)
@@ -387,11 +410,8 @@ def compress(
         data=batches,
         loss=loss,
         watcher=_steps(),
+        saved_plan=opened.plan_from_dense,  # so that the file makes the model slim that was named
     )
-    if (
-        opened.plan is not None
-    ):  # the file should make the model that was named slim, not the slim one slimmer
-        save(result.slim, opened.plan_from_dense(result.plan), result.paths.weights)
     _result(result_view(result.plan, result.bench, result.why_no_onnx), result.as_json(), as_json)
     _say(f"everything is in {out}: start with {result.paths.report}")
 

@@ -20,8 +20,9 @@ from torch import nn
 
 from fxprune.calls import Call
 from fxprune.console import SILENT, Ticks, Watcher
+from fxprune.delivery import make_folder
 from fxprune.files import write_text
-from fxprune.pipeline import Result, compress, make_folder
+from fxprune.pipeline import Result, compress
 from fxprune.plots import plot_demo
 from fxprune.report import Sheet, count, share
 from fxprune.runtime import open_session

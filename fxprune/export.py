@@ -9,6 +9,9 @@ module, example inputs
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +25,7 @@ from fxprune.calls import Call, ExampleInputs, as_call, evaluating, untouched_ra
 from fxprune.capture import Attempt, Captured, Untranslatable, attempts, capture
 from fxprune.errors import ExportError
 from fxprune.files import atomic_path, check_writable
+from fxprune.onnx_cost import data_files
 from fxprune.parity import check_module, headline, largest_error, parity, rounding, run_module
 from fxprune.runtime import Port, Session, open_session
 
@@ -89,7 +93,8 @@ def export_onnx(
 
     The module is exported in evaluation mode and is given back as it was, every submodule in its
     own mode; torch's random state is not touched.  Weights are in the file, unless they exceed
-    2 GB: then they are in ``NAME.onnx.data`` beside it.
+    2 GB: then they are in a file beside it that is named after what is in it
+    (``NAME.onnx.0123456789abcdef.data``), so that a graph never finds the weights of another export.
 
     Args:
         module: Any module, a graph made by torch.export included.
@@ -178,12 +183,15 @@ def _attempt(job: _Job, way: Attempt, why: str) -> ExportReport:
         output_names=job.output_names,
     )
     data = _external_name(captured.model, job.target)
+    stale = _older_weights(job.target) - {data}
     with atomic_path(job.target, beside=[data] if data else [], error=ExportError) as temporary:
         _write(captured.model, temporary, data)
         opset = _check(temporary, job)
         session = open_session(temporary, name=job.target)
         measured = _verify(session, job, captured, way) if job.verify else _Measured(None, None, ())
         size = sum(file.stat().st_size for file in temporary.parent.iterdir())
+    for name in stale:  # only now: until the graph was replaced the old one needed them
+        job.target.with_name(name).unlink(missing_ok=True)
     return ExportReport(
         path=job.target,
         opset=opset,
@@ -210,9 +218,27 @@ def _idle(outputs: Mapping[str, torch.Tensor]) -> tuple[str, ...]:
 
 
 def _external_name(model: ir.Model, target: Path) -> str:
-    constants = (value.const_value for value in model.graph.initializers.values())
-    total = sum(constant.nbytes for constant in constants if constant is not None)
-    return f"{target.name}.data" if total > _SINGLE_FILE_BYTES else ""
+    """Name of the file for weights that do not fit beside the graph in one, or empty."""
+    constants = {name: value.const_value for name, value in model.graph.initializers.items()}
+    held = {name: constant for name, constant in constants.items() if constant is not None}
+    if sum(constant.nbytes for constant in held.values()) <= _SINGLE_FILE_BYTES:
+        return ""
+    digest = hashlib.blake2b(digest_size=8)
+    for name, constant in held.items():
+        digest.update(f"{name} {constant.dtype} {constant.shape} ".encode())
+        digest.update(constant.tobytes())
+    return f"{target.name}.{digest.hexdigest()}.data"
+
+
+def _older_weights(target: Path) -> set[str]:
+    """Names of weights of earlier exports to this path, of killed ones too."""
+    named = re.compile(rf"{re.escape(target.name)}\.[0-9a-f]{{16}}\.data")
+    found = {path.name for path in target.parent.iterdir() if named.fullmatch(path.name)}
+    former = f"{target.name}.data"  # as earlier versions called them, if the graph says so, too
+    if target.with_name(former).exists() and target.exists():
+        with contextlib.suppress(ExportError):
+            found |= {path.name for path in data_files(target)} & {former}
+    return found
 
 
 def _write(model: ir.Model, path: Path, data: str) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -17,9 +16,10 @@ from torch import nn
 from fxprune.bench import BenchTable, benchmark
 from fxprune.console import SILENT, Ticks, Watcher
 from fxprune.criteria import Criterion
-from fxprune.errors import FxpruneError, PlanError
+from fxprune.delivery import Delivery, Paths, begin_delivery, check_folder, occupied
+from fxprune.errors import PlanError
 from fxprune.export import ExportReport, export_onnx
-from fxprune.files import check_writable, write_text
+from fxprune.files import write_text
 from fxprune.inputs import Inputs
 from fxprune.inputs import example_inputs as find_inputs
 from fxprune.inspect import WidthRow, group_table, width_table
@@ -36,11 +36,8 @@ from fxprune.weights import load_weights, read_metadata
 
 __all__ = [
     "Opened",
-    "Paths",
     "Result",
-    "check_folder",
     "compress",
-    "make_folder",
     "onnx_inputs",
     "open_model",
     "percent",
@@ -175,36 +172,6 @@ def onnx_inputs(path: Path, specs: Sequence[str] = ()) -> Inputs:
 # --- the whole chain -------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Paths:
-    """The files that ``compress`` writes, all in one folder."""
-
-    plan: Path
-    weights: Path
-    dense_onnx: Path
-    slim_onnx: Path
-    groups: Path
-    bench: Path
-    widths_plot: Path
-    latency_plot: Path
-    report: Path
-
-    @staticmethod
-    def inside(folder: Path) -> Paths:
-        """Their usual names in a folder."""
-        return Paths(
-            plan=folder / "plan.json",
-            weights=folder / "slim.safetensors",
-            dense_onnx=folder / "dense.onnx",
-            slim_onnx=folder / "slim.onnx",
-            groups=folder / "groups.json",
-            bench=folder / "bench.json",
-            widths_plot=folder / "widths.png",
-            latency_plot=folder / "latency.png",
-            report=folder / "report.md",
-        )
-
-
 @dataclass(frozen=True, eq=False)
 class Result:
     """What ``compress`` made.
@@ -280,18 +247,22 @@ def compress(
     threads: int = 1,
     seconds: float | None = None,
     watcher: Watcher = SILENT,
+    saved_plan: Callable[[Plan], Plan] | None = None,
 ) -> Result:
     """Everything in one call: trace, plan, slim, verify, fine-tune, export, benchmark, report.
 
-    Each file in the folder is written completely or not at all; ``report.md`` is the last, so a
-    folder with a report is a finished one.  A model whose control flow depends on its data (a detector)
-    can be no ONNX graph: it gets everything else, and its latency is measured in torch.
+    The files take their places together at the end, those of an earlier run go just before; a folder with
+    ``report.md`` is a finished one, whatever stops a run.  After a failure a folder that held no finished
+    run has what was made before it (plan and weights); a finished run stays as it was, and weights that
+    ``finetune`` has trained are then in ``fxprune-unfinished`` inside, until the next run.  One process at
+    a time works in a folder.  A model whose control flow depends on its data (a detector) can be no ONNX
+    graph: it gets everything else, and its latency is measured in torch.
 
     Args:
         model: The trained model; it is not changed.
         example_inputs: As for ``trace``.
         budget: What to keep.
-        out: A folder, made if it is not there; files of an earlier run are replaced.
+        out: A folder, made if it is not there; files of an earlier run are replaced, other files stay.
         criterion: As for ``plan``, like the options down to ``loss``.
         scope: See ``plan``.
         align: See ``plan``.
@@ -306,6 +277,8 @@ def compress(
         threads: Of onnxruntime, in the benchmark.
         seconds: How long to measure, instead of the benchmark's own number of rounds.
         watcher: Is told about each step, ``fxprune.console.Steps()`` for one.
+        saved_plan: Gives the plan that is saved with the weights, where ``model`` is a slim one itself
+            (``Opened.plan_from_dense``).
 
     Returns:
         The slim model, its plan and proof, the measurements, and where the files are.
@@ -320,64 +293,116 @@ def compress(
         >>> result.slim[0].out_channels, result.paths.slim_onnx.name
         (32, 'slim.onnx')
     """
-    paths = Paths.inside(check_folder(out))
     clock = _Clock(watcher)
-    with clock.step("trace") as ticks:
-        traced = trace(model, example_inputs)
-        recorded = traced.kind == "recorded"
-        ticks.note(describe_trace(traced) + ", there will be no ONNX files" * recorded)
-    with clock.step("plan") as ticks:
-        plan = make_plan(
-            traced,
-            budget,
-            criterion=criterion,
-            scope=scope,
-            align=align,
-            keep_at_least=keep_at_least,
-            protect=protect,
-            only=only,
-            ratios=ratios,
-            target=target,
-            data=data,
-            loss=loss,
-        )
-        ticks.note(describe_plan(plan))
-    with clock.step("slim") as ticks:
-        small = slim(traced, plan)
-        ticks.note(f"as a {getattr(small, 'fxprune_kind', 'module')}")
-    with clock.step("verify") as ticks:
-        proof = verify(traced, plan, small)
-        ticks.note(f"zeroed == slim within {proof.error:.1e}")
-    if finetune is not None:
-        finetune(small)
-        small.eval()
-    with clock.step("save") as ticks:
-        _write_model(traced, plan, small, paths)
-        ticks.note(f"{paths.plan.name} and {paths.weights.name} in {paths.plan.parent}")
-    exports: dict[str, ExportReport] = {}
-    rivals: dict[str, Path | nn.Module] = {"dense": model, "slim": small}
-    if not recorded:
-        for name, module, path in (("dense", model, paths.dense_onnx), ("slim", small, paths.slim_onnx)):
-            with clock.step(f"export {name}") as ticks:
-                exports[name] = export_onnx(module, example_inputs, path)
-                ticks.note(describe_export(exports[name]))
-        rivals = {name: report.path for name, report in exports.items()}
-    with clock.step("benchmark") as ticks:
-        table = benchmark(
-            rivals,
-            example_inputs,
-            threads=threads,
-            seconds=_TORCH_SECONDS if recorded and seconds is None else seconds,
-            costs={"dense": plan.dense, "slim": plan.predicted} if recorded else None,
-            progress=percent(ticks),
-        )
-        ticks.note(f"×{table['slim'].speedup:.2f}" + " in torch" * recorded)
-    with clock.step("report"):
-        widths = width_table(traced, plan)
-        why = _NO_ONNX if recorded else ""
-        result = Result(small, plan, proof, widths, exports, table, paths, clock.seconds, why)
-        _write_report(result, f"{type(model).__name__}, compressed")
+    folder = check_folder(out)
+    with occupied(folder, "compress"):
+        delivery = begin_delivery(folder)
+        with clock.step("trace") as ticks:
+            traced = trace(model, example_inputs)
+            ticks.note(describe_trace(traced) + ", there will be no ONNX files" * (traced.kind == "recorded"))
+        with clock.step("plan") as ticks:
+            plan = make_plan(
+                traced,
+                budget,
+                criterion=criterion,
+                scope=scope,
+                align=align,
+                keep_at_least=keep_at_least,
+                protect=protect,
+                only=only,
+                ratios=ratios,
+                target=target,
+                data=data,
+                loss=loss,
+            )
+            ticks.note(describe_plan(plan))
+        with clock.step("slim") as ticks:
+            small = slim(traced, plan)
+            ticks.note(f"as a {getattr(small, 'fxprune_kind', 'module')}")
+        with clock.step("verify") as ticks:
+            proof = verify(traced, plan, small)
+            ticks.note(f"zeroed == slim within {proof.error:.1e}")
+        if finetune is not None:
+            finetune(small)
+            small.eval()
+        job = _Job(traced, example_inputs, plan, small, proof, clock, delivery)
+        try:
+            job.save(plan if saved_plan is None else saved_plan(plan))
+            result = job.measured(job.exported(), threads, seconds)
+        except BaseException:
+            delivery.give_up(keep=finetune is not None)
+            raise
     return result
+
+
+@dataclass(frozen=True, eq=False)
+class _Job:
+    """A slim model that is proved and has to be written and measured."""
+
+    traced: Trace
+    example_inputs: ExampleInputs
+    plan: Plan
+    small: nn.Module
+    proof: Proof
+    clock: _Clock
+    delivery: Delivery
+
+    def save(self, saved_plan: Plan) -> None:
+        """Write what survives if a later step fails."""
+        paths = self.delivery.unfinished
+        with self.clock.step("save") as ticks:
+            self.delivery.begin()
+            write_text(paths.plan, self.plan.to_json())
+            save(self.small, saved_plan, paths.weights)
+            groups = {"groups": [row.as_json() for row in group_table(self.traced)]}
+            write_text(paths.groups, json.dumps(groups, indent=1))
+            ticks.note(f"{paths.plan.name} and {paths.weights.name} for {self.delivery.out}")
+
+    def exported(self) -> dict[str, ExportReport]:
+        """Write the ONNX files, if the model can be one."""
+        paths, reports = self.delivery.unfinished, {}
+        models = (
+            ("dense", self.traced.model, paths.dense_onnx),
+            ("slim", self.small, paths.slim_onnx),
+        )
+        for name, module, path in () if self.traced.kind == "recorded" else models:
+            with self.clock.step(f"export {name}") as ticks:
+                reports[name] = export_onnx(module, self.example_inputs, path)
+                ticks.note(describe_export(reports[name]))
+        return reports
+
+    def measured(self, exports: dict[str, ExportReport], threads: int, seconds: float | None) -> Result:
+        """Measure, write the report, and put all files in their places."""
+        in_torch, plan = not exports, self.plan
+        rivals: dict[str, Path | nn.Module] = {"dense": self.traced.model, "slim": self.small}
+        with self.clock.step("benchmark") as ticks:
+            table = benchmark(
+                rivals if in_torch else {name: report.path for name, report in exports.items()},
+                self.example_inputs,
+                threads=threads,
+                seconds=_TORCH_SECONDS if in_torch and seconds is None else seconds,
+                costs={"dense": plan.dense, "slim": plan.predicted} if in_torch else None,
+                progress=percent(ticks),
+            )
+            ticks.note(f"×{table['slim'].speedup:.2f}" + " in torch" * in_torch)
+        with self.clock.step("report") as ticks:
+            places = self.delivery.paths
+            moved = {n: replace(r, path=places.report.with_name(r.path.name)) for n, r in exports.items()}
+            result = Result(
+                self.small,
+                plan,
+                self.proof,
+                width_table(self.traced, plan),
+                moved,
+                table,
+                places,
+                self.clock.seconds,
+                _NO_ONNX if in_torch else "",
+            )
+            _write_report(result, f"{type(self.traced.model).__name__}, compressed", self.delivery.unfinished)
+            self.delivery.finish()
+            ticks.note(self.delivery.words)
+        return result
 
 
 def percent(ticks: Ticks) -> Callable[[float, str], None]:
@@ -385,19 +410,7 @@ def percent(ticks: Ticks) -> Callable[[float, str], None]:
     return lambda done, what: ticks.tick(round(100 * done), 100, what)
 
 
-def _write_model(traced: Trace, plan: Plan, small: nn.Module, paths: Paths) -> None:
-    """What survives if a later step fails; files of an earlier run would not belong to it."""
-    make_folder(paths.report.parent)
-    for path in vars(paths).values():
-        path.unlink(missing_ok=True)
-    write_text(paths.plan, plan.to_json())
-    save(small, plan, paths.weights)
-    groups = {"groups": [row.as_json() for row in group_table(traced)]}
-    write_text(paths.groups, json.dumps(groups, indent=1))
-
-
-def _write_report(result: Result, title: str) -> None:
-    paths = result.paths
+def _write_report(result: Result, title: str, paths: Paths) -> None:
     write_text(paths.bench, result.bench.to_json())
     plot_latency(result.bench.rows, paths.latency_plot)
     plot_widths(result.widths, paths.widths_plot)
@@ -417,36 +430,3 @@ class _Clock:
         with self._watcher.step(title) as ticks:
             yield ticks
         self.seconds[title] = round(time.monotonic() - started, 3)
-
-
-def check_folder(out: str | Path) -> Path:
-    """Refuse a folder that cannot be made or written, before any work is done for it; nothing is made.
-
-    Raises:
-        FxpruneError: It cannot be made or written.
-    """
-    path = Path(out)
-    there = next(place for place in (path.absolute(), *path.absolute().parents) if place.exists())
-    if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
-        problem = f"no permission to write in {there}" if there.is_dir() else f"{there} is a file"
-        raise FxpruneError(
-            f"the folder {path} cannot be written: {problem}", advice="choose a folder you may write to"
-        )
-    return path
-
-
-def make_folder(out: str | Path) -> Path:
-    """A folder to write into, made if it is not there.
-
-    Raises:
-        FxpruneError: It cannot be made or written.
-    """
-    path = check_folder(out)
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise FxpruneError(
-            f"the folder {path} cannot be made: {error.strerror}", advice="choose a folder you may write to"
-        ) from error
-    check_writable(path / "report.md")
-    return path

@@ -19,6 +19,7 @@ from torch.utils import _pytree as pytree
 from fxprune.bench import benchmark
 from fxprune.console import SILENT, Watcher
 from fxprune.couple import couple
+from fxprune.delivery import check_folder
 from fxprune.errors import FxpruneError
 from fxprune.export import export_onnx
 from fxprune.files import write_text
@@ -36,10 +37,17 @@ from fxprune.trace import Trace, trace
 from fxprune.training.checkpoint import Checkpoint, Running, load_model_state, model_state, set_random_state
 from fxprune.training.decide import decide, in_order, own_decision
 from fxprune.training.loop import Job, evaluate, run_steps
-from fxprune.training.record import Record, method_figures, read_record
+from fxprune.training.record import Record, method_figures
 from fxprune.training.renewal import fresh, recalibrate
 from fxprune.training.schedule import make_optimizer
-from fxprune.training.session import Session, open_session, plain_recipe, seed_everything
+from fxprune.training.session import (
+    Session,
+    finished,
+    open_session,
+    owned,
+    plain_recipe,
+    seed_everything,
+)
 from fxprune.training.steering import Steering
 from fxprune.training.team import computes_bf16, inner, team
 from fxprune.types import Group, Plan
@@ -66,22 +74,27 @@ def train(
         path: The recipe, see ``fxprune.recipe``.
         out: Folder for everything that is written; by default ``runs/NAME``.
         changes: ``key=value`` texts that win over the recipe.
-        resume: Go on from the last checkpoint in the folder, if there is one.
+        resume: Go on from the last checkpoint in the folder, if there is one; of a finished run of this
+            recipe the record is returned.
         watcher: Is told about each step.
 
     Returns:
         What came out; the same is in ``record.json``.
 
     Raises:
-        RecipeError: The recipe is wrong; nothing was started.
-        FxpruneError: A step failed; checkpoints stay as they are.
+        RecipeError: The recipe is wrong, or not the one that the folder's run was started with; nothing
+            was started.
+        FxpruneError: Another process works in the folder, or a step failed; checkpoints stay as they are.
     """
     file = read_recipe(path, changes)
-    folder = Path(out) if out is not None else Path("runs") / file.name
-    if resume and (folder / "record.json").exists():
-        return read_record(folder / "record.json")
+    folder = check_folder(out if out is not None else Path("runs") / file.name)
+    if resume and (record := finished(file, folder)) is not None:
+        return record
     recipe = file.recipe
-    with team(device=recipe.device, mixed_precision=recipe.mixed_precision, parallel=recipe.parallel) as crew:
+    with (
+        team(device=recipe.device, mixed_precision=recipe.mixed_precision, parallel=recipe.parallel) as crew,
+        owned(folder, crew),
+    ):
         told = watcher if crew.main else SILENT
         with told.step("open") as ticks:
             session = open_session(file, crew, folder, resume=resume)

@@ -37,6 +37,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "blocks",
         "cost",
         "calls",
+        "delivery",
         "weights",
         "recorder",
         "values",

@@ -507,10 +507,57 @@ def test_large_weights_lie_beside(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(export_stage, "_SINGLE_FILE_BYTES", 1000)
     module, inputs = _made("small")
     report = export_onnx(module, inputs, tmp_path / "m.onnx")
-    assert report.external_data == "m.onnx.data"
-    assert sorted(f.name for f in tmp_path.iterdir()) == ["m.onnx", "m.onnx.data"]
+    assert re.fullmatch(r"m\.onnx\.[0-9a-f]{16}\.data", report.external_data)
+    assert sorted(f.name for f in tmp_path.iterdir()) == sorted(["m.onnx", report.external_data])
     assert report.size_bytes == sum(f.stat().st_size for f in tmp_path.iterdir())
     assert parity(report.path, module, inputs) < FLOAT32
+
+
+def test_a_graph_never_has_the_weights_of_another_export(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(export_stage, "_SINGLE_FILE_BYTES", 100)
+    x, old, new = torch.rand(2, 8), nn.Linear(8, 6).eval(), nn.Linear(8, 6).eval()
+    path = tmp_path / "m.onnx"
+    first = export_onnx(old, x, path).external_data
+    (tmp_path / "m.onnx.notes.data").write_text("the user's own")
+    moved: list[str] = []
+    real = Path.replace
+
+    def killed(self: Path, target: Path) -> Path:
+        # At each move the graph in sight is the old one with its own weights, or the new one with its own.
+        assert parity(path, old, x) < FLOAT32
+        moved.append(Path(target).name)
+        return real(self, target)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "replace", killed)
+        second = export_onnx(new, x, path).external_data
+    assert moved == [second, "m.onnx"]
+    assert second != first
+    assert parity(path, new, x) < FLOAT32
+    assert sorted(f.name for f in tmp_path.iterdir()) == sorted(["m.onnx", second, "m.onnx.notes.data"])
+    assert export_onnx(new, x, path).external_data == second  # the same weights, the same name
+    # Weights of a killed export, and those beside a large file that a small one replaces, go.
+    (tmp_path / f"m.onnx.{'0' * 16}.data").write_text("of a killed export")
+    monkeypatch.setattr(export_stage, "_SINGLE_FILE_BYTES", 10**6)
+    assert export_onnx(new, x, path).external_data == ""
+    assert sorted(f.name for f in tmp_path.iterdir()) == ["m.onnx", "m.onnx.notes.data"]
+
+
+def test_weights_beside_under_their_former_name(tmp_path: Path) -> None:
+    module, x = nn.Linear(8, 6).eval(), torch.rand(2, 8)
+    export_onnx(module, x, tmp_path / "m.onnx")
+    former = onnx.load(tmp_path / "m.onnx")
+    onnx.save(
+        former, tmp_path / "m.onnx", save_as_external_data=True, location="m.onnx.data", size_threshold=0
+    )
+    assert (tmp_path / "m.onnx.data").exists()
+    export_onnx(module, x, tmp_path / "m.onnx")
+    assert [f.name for f in tmp_path.iterdir()] == ["m.onnx"]
+    (tmp_path / "m.onnx.data").write_text("not the graph's")
+    export_onnx(module, x, tmp_path / "m.onnx")
+    assert (tmp_path / "m.onnx.data").exists()
 
 
 # --- refusals ----------------------------------------------------------------------------------

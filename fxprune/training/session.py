@@ -6,7 +6,8 @@ import copy
 import json
 import os
 import random
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -15,19 +16,20 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
+from fxprune.delivery import Delivery, make_folder, occupied
 from fxprune.errors import FxpruneError, RecipeError
 from fxprune.files import write_text
 from fxprune.inputs import Inputs
-from fxprune.pipeline import make_folder, open_model
+from fxprune.pipeline import open_model
 from fxprune.recipe import Recipe
 from fxprune.recipe_file import RecipeFile
 from fxprune.training.batches import Batches, Look, generator
 from fxprune.training.checkpoint import Checkpoint, Folder
-from fxprune.training.record import Ledger
+from fxprune.training.record import Ledger, Record, read_record
 from fxprune.training.sources import DataSet, open_data
 from fxprune.training.team import Team
 
-__all__ = ["Session", "open_session", "plain_recipe", "seed_everything"]
+__all__ = ["Session", "finished", "open_session", "owned", "plain_recipe", "seed_everything"]
 
 _EVALUATED = 250  # images a step; evaluation keeps no activations
 _HELD_ON_GPU = 2 << 30  # bytes
@@ -35,6 +37,8 @@ _HELD_ON_GPU = 2 << 30  # bytes
 # What may differ when a run is continued: it changes how, not what.
 _FREE = frozenset({"checkpoints", "export", "bench", "device", "parallel"})
 _FREE_IN_PHASES = frozenset({"sparse", "finetune"})
+# What may differ when a run is finished: none of it shows in what the run has made.
+_HOW = frozenset({"checkpoints", "device", "parallel"})
 
 
 @dataclass(frozen=True, eq=False)
@@ -191,10 +195,54 @@ def _dry_run(session: Session) -> None:
 # --- going on --------------------------------------------------------------------------------
 
 
+@contextmanager
+def owned(out: Path, team: Team) -> Iterator[None]:
+    """Have the folder for this run alone, and no litter of killed ones in it.
+
+    Raises:
+        FxpruneError: Another process works there, or it cannot be written; on all processes of the run.
+    """
+    trouble: FxpruneError | None = None
+    with ExitStack() as stack:
+        if team.main:
+            try:
+                stack.enter_context(occupied(out, "train"))
+            except FxpruneError as error:
+                trouble = error
+        told = team.each(trouble)[0]
+        if isinstance(told, FxpruneError):
+            raise told
+        yield
+
+
+def finished(file: RecipeFile, out: Path) -> Record | None:
+    """The record of a folder whose run is finished; None if it is not.
+
+    Raises:
+        RecipeError: The run was made by another recipe than this one.
+    """
+    path = out / "record.json"
+    if not path.exists():
+        return None
+    record = read_record(path)
+    for key, before, now in _differences(record.recipe, plain_recipe(file)):
+        if key.partition(".")[0] not in _HOW:
+            raise RecipeError(
+                f"the run in {out} is finished, with {key}: {before}, not {now}",
+                source=file.error(key, "", advice="").source,
+                advice="choose another --out to run this recipe; fxprune export and bench work on a finished run",
+            )
+    return record
+
+
 def _continued(
     file: RecipeFile, out: Path, checkpoints: Folder, *, resume: bool
 ) -> tuple[Checkpoint | None, Ledger]:
     """Where to go on, and what was known there."""
+    if Delivery(out).holds_result:
+        raise FxpruneError(
+            f"{out} holds a result of fxprune compress", advice="choose another --out for the run"
+        )
     there = bool(checkpoints.files()) or (out / "record.json").exists()
     if there and not resume:
         raise FxpruneError(
