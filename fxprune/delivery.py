@@ -206,6 +206,8 @@ def check_folder(out: str | Path) -> Path:
     problem = ""
     try:
         path = path.expanduser()
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+            path.lstat()  # exists() is silent about names that cannot be
         there = next(place for place in (path.absolute(), *path.absolute().parents) if place.exists())
         if not there.is_dir():
             problem = f"{there} is a file"

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import shutil
+import signal
 from pathlib import Path
 
+import kills
 import numpy as np
 import onnxruntime
 import pytest
@@ -14,6 +17,7 @@ from torch import nn
 
 import fxprune
 from fxprune import ExportError, FxpruneError, PlanError
+from fxprune.delivery import Delivery, Paths, begin_delivery, check_folder
 from fxprune.pipeline import onnx_inputs, open_model, read_plan
 from fxprune.planning.solve import EXCESS
 
@@ -131,19 +135,149 @@ def test_an_impossible_plan_leaves_no_file(tmp_path: Path, x: torch.Tensor) -> N
     assert not (tmp_path / "o").exists()
 
 
+PLAN = '{"format": "fxprune-plan"}'
+
+
+def _fail(*_: object, **__: object) -> None:
+    raise ExportError("no")
+
+
+def _names(folder: Path) -> set[str]:
+    return {path.name for path in folder.iterdir()}
+
+
 def test_a_failed_export_keeps_the_weights_and_no_report(
     tmp_path: Path, x: torch.Tensor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name in ("report.md", "slim.onnx"):
-        (tmp_path / name).write_text("of an earlier run")
-
-    def fail(*_: object, **__: object) -> None:
-        raise ExportError("no")
-
-    monkeypatch.setattr("fxprune.pipeline.export_onnx", fail)
+    (tmp_path / "plan.json").write_text(PLAN)  # of an earlier run that did not come to its end
+    (tmp_path / "slim.onnx").write_text("of an earlier run")
+    (tmp_path / "notes.txt").write_text("the user's")
+    monkeypatch.setattr("fxprune.pipeline.export_onnx", _fail)
     with pytest.raises(ExportError):
         fxprune.compress(_net(), x, fxprune.Budget(macs=0.5), out=tmp_path)
-    assert {path.name for path in tmp_path.iterdir()} == {"plan.json", "slim.safetensors", "groups.json"}
+    assert _names(tmp_path) == {"plan.json", "slim.safetensors", "groups.json", "notes.txt"}
+    assert read_plan(tmp_path / "plan.json") == read_plan(tmp_path / "slim.safetensors")
+
+
+@pytest.mark.parametrize("trained", [False, True])
+def test_a_failure_leaves_a_finished_run_as_it_was(
+    tmp_path: Path, x: torch.Tensor, monkeypatch: pytest.MonkeyPatch, trained: bool
+) -> None:
+    files = {"plan.json": PLAN, "report.md": "finished", "slim.safetensors": "weights"}
+    for name, text in files.items():
+        (tmp_path / name).write_text(text)
+    monkeypatch.setattr("fxprune.pipeline.export_onnx", _fail)
+    finetune = (lambda _: None) if trained else None
+    with pytest.raises(ExportError):
+        fxprune.compress(_net(), x, fxprune.Budget(macs=0.5), out=tmp_path, finetune=finetune)
+    assert {name: (tmp_path / name).read_text() for name in files} == files
+    # What took long to make is not thrown away; the next run removes it.
+    assert _names(tmp_path) - set(files) == ({"fxprune-unfinished"} if trained else set())
+    if trained:
+        assert "slim.safetensors" in _names(tmp_path / "fxprune-unfinished")
+        with pytest.raises(PlanError):
+            fxprune.compress(_net(), x, fxprune.Budget(macs=0.5), out=tmp_path, only=["nothing"])
+        assert _names(tmp_path) == set(files)
+
+
+def test_what_others_have_in_the_folder(tmp_path: Path, x: torch.Tensor) -> None:
+    """Files with other names stay and are told of; compress overwrites nothing that it did not write."""
+    for files, says in (
+        ({"report.md": "the user's own"}, r"report\.md was not written by compress"),
+        ({"plan.json": "{}"}, r"plan\.json was not written by compress"),
+        ({"record.json": "{}"}, "holds a run of fxprune train"),
+    ):
+        folder = tmp_path / next(iter(files))
+        folder.mkdir()
+        for name, text in files.items():
+            (folder / name).write_text(text)
+        with pytest.raises(FxpruneError, match=says):
+            fxprune.compress(_net(), x, fxprune.Budget(macs=0.5), out=folder)
+        assert {path.name: path.read_text() for path in folder.iterdir()} == files
+
+
+def test_a_home_directory_and_names_that_no_file_can_have(
+    tmp_path: Path, x: torch.Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert check_folder("~/x") == tmp_path / "x"
+    for name in ("a\0b", "a" * 300, "~nobody-of-that-name/x"):
+        with pytest.raises(FxpruneError, match="cannot be written"):
+            fxprune.compress(_net(), x, fxprune.Budget(macs=0.5), out=name)
+
+
+# --- kills: hundreds of them by tools/kills.py -------------------------------------------------
+
+ALL = sorted(path.name for path in vars(Paths.inside(Path())).values())
+
+
+def _delivery(out: Path, generation: str, *, finished: bool = True) -> Delivery:
+    """A run of compress, its files holding a word of their own."""
+    delivery = begin_delivery(out)
+    delivery.begin()
+    for path in vars(delivery.unfinished).values():
+        if finished or path.name in ("plan.json", "slim.safetensors"):
+            path.write_text(PLAN + " " * len(generation) if path.name == "plan.json" else generation)
+    return delivery
+
+
+def _generations(out: Path) -> set[int]:
+    """By the words, and by the length of the plan, which has to be one."""
+    texts = {path.name: path.read_text() for path in out.iterdir() if path.is_file()}
+    return {len(text) - len(PLAN) * (name == "plan.json") for name, text in texts.items()}
+
+
+def test_killed_at_every_file_operation_of_a_delivery(tmp_path: Path) -> None:
+    """In sight are files of one run, a report stands beside all of them, and the next start mends the rest."""
+
+    def deliver() -> None:
+        _delivery(tmp_path / "new", "new!").finish()
+
+    shutil.rmtree(tmp_path / "new", ignore_errors=True)
+    total = kills.operations(lambda: (_filled(tmp_path / "new"), deliver()), tmp_path / "new")
+    filled = kills.operations(lambda: _filled(tmp_path / "old"), tmp_path / "old")
+    assert total - filled > 3 * len(ALL)
+    seen: set[tuple[int, ...]] = set()
+    for at in range(1, total - filled + 1):
+        shutil.rmtree(tmp_path / "new")
+        _filled(tmp_path / "new")
+        assert kills.run(deliver, tmp_path / "new", kills.Kill(signal.SIGKILL, at)) == -signal.SIGKILL
+        there = _names(tmp_path / "new") - {"fxprune-unfinished"}
+        found = _generations(tmp_path / "new")
+        assert len(found) <= 1
+        assert "report.md" not in there or sorted(there) == ALL
+        seen.add(tuple(found))
+        begin_delivery(tmp_path / "new")  # as the next start does
+        left = _names(tmp_path / "new")
+        assert sorted(left) == ALL  # the old run or the new one, whole
+        assert len(_generations(tmp_path / "new")) == 1
+    assert {(3,), (4,)} <= seen
+
+
+def _filled(out: Path) -> None:
+    _delivery(out, "old").finish()
+
+
+def test_compress_is_killed_and_answers_signals(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    net = tmp_path / "nets.py"
+    net.write_text(kills.NETS)
+    out = tmp_path / "out"
+    work = kills.command(
+        ("compress", f"{net}:new", "-i", "2x1x8x8", "--macs", "0.5", "--out", "OUT"), tmp_path, out
+    )
+    for kill, code in (
+        (kills.Kill(signal.SIGKILL, 12), -signal.SIGKILL),
+        (kills.Kill(signal.SIGTERM, 12), 143),
+        (kills.Kill(signal.SIGHUP, 14), 129),
+    ):
+        assert kills.run(work, out, kill, tmp_path / "log") == code
+        assert not (out / "report.md").exists()
+        hidden = [path for path in out.rglob("*") if path.name.startswith(".")] if out.exists() else []
+        assert bool(hidden) == (code < 0)
+    assert "interrupted by SIGHUP; no file was left half-written" in capfd.readouterr().err
+
+
+# --- models without ONNX files -----------------------------------------------------------------
 
 
 def test_a_folder_that_cannot_be(tmp_path: Path, x: torch.Tensor) -> None:

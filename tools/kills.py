@@ -4,7 +4,7 @@
     python tools/kills.py --kills 20
 
 A round starts a command in a process of its own and kills it: before one of its file operations, after some
-time, or with a signal that it may answer (SIGTERM, SIGHUP).  Some rounds kill the next start, too, up to three
+time, or with a signal that it may answer (SIGTERM, SIGHUP).  Most rounds kill the next start, too, up to five
 times in a row; the last start is left alone and has to end as a run that nobody has killed, bit for bit, with
 no other file beside.  After every kill what is in sight must be whole and of one run.  The command may be
 stopped at any moment and goes on where it was; ``--anew`` begins again.
@@ -46,7 +46,7 @@ from fxprune.types import Budget
 
 ROOT = Path(__file__).resolve().parent.parent
 OUT = ROOT / "results" / "kills.jsonl"
-LONGEST_CHAIN = 3
+LONGEST_CHAIN = 5
 
 # What is killed; verdicts of other versions do not count.
 SUBJECTS = ("files", "locks", "delivery", "pipeline", "export", "cli", "train", "training/checkpoint")
@@ -271,7 +271,7 @@ def _digest(path: Path) -> str:
     data = path.read_bytes()
     if path.name == "record.json":
         record = json.loads(data)
-        drop = {"seconds", "method", "resumed", "notes"}
+        drop = {"seconds", "method", "resumed", "notes", "digest"}
         data = json.dumps({k: v for k, v in record.items() if k not in drop}, sort_keys=True).encode()
     if path.suffix == ".safetensors" and not _broken(path):
         data = _content(path)
@@ -429,7 +429,7 @@ def _litter(name: str) -> bool:
 def draw(random_: random.Random, like: Whole, number: int) -> list[Kill]:
     """The kills of a round; the first file operations come in turn, so that each is met."""
     kills = []
-    for again in range(random_.choice((1, 1, 2, LONGEST_CHAIN))):
+    for again in range(random_.randint(1, LONGEST_CHAIN)):
         way = "operation" if not again and number % 2 else random_.choice(("operation", "time", "signal"))
         at = 1 + (number // 2 if not again else random_.randrange(like.operations)) % like.operations
         seconds = random_.uniform(0.02, like.seconds)
