@@ -1,14 +1,15 @@
 """Parameters and multiply-accumulates as exact functions of a keep mask.
 
 Counted: parameter elements (each parameter once, however often it is used), and the
-multiply-accumulates of convolutions, linear layers and matrix products (attention included) for
-one sample.  Not counted: buffers, biases' additions, normalisation, activations, pooling,
-softmax, and anything else without a weight or a product of matrices.
+multiply-accumulates of convolutions, linear and recurrent layers, products of matrices and vectors
+(attention included) and Fourier transforms (``fxprune.ops.flops`` has the convention) for one sample.
+Not counted: buffers, biases' additions, normalisation, activations, gates, pooling, softmax, sampling,
+and anything else without a weight or a product of matrices.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -18,9 +19,10 @@ from scipy.sparse import csr_array
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from fxprune.ops.flops import FORMULAS
 from fxprune.types import BoolArray, Cost, IntArray
 
-__all__ = ["CostBuilder", "CostModel", "Terms", "measure"]
+__all__ = ["CostBuilder", "CostModel", "Terms", "counted_macs", "measure"]
 
 MAX_FACTORS = 8
 """Most factors in one term: a parameter with this many axes (a 3-D convolution's weight has five)."""
@@ -215,6 +217,18 @@ def _distinct(units: IntArray, sizes: IntArray, offsets: IntArray) -> tuple[IntA
     return first[order], rank[inverse.reshape(-1)]
 
 
+def counted_macs(run: Callable[[], object]) -> int:
+    """Multiply-accumulates of whatever runs, as PyTorch's counter sees them (half its operations).
+
+    Example:
+        >>> counted_macs(lambda: torch.zeros(2, 3) @ torch.zeros(3, 5))
+        30
+    """
+    with torch.no_grad(), FlopCounterMode(display=False, custom_mapping=FORMULAS) as counter:
+        run()
+    return int(counter.get_total_flops()) // 2
+
+
 def measure(module: nn.Module, args: Sequence[object], kwargs: Mapping[str, object] | None = None) -> Cost:
     """The real cost of any module, counted while it runs.
 
@@ -228,7 +242,7 @@ def measure(module: nn.Module, args: Sequence[object], kwargs: Mapping[str, obje
 
     Returns:
         Parameter elements, and multiply-accumulates per sample as PyTorch's own counter sees
-        them (half its floating-point operations).
+        them (half its floating-point operations), with ``fxprune.ops.flops`` where it sees none.
 
     Example:
         >>> measure(nn.Conv2d(3, 8, 3), (torch.zeros(2, 3, 10, 10),))
@@ -240,8 +254,7 @@ def measure(module: nn.Module, args: Sequence[object], kwargs: Mapping[str, obje
     # The fused attention module is one opaque op, which the counter takes for nothing.
     torch.backends.mha.set_fastpath_enabled(False)
     try:
-        with torch.no_grad(), FlopCounterMode(display=False) as counter:
-            module(*args, **kwargs)
+        macs = counted_macs(lambda: module(*args, **kwargs))
     finally:
         torch.backends.mha.set_fastpath_enabled(fast_path)
         with torch.no_grad():
@@ -250,4 +263,4 @@ def measure(module: nn.Module, args: Sequence[object], kwargs: Mapping[str, obje
     tensors = [value for value in (*args, *kwargs.values()) if isinstance(value, torch.Tensor)]
     batch = next((tensor.shape[0] for tensor in tensors if tensor.ndim), 1)
     params = sum(parameter.numel() for parameter in module.parameters())
-    return Cost(params=params, macs=int(counter.get_total_flops()) // 2 // batch)
+    return Cost(params=params, macs=macs // batch)

@@ -78,6 +78,23 @@ def _prelu(module: nn.Module, setting: Setting) -> None:
     module.num_parameters = module.weight.numel()
 
 
+def _recurrent(module: nn.Module, setting: Setting) -> None:
+    assert isinstance(module, nn.RNNBase)
+    weight = getattr(module, "weight_ih_l0")
+    module.hidden_size, module.input_size = len(weight) // GATES[module.mode], weight.shape[1]
+    if module.proj_size:
+        module.proj_size = len(getattr(module, "weight_hr_l0"))
+    module._init_flat_weights()
+
+
+def _recurrent_cell(module: nn.Module, setting: Setting) -> None:
+    assert isinstance(module, nn.RNNCellBase)
+    module.hidden_size, module.input_size = module.weight_hh.shape[1], module.weight_ih.shape[1]
+
+
+# Blocks that are stacked in the weights of a recurrent layer.
+GATES = {"LSTM": 4, "GRU": 3, "RNN_TANH": 1, "RNN_RELU": 1}
+
 REFRESH: tuple[
     tuple[type[nn.Module] | tuple[type[nn.Module], ...], Callable[[nn.Module, Setting], None]], ...
 ] = (
@@ -90,6 +107,8 @@ REFRESH: tuple[
     (nn.ChannelShuffle, _channel_shuffle),
     ((nn.Embedding, nn.EmbeddingBag), _embedding),
     (nn.PReLU, _prelu),
+    (nn.RNNBase, _recurrent),
+    (nn.RNNCellBase, _recurrent_cell),
 )
 
 

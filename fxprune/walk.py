@@ -11,9 +11,10 @@ from math import prod
 import numpy as np
 import torch
 from torch import fx
+from torch.utils import _pytree as pytree
 
 from fxprune import labels
-from fxprune.cost import CostBuilder
+from fxprune.cost import CostBuilder, counted_macs
 from fxprune.errors import TraceError
 from fxprune.labels import varying
 from fxprune.ops import qualified_name, rule_for, written_later
@@ -364,6 +365,7 @@ class Walk:
         self.calls[node] = call
         rule = rule_for(node.target)
         if rule is None:
+            self.macs(_macs_without_rule(node), [])
             return self._unknown(node, call.tensors())
         return rule.couple(self, call)
 
@@ -404,6 +406,7 @@ class Walk:
             symbolic=frozenset(symbolic),
             used=frozenset(used),  # type: ignore[arg-type]
             shared=node in self.shared,
+            stacked=any((r := rule_for(u.target)) is not None and r.stacked for u in node.users),
         )
 
     def _argument(self, raw: object, name: str, symbolic: set[tuple[str, int]]) -> object:
@@ -421,6 +424,22 @@ class Walk:
                 items.append(value)
             return items
         return raw
+
+
+def _macs_without_rule(node: fx.Node) -> int:
+    """What PyTorch's counter knows of an op: nothing of it goes, so the number stays."""
+
+    def empty(value: object) -> object:
+        if isinstance(value, torch.Tensor):
+            return torch.empty(concrete_shape(value), dtype=value.dtype, device="meta")
+        return concrete(value)
+
+    operands = fx.map_arg((node.args, dict(node.kwargs)), lambda n: pytree.tree_map(empty, n.meta.get("val")))
+    args, kwargs = operands  # type: ignore[misc]
+    try:
+        return counted_macs(lambda: node.target(*args, **kwargs))  # type: ignore[operator]
+    except Exception:  # noqa: BLE001 - an op that does not run without data counts nothing
+        return 0
 
 
 class _Held:

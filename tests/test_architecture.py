@@ -35,7 +35,6 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     (
         "labels",
         "blocks",
-        "cost",
         "calls",
         "delivery",
         "weights",
@@ -48,6 +47,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "yaml_tree",
     ),
     ("ops", "runtime", "inputs", "trace"),
+    ("cost",),
     ("walk", "parity", "live", "bench_table", "graphs", "dataflow", "naming"),
     ("steering", "capture", "contestants", "sameness"),
     ("couple",),

@@ -15,6 +15,7 @@ from fxprune.ops import (
     normalise,
     picking,
     pointwise,
+    recurrent,
     reduce,
     reordering,
     views,
@@ -37,6 +38,7 @@ __all__ = [
 RULES: tuple[OpRule, ...] = (
     *pointwise.RULES,
     *contract.RULES,
+    *recurrent.RULES,
     *views.RULES,
     *picking.RULES,
     *reordering.RULES,

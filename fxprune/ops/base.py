@@ -60,6 +60,7 @@ class Call:
         symbolic: Names of arguments (with the list position) that are symbolic sizes.
         used: Numbers of the results that are read, where there are several.
         shared: The result shares memory that a later operator writes to.
+        stacked: The result is read as states: layers along the first dimension, units of each along the last.
     """
 
     op: str
@@ -68,6 +69,7 @@ class Call:
     symbolic: frozenset[tuple[str, int]] = frozenset()
     used: frozenset[int] = frozenset()
     shared: bool = False
+    stacked: bool = False
 
     def tensor(self, name: str) -> Value:
         """A tensor argument that must be there."""
@@ -210,6 +212,7 @@ class OpRule:
         gathers: The op's values depend on the position: made at full width, then gathered.
         aligned: For ops whose result keeps the positions of their first tensor: by name, along which
             of its dimensions the other operands lie.  The oracle goes by it rather than by labels.
+        stacked: Reads states that hold layers along the first dimension and the units of each along the last.
     """
 
     ops: tuple[str, ...]
@@ -218,3 +221,4 @@ class OpRule:
     move: Move | None = None
     gathers: bool = False
     aligned: Callable[[Call], Mapping[str, tuple[int, ...]]] | None = None
+    stacked: bool = False

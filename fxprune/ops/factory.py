@@ -17,9 +17,13 @@ def _filled(ctx: Context, call: Call) -> Value:
     rank = len(call.shape)
     arrays = []
     name = "size"
-    for d, n in enumerate(call.shape):
-        if 1 < n <= LONGEST and (name, d) not in call.symbolic:
-            arrays.append(ctx.fresh(tuple(n if d == e else 1 for e in range(rank))))
+    free = [d for d, n in enumerate(call.shape) if 1 < n <= LONGEST and (name, d) not in call.symbolic]
+    if call.stacked and {0, rank - 1} <= set(free):
+        # Each layer has units of its own, so the two axes are one layout.
+        arrays.append(ctx.fresh(tuple(n if d in (0, rank - 1) else 1 for d, n in enumerate(call.shape))))
+        free = free[1:-1]
+    for d in free:
+        arrays.append(ctx.fresh(tuple(n if d == e else 1 for e, n in enumerate(call.shape))))
     return Value(call.shape, tuple(arrays), "a constant")
 
 

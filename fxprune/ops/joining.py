@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from fxprune import labels
@@ -11,15 +13,21 @@ from fxprune.ops.moving import dim_of, live_positions
 from fxprune.ops.picking import indexed_dims, resize_slice, sliced
 from fxprune.types import IntArray
 
-__all__ = ["CONCATENATIONS", "RULES"]
+__all__ = ["CONCATENATIONS", "RULES", "joined"]
 
 CONCATENATIONS = ("aten::cat", "aten::concat", "aten::concatenate")
 
 
 def _cat(ctx: Context, call: Call) -> Output:
     parts = [t for t in call.tensors() if t.shape != (0,)]
-    dim = dim_of(call, len(call.shape))
-    shape = tuple(1 if d == dim else n for d, n in enumerate(call.shape))
+    return joined(ctx, parts, dim_of(call, len(call.shape)))
+
+
+def joined(ctx: Context, parts: Sequence[Value], dim: int) -> Value:
+    """Tensors side by side along ``dim``: along the others they are tied."""
+    sizes = parts[0].shape
+    total = tuple(sum(p.shape[d] for p in parts) if d == dim else n for d, n in enumerate(sizes))
+    shape = tuple(1 if d == dim else n for d, n in enumerate(sizes))
     others = [
         Value(
             tuple(1 if d == dim else n for d, n in enumerate(p.shape)),
@@ -28,14 +36,14 @@ def _cat(ctx: Context, call: Call) -> Output:
         for p in parts
     ]
     arrays = list(ctx.merge(others, shape))
-    joined = _joined(ctx, parts, dim)
-    if joined is not None:
-        arrays = [a for a in arrays if not set(varying(a)) <= set(varying(joined))]
-        arrays.append(joined)
-    return Value(call.shape, tuple(arrays), "" if arrays else parts[0].origin)
+    cells = _joined(ctx, parts, dim)
+    if cells is not None:
+        arrays = [a for a in arrays if not set(varying(a)) <= set(varying(cells))]
+        arrays.append(cells)
+    return Value(total, tuple(arrays), "" if arrays else parts[0].origin)
 
 
-def _joined(ctx: Context, parts: list[Value], dim: int) -> IntArray | None:
+def _joined(ctx: Context, parts: Sequence[Value], dim: int) -> IntArray | None:
     """Labels along the concatenated axis; parts without units there get labels that stay."""
     along = [[a for a in p.arrays if a.shape[dim] > 1] for p in parts]
     if not any(along):

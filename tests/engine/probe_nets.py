@@ -44,7 +44,6 @@ class Probe:
         zero: The independent check holds too: with the removed slices of all parameters zeroed the
             dense model gives the same.  It does not where values that are not zero in zero are
             summed over without a parameter that reads them.
-        counted: PyTorch's counter agrees with the cost model.  It passes over products with vectors.
     """
 
     name: str
@@ -55,7 +54,6 @@ class Probe:
     why: str = ""
     axis: tuple[str, int] = ("first.weight", 0)
     zero: bool = True
-    counted: bool = True
 
 
 # --- frames ------------------------------------------------------------------------------------
@@ -340,7 +338,18 @@ def by_name(m: nn.Module, *, left: Tensor, right: Tensor) -> Tensor:
 
 
 def recurrent(m: nn.Module, x: Tensor) -> Tensor:
-    return m.second(m.lstm(m.first(x))[0])
+    x = m.first(x)
+    start = x.new_zeros(1, len(x), m.second.in_features)
+    return m.second(m.rnn(x, (start, start) if isinstance(m.rnn, nn.LSTM) else start)[0])
+
+
+def recurrence(make: Callable[..., nn.Module]) -> Build:
+    """A recurrent layer of 8 units between two linear layers."""
+    return whole(
+        recurrent,
+        lambda: {"first": nn.Linear(6, 12), "rnn": make(12, 8, batch_first=True), "second": nn.Linear(8, 5)},
+        lambda: torch.randn(2, 3, 6),
+    )
 
 
 def one_weight() -> tuple[nn.Module, Example]:
@@ -856,13 +865,11 @@ NORMS = (
     Probe(
         "spectral norm of a linear layer",
         tokens(lambda: parametrizations.spectral_norm(nn.Linear(12, 7))),
-        counted=False,
     ),
-    Probe("spectral norm", layer(lambda: parametrizations.spectral_norm(nn.Conv2d(12, 7, 3))), counted=False),
+    Probe("spectral norm", layer(lambda: parametrizations.spectral_norm(nn.Conv2d(12, 7, 3)))),
     Probe(
         "spectral norm, its output",
         layer(lambda: parametrizations.spectral_norm(nn.Conv2d(12, 7, 3))),
-        counted=False,
         free=7,
         units=7,
         axis=("op.parametrizations.weight.original", 0),
@@ -924,22 +931,9 @@ SHARING = (
             {"left": image(), "right": image()},
         ),
     ),
-    Probe(
-        "LSTM",
-        whole(
-            recurrent,
-            lambda: {
-                "first": nn.Linear(6, 12),
-                "lstm": nn.LSTM(12, 8, batch_first=True),
-                "second": nn.Linear(8, 5),
-            },
-            lambda: torch.randn(2, 4, 6),
-        ),
-        "pinned",
-        0,
-        0,
-        "lstm",
-    ),
+    Probe("LSTM, what it reads", recurrence(nn.LSTM)),
+    Probe("LSTM, hidden units", recurrence(nn.LSTM), free=32, units=8, axis=("rnn.weight_hh_l0", 0)),
+    Probe("GRU, hidden units", recurrence(nn.GRU), free=24, units=8, axis=("rnn.weight_ih_l0", 0)),
     Probe(
         "embedding",
         whole(
