@@ -80,10 +80,10 @@ def _prelu(module: nn.Module, setting: Setting) -> None:
 
 def _recurrent(module: nn.Module, setting: Setting) -> None:
     assert isinstance(module, nn.RNNBase)
-    weight = getattr(module, "weight_ih_l0")
+    weight = module.get_parameter("weight_ih_l0")
     module.hidden_size, module.input_size = len(weight) // GATES[module.mode], weight.shape[1]
     if module.proj_size:
-        module.proj_size = len(getattr(module, "weight_hr_l0"))
+        module.proj_size = len(module.get_parameter("weight_hr_l0"))
     module._init_flat_weights()
 
 

@@ -435,7 +435,7 @@ def _macs_without_rule(node: fx.Node) -> int:
         return concrete(value)
 
     operands = fx.map_arg((node.args, dict(node.kwargs)), lambda n: pytree.tree_map(empty, n.meta.get("val")))
-    args, kwargs = operands  # type: ignore[misc]
+    args, kwargs = operands
     try:
         return counted_macs(lambda: node.target(*args, **kwargs))  # type: ignore[operator]
     except Exception:  # noqa: BLE001 - an op that does not run without data counts nothing

@@ -22,8 +22,7 @@ def _filled(ctx: Context, call: Call) -> Value:
         # Each layer has units of its own, so the two axes are one layout.
         arrays.append(ctx.fresh(tuple(n if d in (0, rank - 1) else 1 for d, n in enumerate(call.shape))))
         free = free[1:-1]
-    for d in free:
-        arrays.append(ctx.fresh(tuple(n if d == e else 1 for e, n in enumerate(call.shape))))
+    arrays += [ctx.fresh(tuple(n if d == e else 1 for e, n in enumerate(call.shape))) for d in free]
     return Value(call.shape, tuple(arrays), "a constant")
 
 

@@ -1,7 +1,7 @@
 """Floating-point operations that PyTorch's own counter passes over, by its conventions.
 
 Two operations are one multiply-accumulate.  Counted here: products of matrices and vectors, trilinear
-products, recurrent layers that run as one kernel, deformable convolutions (as the convolution that follows
+products, attention and recurrent layers that run as one kernel, deformable convolutions (as the convolution that follows
 the sampling; the sampling itself counts nothing), and Fourier transforms as radix-2 algorithms do them:
 ``n / 2 * log2(n)`` complex products, of four real ones each, for a transform of ``n`` complex numbers,
 half of that where one side is real; ``log2`` is rounded up.
@@ -57,7 +57,14 @@ def _added_vectors(bias: Shape, one: Shape, two: Shape, *_: object, out_shape: S
 
 
 def _trilinear(
-    one: Shape, two: Shape, three: Shape, new: Shape, new_too: Shape, new_three: Shape, *_: object, out_shape: Shape
+    one: Shape,
+    two: Shape,
+    three: Shape,
+    new: Shape,
+    new_too: Shape,
+    new_three: Shape,
+    *_: object,
+    out_shape: Shape,
 ) -> int:
     """Every point of the joint index space counts once."""
     lifted = []
@@ -66,7 +73,7 @@ def _trilinear(
         for d in sorted(dims):
             sizes.insert(d, 1)
         lifted.append(sizes)
-    return 2 * prod(map(max, *lifted))
+    return 2 * prod(max(sizes) for sizes in zip(*lifted, strict=True))
 
 
 def _recurrent(x: Shape, w_ih: Shape, w_hh: Shape, *_: object, out_shape: object) -> int:
@@ -81,7 +88,11 @@ def _deformed(x: Shape, weight: Shape, *_: object, out_shape: Shape) -> int:
     return 2 * prod(out_shape) * prod(weight[1:])
 
 
-FORMULAS: dict[object, Callable[..., int]] = {
+def _attention(query: Shape, key: Shape, value: Shape, *_: object, out_shape: object, **__: object) -> int:
+    return 2 * prod(query[:-1]) * key[-2] * (query[-1] + value[-1])
+
+
+_BY_PACKET: dict[torch._ops.OpOverloadPacket, Callable[..., int]] = {
     torch.ops.aten._fft_c2c: _complex,
     torch.ops.aten._fft_r2c: _from_real,
     torch.ops.aten._fft_c2r: _to_real,
@@ -90,5 +101,11 @@ FORMULAS: dict[object, Callable[..., int]] = {
     torch.ops.aten._trilinear: _trilinear,
     torch.ops.aten.mkldnn_rnn_layer: _recurrent,
     torch.ops.aten._cudnn_rnn: _recurrent_layers,
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention,
     torch.ops.torchvision.deform_conv2d: _deformed,
+}
+
+# The counter looks formulas up by packet, but takes an overload apart first where it does not find that one.
+FORMULAS: dict[object, Callable[..., int]] = {
+    key: formula for packet, formula in _BY_PACKET.items() for key in (packet, packet.default)
 }

@@ -74,9 +74,7 @@ def _one_gate(ctx: Context, value: Value, gates: int) -> Value:
     return Value((width, *value.shape[1:]), tuple(arrays), value.origin)
 
 
-def _run(
-    ctx: Context, x: Term, layer: Layer, states: Sequence[Value], gates: int
-) -> tuple[Value, Value]:
+def _run(ctx: Context, x: Term, layer: Layer, states: Sequence[Value], gates: int) -> tuple[Value, Value]:
     """One layer in one direction.
 
     Args:
@@ -104,7 +102,10 @@ def _run(
     if layer.w_hr is not None:
         w_hr = layer.w_hr
         output = contract(
-            ctx, [Term(units, "bh"), Term(w_hr.value, "ph", w_hr.argument, weight=True)], "bp", positions=steps
+            ctx,
+            [Term(units, "bh"), Term(w_hr.value, "ph", w_hr.argument, weight=True)],
+            "bp",
+            positions=steps,
         )
     output = Value(output.shape, ctx.merge([output, first], output.shape))
     terms = [Term(output, "bp"), Term(w_hh, "hp", layer.w_hh.argument, weight=True)]
@@ -163,7 +164,9 @@ def _sequence(ctx: Context, call: Call) -> Output:
     raw = call.args["hx"]
     states = [v for v in raw if isinstance(v, Value)] if isinstance(raw, list) else [call.tensor("hx")]
     if "input" not in call.args:
-        ctx.pin([a for v in call.tensors() for a in v.arrays], "a packed sequence, whose batch shrinks", "unknown")
+        ctx.pin(
+            [a for v in call.tensors() for a in v.arrays], "a packed sequence, whose batch shrinks", "unknown"
+        )
         assert isinstance(call.out, list)
         return [Value(s) for s in call.out]
     projected = len(states) == 2 and states[0].shape[2] != states[1].shape[2]
@@ -212,7 +215,7 @@ def _cell(ctx: Context, call: Call) -> Output:
     raw = call.args["hx"]
     states = [v for v in raw if isinstance(v, Value)] if isinstance(raw, list) else [call.tensor("hx")]
     biases = tuple(v for n in ("b_ih", "b_hh") if (v := call.optional(n)) is not None)
-    layer = Layer(*(Weight(call.tensor(n), n) for n in ("w_ih", "w_hh")), biases)
+    layer = Layer(Weight(call.tensor("w_ih"), "w_ih"), Weight(call.tensor("w_hh"), "w_hh"), biases)
     # An LSTM's output and its cells have the same units; a GRU mixes its state into the next one.
     starts = [states[0], *states]
     output, units = _run(ctx, Term(call.tensor("input"), "bi", "input"), layer, starts, GATES[call.op])

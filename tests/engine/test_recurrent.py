@@ -75,7 +75,11 @@ class LearnedStart(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.features, self.rnn, self.head = nn.Linear(6, 9), nn.LSTM(9, 8, 2, batch_first=True), nn.Linear(8, 3)
+        self.features, self.rnn, self.head = (
+            nn.Linear(6, 9),
+            nn.LSTM(9, 8, 2, batch_first=True),
+            nn.Linear(8, 3),
+        )
         self.h, self.c = (nn.Parameter(torch.randn(2, 1, 8)) for _ in range(2))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
