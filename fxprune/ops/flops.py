@@ -73,8 +73,8 @@ def _trilinear(
         for d in sorted(dims):
             sizes.insert(d, 1)
         lifted.append(sizes)
-    points = [max(sizes) for sizes in zip(*lifted, strict=True)]
-    return 2 * prod(points)
+    points: int = prod(max(sizes) for sizes in zip(*lifted, strict=True))
+    return 2 * points
 
 
 def _recurrent(x: Shape, w_ih: Shape, w_hh: Shape, *_: object, out_shape: object) -> int:
