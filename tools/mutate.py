@@ -2,6 +2,7 @@
 
     python tools/mutate.py                    # every fault, into results/MUTATION.md
     python tools/mutate.py --only pad roll    # faults whose family or name holds one of the words
+    python tools/mutate.py --oracle masks     # slim models are proved by the second oracle alone
 
 A fault counts as caught where the library itself stops: its proof fails (``verify``), or an earlier step
 refuses or breaks down (``engine``).  Where only a law or an expectation of the tests notices, the table says so (``laws``).
@@ -26,12 +27,19 @@ import torchvision  # noqa: F401 - some rules are for its operators
 from machine_note import machine_note
 
 ROOT = Path(__file__).resolve().parent.parent
-OUT = ROOT / "results" / "mutation.jsonl"
+RESULTS = ROOT / "results"
+PROVED: Mapping[str, tuple[str, ...]] = {"both": ("graph", "masks"), "masks": ("masks",), "graph": ("graph",)}
 FIRST, ALL = 8, 500
 """Networks that are tried at once, and those for a fault that these did not show."""
 
 BESIDE = {"cost", "scaling"}
 """Parts that no slice depends on: predicted costs, and GAL's factors folded into weights after training."""
+
+TITLES = {
+    "both": "Both oracles",
+    "masks": "The second oracle alone (`--oracle masks`)",
+    "graph": "The first oracle alone (`--oracle graph`)",
+}
 
 WHO = ("verify", "engine", "laws", "nothing")
 Row = dict[str, object]
@@ -52,7 +60,11 @@ def _known(path: Path, digest: str) -> dict[str, Row]:
     return {str(row["name"]): row for row in rows if row["digest"] == digest}
 
 
-def _page(rows: Sequence[Mapping[str, object]]) -> str:
+def _rows_of(folder: Path, oracle: str) -> Path:
+    return folder / ("mutation.jsonl" if oracle == "both" else f"mutation_{oracle}.jsonl")
+
+
+def _section(oracle: str, rows: Sequence[Mapping[str, object]]) -> list[str]:
     """The table by family, and every fault that the library did not notice."""
     counts = Counter((str(r["family"]), str(r["by"])) for r in rows)
     totals = Counter(str(r["by"]) for r in rows)
@@ -62,9 +74,7 @@ def _page(rows: Sequence[Mapping[str, object]]) -> str:
     about = [r for r in rows if r["family"] not in BESIDE]
     stopped = sum(r["by"] in ("verify", "engine") for r in about)
     lines = [
-        "# Mutation test",
-        "",
-        f"`python tools/mutate.py` wrote this: {machine_note()}.",
+        f"## {TITLES[oracle]}",
         "",
         f"{len(rows)} seeded faults. The library itself caught {caught} ({caught / max(len(rows), 1):.1%}), "
         f"its laws and expected results {totals['laws']} more: {noticed / max(len(rows), 1):.1%}. "
@@ -83,9 +93,21 @@ def _page(rows: Sequence[Mapping[str, object]]) -> str:
     ]
     for title, who in (("Survivors", "nothing"), ("Noticed by laws only", "laws")):
         its = [r for r in rows if r["by"] == who]
-        lines += ["", f"## {title}", "", "| fault | what is wrong | why |", "|---|---|---|"] if its else []
+        lines += ["", f"### {title}", "", "| fault | what is wrong | why |", "|---|---|---|"] if its else []
         lines += [f"| {r['name']} | {r['broken']} | {r['why'] or r['how']} |".replace("\n", " ") for r in its]
-    return "\n".join(lines) + "\n"
+    return [*lines, ""]
+
+
+def _page(folder: Path, names: Sequence[str]) -> str:
+    """A section for every choice of oracles of which there are rows."""
+    lines = ["# Mutation test", "", f"`python tools/mutate.py` wrote this: {machine_note()}.", ""]
+    for oracle in PROVED:
+        path = _rows_of(folder, oracle)
+        rows = [json.loads(line) for line in path.read_text("utf-8").splitlines()] if path.exists() else []
+        by_name = {str(row["name"]): row for row in rows}
+        found = [by_name[n] for n in names if n in by_name]
+        lines += _section(oracle, found) if found else []
+    return "\n".join(lines).rstrip() + "\n"
 
 
 def main() -> int:
@@ -95,8 +117,9 @@ def main() -> int:
     )
     parser.add_argument("--only", nargs="*", default=[], metavar="WORD", help="faults that hold one of these")
     parser.add_argument("--anew", action="store_true", help="forget verdicts that are there")
+    parser.add_argument("--oracle", choices=PROVED, default="both", help="who proves slim models")
     parser.add_argument(
-        "--out", type=Path, default=OUT, help="one line of JSON a fault (default: %(default)s)"
+        "--out", type=Path, default=RESULTS, help="folder of rows and page (default: %(default)s)"
     )
     given = parser.parse_args()
     torch.set_num_threads(1)
@@ -106,16 +129,18 @@ def main() -> int:
     verdict = import_module("engine.detection").verdict
     chosen = [m for m in faults if not given.only or any(w in f"{m.family} {m.name}" for w in given.only)]
     digest = _digest()
-    given.out.parent.mkdir(parents=True, exist_ok=True)
-    rows = {} if given.anew else _known(given.out, digest)
+    path = _rows_of(given.out, given.oracle)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    rows = {} if given.anew else _known(path, digest)
     todo = [m for m in chosen if m.name not in rows]
-    print(f"{len(chosen)} faults, {len(todo)} to try, rows in {given.out}", flush=True)
-    with given.out.open("w", encoding="utf-8") as file:
+    print(f"{len(chosen)} faults, {len(todo)} to try, rows in {path}", flush=True)
+    oracles = PROVED[given.oracle]
+    with path.open("w", encoding="utf-8") as file:
         file.writelines(json.dumps(row) + "\n" for row in rows.values())
         for number, fault in enumerate(todo, 1):
-            found = verdict(fault, most=FIRST)
+            found = verdict(fault, most=FIRST, oracles=oracles)
             if found.by == "nothing" and not fault.why:
-                found = verdict(fault, most=ALL)
+                found = verdict(fault, most=ALL, oracles=oracles)
             rows[fault.name] = row = {
                 "name": fault.name,
                 "family": fault.family,
@@ -134,8 +159,8 @@ def main() -> int:
                 flush=True,
             )
     kept = [rows[m.name] for m in faults if m.name in rows]
-    page = given.out.with_name("MUTATION.md")
-    page.write_text(_page(kept), "utf-8")
+    page = given.out / "MUTATION.md"
+    page.write_text(_page(given.out, [m.name for m in faults]), "utf-8")
     unnoticed = sum(r["by"] == "nothing" for r in kept)
     print(f"{len(kept) - unnoticed} of {len(kept)} faults noticed; {page}")
     return int(unnoticed > 0.05 * len(kept))

@@ -31,7 +31,8 @@ class Call:
         states: What is left of every tensor.
         plain: Runs an operator on values.
         composed: Runs a function of torch under the masks, for operators that are made of others.
-        follow: Literals made in the likeness of a tensor lose what the tensor loses.
+        follow: Statistics run over what is left, and literals made in the likeness of a tensor lose what it
+            loses; else zeros stand in the place of what is gone, and count.
         doubt: Why a difference need not be a fault.
     """
 
@@ -72,14 +73,17 @@ class Call:
         return self.plain(self.func, {**self.values, **changed})
 
     def without(self, name: str, fill: float = 0.0) -> Tensor:
-        """An operand with something in the place of what is gone."""
+        """An operand with something in the place of what is gone: zeros where a removal is said to be exact."""
         tensor = self.tensor(name)
         state = self.states.of(tensor)
         if state is None or not bool((state == DEAD).any()):
             return tensor
-        return torch.where(
-            state == DEAD, torch.full((), _within(fill, tensor.dtype), dtype=tensor.dtype), tensor
-        )
+        value = _within(fill if self.follow else 0.0, tensor.dtype)
+        return torch.where(state == DEAD, torch.full((), value, dtype=tensor.dtype), tensor)
+
+    def counts(self, state: Tensor) -> Tensor:
+        """bool, which positions statistics count."""
+        return state != DEAD if self.follow else torch.ones_like(state, dtype=torch.bool)
 
     def dims(self, *names: str) -> list[int]:
         """Dimensions that the operator works along: those of the first argument that names any, all if none does."""

@@ -30,8 +30,8 @@ class Masked(Conditions):
 
     Args:
         dtype: The floating type.
-        follow: Literals made in the likeness of a tensor lose what it loses.  Where a plan removes only what
-            is said to be exact they are constants of the dense model's width.
+        follow: Statistics run over what is left, and literals made in the likeness of a tensor lose what it loses.
+            Where a plan removes only what is said to be exact, zeros stand in the place of what is gone and count.
     """
 
     def __init__(self, dtype: torch.dtype, *, follow: bool) -> None:

@@ -98,16 +98,20 @@ def mean(call: Call) -> Result:
     dims, keep = call.dims("dim"), _keeps(call)
     counted(call, state, dims)
     total = call.without(name).sum(dims, keepdim=keep, dtype=call["dtype"])  # type: ignore[call-overload]
-    return total / (state != DEAD).sum(dims, keepdim=keep), merged(state, dims, keep)
+    return total / call.counts(state).sum(dims, keepdim=keep), merged(state, dims, keep)
 
 
-def _moments(x: Tensor, state: Tensor, dims: list[int], correction: float = 0.0) -> tuple[Tensor, Tensor]:
-    """Mean and variance over what is left, reduced dimensions kept."""
-    left = state != DEAD
+def _moments(
+    call: Call, x: Tensor, state: Tensor, dims: list[int], correction: float = 0.0
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The deviations, mean and variance over what is left, reduced dimensions kept."""
+    x = torch.where(state == DEAD, 0, x)
+    left = call.counts(state)
     count = left.sum(dims, keepdim=True)
-    mean = torch.where(left, x, 0).sum(dims, keepdim=True) / count
-    square = torch.where(left, (x - mean).abs() ** 2, 0).sum(dims, keepdim=True)
-    return mean, square / (count - correction).clamp_min(0)
+    mean = x.sum(dims, keepdim=True) / count
+    off = x - mean
+    square = torch.where(left, off.abs() ** 2, 0).sum(dims, keepdim=True)
+    return off, mean, square / (count - correction).clamp_min(0)
 
 
 def spread(*outputs: Callable[[Tensor, Tensor], Tensor]) -> Law:
@@ -121,7 +125,7 @@ def spread(*outputs: Callable[[Tensor, Tensor], Tensor]) -> Law:
         correction = call["correction"]
         if correction is None:
             correction = 0.0 if call["unbiased"] is False else 1.0
-        mean, variance = _moments(x, state, dims, float(correction))  # type: ignore[arg-type]
+        _, mean, variance = _moments(call, x, state, dims, float(correction))  # type: ignore[arg-type]
         line = merged(state, dims, keep)
         results = [o(mean, variance) if keep else _squeezed(o(mean, variance), dims) for o in outputs]
         return (results[0], line) if len(results) == 1 else (tuple(results), [line] * len(results))
@@ -133,10 +137,12 @@ def _squeezed(tensor: Tensor, dims: Sequence[int]) -> Tensor:
     return tensor.squeeze(tuple(dims))
 
 
-def _normalised(x: Tensor, state: Tensor, dims: list[int], eps: float) -> tuple[Tensor, Tensor, Tensor]:
-    mean, variance = _moments(x, state, dims)
-    scale = torch.rsqrt(variance + eps)
-    return (x - mean) * scale, mean, scale
+def _normalised(call: Call, x: Tensor, state: Tensor, dims: list[int]) -> tuple[Tensor, Tensor, Tensor]:
+    """Deviations in units of the spread, mean and the unit's inverse."""
+    counted(call, state, dims)
+    off, mean, variance = _moments(call, x, state, dims)
+    scale = torch.rsqrt(variance + float(call["eps"]))  # type: ignore[arg-type]
+    return off * scale, mean, scale
 
 
 def _affine(
@@ -158,8 +164,7 @@ def layer_norm(call: Call) -> Result:
     assert isinstance(shape, (list, tuple))
     dims = list(range(x.ndim - len(shape), x.ndim))
     state = call.state(x)
-    counted(call, state, dims)
-    y, mean, scale = _normalised(x, state, dims, float(call["eps"]))  # type: ignore[arg-type]
+    y, mean, scale = _normalised(call, x, state, dims)
     line = merged(state, dims, keepdim=True)
     y, state = _affine(call, y, state, shape)
     return (y, mean, scale), [state, line, line]
@@ -173,8 +178,9 @@ def rms_norm(call: Call) -> Result:
     dims = list(range(x.ndim - len(shape), x.ndim))
     state = call.state(x)
     counted(call, state, dims)
-    left = state != DEAD
-    square = torch.where(left, x * x, 0).sum(dims, keepdim=True) / left.sum(dims, keepdim=True)
+    square = call.without("input").square().sum(dims, keepdim=True) / call.counts(state).sum(
+        dims, keepdim=True
+    )
     eps = torch.finfo(x.dtype).eps if call["eps"] is None else float(call["eps"])  # type: ignore[arg-type]
     scale = torch.rsqrt(square + eps)
     line = merged(state, dims, keepdim=True)
@@ -187,8 +193,7 @@ def group_norm(call: Call) -> Result:
     x, groups = call.tensor("input"), int(call["group"])  # type: ignore[call-overload]
     state = call.state(x)
     y, held = (t.reshape(len(x), groups, -1) for t in (x, state))
-    counted(call, held, [2])
-    y, mean, scale = _normalised(y, held, [2], float(call["eps"]))  # type: ignore[arg-type]
+    y, mean, scale = _normalised(call, y, held, [2])
     line = merged(held, [2], keepdim=False)
     y, state = _affine(call, y.reshape(x.shape), state, [-1, *[1] * (x.ndim - 2)])
     return (y, mean[..., 0], scale[..., 0]), [state, line, line]
@@ -202,8 +207,7 @@ def batch_norm(call: Call) -> Result:
     dims = [d for d in range(x.ndim) if d != 1]
     batch = bool(call["training"]) or call["running_mean"] is None
     if batch:
-        counted(call, state, dims)
-        y, mean, scale = _normalised(x, state, dims, float(call["eps"]))  # type: ignore[arg-type]
+        y, mean, scale = _normalised(call, x, state, dims)
     else:
         y = (x - call.tensor("running_mean").reshape(shape)) * torch.rsqrt(
             call.tensor("running_var").reshape(shape) + float(call["eps"])  # type: ignore[arg-type]

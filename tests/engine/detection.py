@@ -34,7 +34,7 @@ from fxprune.resize import EmptiedError
 from fxprune.slim import Kind, slim
 from fxprune.trace import Trace
 from fxprune.types import Block, BoolArray, Budget, Coupling, Plan
-from fxprune.verify import verify
+from fxprune.verify import BOTH, OracleName, verify
 
 UNPROVED = {
     "torchvision.roi_align.default": "the proof draws random regions, which lie outside of the picture",
@@ -229,8 +229,8 @@ class Challenge:
     proved: int
 
 
-def challenge(net: Net) -> Challenge:
-    """Analyse, plan, slim and verify."""
+def challenge(net: Net, oracles: tuple[OracleName, ...] = BOTH) -> Challenge:
+    """Analyse, plan, slim and verify, by all oracles or by some."""
     trace, proved, refused = net.trace(), 0, set[str]()
     try:
         makers = _makers(net)
@@ -249,7 +249,7 @@ def challenge(net: Net) -> Challenge:
             continue
         except Exception as error:  # noqa: BLE001
             return Challenge("engine", _told(error), frozenset(refused), proved)
-        by, how = _carried_out(trace, made, ("graph", "auto") if number % 4 == 0 else ("graph",))
+        by, how = _carried_out(trace, made, ("graph", "auto") if number % 4 == 0 else ("graph",), oracles)
         if by:
             return Challenge(by, how, frozenset(refused), proved)
         proved += 1
@@ -268,14 +268,16 @@ def _given(made: Plan) -> Plan:
     return made
 
 
-def _carried_out(trace: Trace, made: Plan, kinds: Sequence[Kind]) -> tuple[str, str]:
+def _carried_out(
+    trace: Trace, made: Plan, kinds: Sequence[Kind], oracles: tuple[OracleName, ...]
+) -> tuple[str, str]:
     for kind in kinds:
         try:
             small = slim(trace, made, kind=kind)
         except Exception as error:  # noqa: BLE001
             return "engine", _told(error)
         try:
-            verify(trace, made, small)
+            verify(trace, made, small, oracles=oracles)
         except Exception as error:  # noqa: BLE001
             return "verify", _told(error)
     return "", ""
@@ -302,14 +304,14 @@ def analysed_anew(trace: Trace) -> Iterator[None]:
 
 
 @cache
-def whole(net: Net) -> Challenge:
+def whole(net: Net, oracles: tuple[OracleName, ...] = BOTH) -> Challenge:
     """What the engine does without a fault.
 
     Raises:
         AssertionError: It breaks down, or proves its own work wrong.
     """
     with analysed_anew(net.trace()):
-        found = challenge(net)
+        found = challenge(net, oracles)
     assert not found.by, f"{net.name}: {found.how}"
     return found
 
@@ -318,19 +320,20 @@ def _numberless(text: str) -> str:
     return re.sub(r"\d+", "#", text)
 
 
-def verdict(mutant: Mutant, *, most: int | None = None) -> Verdict:
+def verdict(mutant: Mutant, *, most: int | None = None, oracles: tuple[OracleName, ...] = BOTH) -> Verdict:
     """Find out who notices a mutant.
 
     Args:
         mutant: The fault.
         most: Networks to try at most.
+        oracles: Who proves slim models.
     """
     start = process_time()
     tried = list(islice(candidates(mutant), most))
     for net in tried:
-        expected = whole(net).refused
+        expected = whole(net, oracles).refused
         with analysed_anew(net.trace()), applied(mutant):
-            found = challenge(net)
+            found = challenge(net, oracles)
         unexpected = sorted(found.refused - expected)
         if found.by or unexpected:
             by, how = (found.by, found.how) if found.by else ("engine", unexpected[0])
