@@ -160,7 +160,7 @@ def _convolution(ctx: Context, call: Call) -> Value:
     summed = [
         a.reshape(*a.shape[0 if batched else 1 :], *(1,) * spatial)
         for a in x.arrays
-        if labels.varying(a) == (1,)
+        if 1 in labels.varying(a)
     ]
     if summed and x.shape[1] > groups:
         ctx.consume("input", summed)
