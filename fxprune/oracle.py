@@ -3,24 +3,28 @@
 At every contraction (convolution, linear layer, matrix product, sum) the positions of dead units
 are zeroed in what it reads, so the result is that of a model in which they were removed, whatever
 the dead channels carry.  Operators that would notice the zeros (layer norm, softmax over channels)
-are run on what is left and their result is spread out again.  Borders that kernels lose are zeroed in the weights.
+are run over what is left.  Borders that kernels lose are zeroed in the weights.
 """
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Mapping, Sequence, Set
+from functools import cached_property
 
 import numpy as np
 import torch
 from torch import fx
+from torch.utils import _pytree as pytree
 
 from fxprune.couple import flow
 from fxprune.crop import outside
-from fxprune.labels import nested_shape, varying
-from fxprune.ops import rule_for
-from fxprune.ops.base import Call, Scaled, Value
-from fxprune.proof.conditions import cast
+from fxprune.ops import qualified_name
+from fxprune.ops.base import Value
+from fxprune.proof.call import Unknown
+from fxprune.proof.conditions import cast, unfused
+from fxprune.proof.masked import Masked
+from fxprune.proof.states import ALIVE, DEAD
 from fxprune.resize import Resolution
 from fxprune.trace import Trace
 from fxprune.types import Crop
@@ -98,9 +102,24 @@ class Oracle(fx.Interpreter):
         values = self._named(n, args, kwargs)
         if n in self.flow.walk.restricted and self.restrict and self._touched(n):
             return self._restricted(n, values)
-        for name, arrays in self.flow.walk.consumed.get(n, []):
-            values = self._zeroed(values, name, arrays)
+        if self.restrict or not self._of_literals(n):
+            for name, arrays in self.flow.walk.consumed.get(n, []):
+                values = self._zeroed(values, name, arrays)
         return n.target(**values)  # type: ignore[operator]
+
+    def _of_literals(self, node: fx.Node) -> bool:
+        """It reads only numbers that the code writes down: they are no channels, and zeros do not change them."""
+        return self.literals.issuperset(node.all_input_nodes)
+
+    @cached_property
+    def literals(self) -> frozenset[fx.Node]:
+        """Nodes whose numbers depend on no input and no tensor of the model (``ones_like`` reads a shape)."""
+        found: set[fx.Node] = set()
+        for node in self.graph.nodes:
+            name = qualified_name(node.target) if node.op == "call_function" else ""
+            if name.endswith("_like") or (name and found.issuperset(node.all_input_nodes)):
+                found.add(node)
+        return frozenset(found)
 
     def _named(
         self, node: fx.Node, args: tuple[object, ...], kwargs: Mapping[str, object]
@@ -136,72 +155,21 @@ class Oracle(fx.Interpreter):
         return any(not self._live((a,)).all() for a in self.flow.walk.restricted[node])
 
     def _restricted(self, node: fx.Node, values: dict[str, object]) -> object:
-        """Run the op on what is left of its operands and spread the result out again."""
-        call = self.flow.walk.calls[node]
-        places = self._places(node, call)
-        for name, value in call.args.items():
-            if isinstance(value, Value):
-                values[name] = self._compressed(values[name], places.get(name, value))  # type: ignore[arg-type]
-        rewrite = self.found.rewrites.get(node)
-        for name, new in rewrite.args.items() if rewrite else ():
-            old = values.get(name)
-            if isinstance(new, list) and isinstance(old, list):
-                new = [o if n is None else n for o, n in zip(old, new, strict=True)]
-            assert not isinstance(new, Scaled)
-            values[name] = new
-        result = node.target(**values)  # type: ignore[operator]
-        dense = self.flow.walk.values[node]
-        if isinstance(dense, list):
-            first, *others = dense
-            held = [places.get("", first), *others]
-            return [self._spread(r, v) for r, v in zip(result, held, strict=True)]
-        return self._spread(result, places.get("", dense))  # type: ignore[arg-type]
+        """Run the op over what its operands' labels leave, by laws that are not those of the rules.
 
-    def _places(self, node: fx.Node, call: Call) -> dict[str, Value]:
-        """Operands, and the result under an empty name, by the positions of the first tensor.
-
-        Labels that a rule has put in a wrong place, or tied wrongly, then do not fit what is sliced by them.
+        Every position stays where it is in the dense model: labels that a rule has put in a wrong place, or tied
+        wrongly, then do not fit what is sliced by them.
         """
-        rule = rule_for(node.target)
-        if rule is None or rule.aligned is None:
-            return {}
-        x = call.tensors()[0]
-        found = {"": x}
-        for name, dims in rule.aligned(call).items():
-            operand = call.optional(name)
-            arrays = [a for a in x.arrays if set(varying(a)) & set(dims)]
-            if operand is not None and all(set(varying(a)) <= set(dims) for a in arrays):
-                lines = tuple(a.reshape([a.shape[d] for d in dims]) for a in arrays)
-                found[name] = Value(operand.shape, lines)
-        return found
-
-    def _lines(self, value: Value) -> list[tuple[list[int], np.ndarray]]:
-        """For each set of labelled dimensions, outermost first, the mask of what is left."""
-        lines: dict[tuple[int, ...], np.ndarray] = {}
-        for array in value.arrays:
-            order = self.flow.walk.order(array)
-            if order:
-                moved = array.transpose([*order, *(d for d in range(array.ndim) if d not in order)])
-                cells = moved.reshape([array.shape[d] for d in order])
-                mask = self.found.keep[self.flow.units(cells)]
-                lines[order] = lines[order] & mask if order in lines else mask
-        return [(list(order), mask) for order, mask in lines.items()]
-
-    def _compressed(self, tensor: torch.Tensor, value: Value) -> torch.Tensor:
-        for order, mask in self._lines(value):
-            rest = [d for d in range(tensor.ndim) if d not in order]
-            moved = tensor.permute([*order, *rest])
-            sizes = nested_shape(mask)
-            assert sizes is not None
-            left = moved[torch.from_numpy(mask)].reshape([*sizes, *moved.shape[len(order) :]])
-            tensor = left.permute(np.argsort([*order, *rest]).tolist())
-        return tensor
-
-    def _spread(self, tensor: torch.Tensor, value: Value) -> torch.Tensor:
-        for order, mask in self._lines(value):
-            rest = [d for d in range(tensor.ndim) if d not in order]
-            moved = tensor.permute([*order, *rest])
-            out = moved.new_zeros([*mask.shape, *moved.shape[len(order) :]])
-            out[torch.from_numpy(mask)] = moved.reshape([-1, *moved.shape[len(order) :]])
-            tensor = out.permute(np.argsort([*order, *rest]).tolist())
-        return tensor
+        mode = Masked(self.dtype, follow=True)
+        for name, labelled in self.flow.walk.calls[node].args.items():
+            several = isinstance(labelled, list)
+            held = zip(labelled, values[name]) if several else [(labelled, values.get(name))]  # type: ignore[call-overload]
+            for value, tensor in held:
+                if isinstance(value, Value) and isinstance(tensor, torch.Tensor):
+                    mode.states.set(tensor, torch.where(self._live(value.arrays), ALIVE, DEAD))
+        with mode, unfused():
+            result = node.target(**values)  # type: ignore[operator]
+        for tensor in pytree.tree_leaves(result):
+            if isinstance(tensor, torch.Tensor) and (why := mode.states.lost(tensor)):
+                raise Unknown(why)
+        return result

@@ -13,7 +13,7 @@ from torch import fx, nn
 
 from fxprune.couple import coupling, flow
 from fxprune.errors import PlanError
-from fxprune.labels import varying
+from fxprune.labels import nested_shape, varying
 from fxprune.ops.base import Value
 from fxprune.oracle import Oracle
 from fxprune.plan import plan_units
@@ -179,7 +179,30 @@ def left(one: Lone, oracle: Oracle, results: list[torch.Tensor]) -> list[torch.T
     """What is left of results by their labels."""
     held = [flow(one.trace).walk.values[n] for n in one.results]
     assert all(isinstance(v, Value) for v in held)
-    return [oracle._compressed(r, v) for r, v in zip(results, held, strict=True)]
+    return [_compressed(oracle, r, v) for r, v in zip(results, held, strict=True)]
+
+
+def _compressed(oracle: Oracle, tensor: torch.Tensor, value: Value) -> torch.Tensor:
+    for order, mask in _lines(oracle, value):
+        rest = [d for d in range(tensor.ndim) if d not in order]
+        moved = tensor.permute([*order, *rest])
+        sizes = nested_shape(mask)
+        assert sizes is not None
+        kept = moved[torch.from_numpy(mask)].reshape([*sizes, *moved.shape[len(order) :]])
+        tensor = kept.permute(np.argsort([*order, *rest]).tolist())
+    return tensor
+
+
+def _lines(oracle: Oracle, value: Value) -> list[tuple[list[int], np.ndarray]]:
+    """For each set of labelled dimensions, outermost first, the mask of what is left."""
+    lines: dict[tuple[int, ...], np.ndarray] = {}
+    for array in value.arrays:
+        order = oracle.flow.walk.order(array)
+        if order:
+            moved = array.transpose([*order, *(d for d in range(array.ndim) if d not in order)])
+            mask = oracle.found.keep[oracle.flow.units(moved.reshape([array.shape[d] for d in order]))]
+            lines[order] = lines[order] & mask if order in lines else mask
+    return [(list(order), mask) for order, mask in lines.items()]
 
 
 def slimmed(one: Lone, made: Plan) -> list[torch.Tensor]:
