@@ -125,7 +125,9 @@ def main() -> int:
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
     sys.path.insert(0, str(ROOT / "tests"))
-    faults = import_module("engine.mutants").mutants()
+    table = import_module("engine.mutants")
+    faults = table.mutants()
+    alone = table.ALONE if given.oracle == "masks" else {}
     verdict = import_module("engine.detection").verdict
     chosen = [m for m in faults if not given.only or any(w in f"{m.family} {m.name}" for w in given.only)]
     digest = _digest()
@@ -149,7 +151,7 @@ def main() -> int:
                 "net": found.net,
                 "how": found.how,
                 "seconds": round(found.seconds, 2),
-                "why": fault.why,
+                "why": fault.why or alone.get(fault.name, ""),
                 "digest": digest,
             }
             file.write(json.dumps(row) + "\n")
