@@ -446,6 +446,7 @@ def train(
     out: o.RunFolder = None,
     resume: o.Resume = False,
     changes: o.Changes = None,
+    allow_pickle: o.AllowPickle = False,
     as_json: o.Json = False,
 ) -> None:
     """Train a model sparse, prune it and fine-tune it, as a recipe says; one process or several."""
@@ -455,7 +456,9 @@ def train(
 
     speaks = os.environ.get("RANK", "0") == "0"  # of the processes that torchrun started
     steps = _steps() if speaks else SILENT
-    record = run(recipe, out=out, changes=changes or (), resume=resume, watcher=steps)
+    record = run(
+        recipe, out=out, changes=changes or (), resume=resume, allow_pickle=allow_pickle, watcher=steps
+    )
     if speaks:
         _result(record_sheet(record).rich(), record.to_json(), as_json)
 

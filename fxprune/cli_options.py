@@ -68,7 +68,7 @@ AllowPickle = Annotated[
     bool,
     typer.Option(
         "--allow-pickle",
-        help="Unpickle weights and .pt2 files that need it. Such a file can run any code: only if you trust it.",
+        help="Read .pt2 files, and unpickle weights that need it. Such a file can run any code: only if you trust it.",
         rich_help_panel=_MODEL,
     ),
 ]

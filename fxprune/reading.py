@@ -128,7 +128,7 @@ def read_text(
             data = file.read(limit + 1)
         if len(data) > limit:
             raise error(
-                f"{shown(path)} has more than {limit // MIB} MiB, which no such file has", advice=advice
+                f"{shown(path)} has more than {limit / MIB:g} MiB, which no such file has", advice=advice
             )
         return data.decode("utf-8")
     except OSError as cause:

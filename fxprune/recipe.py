@@ -24,6 +24,8 @@ from pydantic import (
 )
 
 from fxprune.criteria import CRITERIA
+from fxprune.errors import RecipeError
+from fxprune.reading import usable
 from fxprune.types import Budget
 
 __all__ = [
@@ -54,19 +56,21 @@ Positive = Annotated[float, annotated_types.Gt(0)]
 NotNegative = Annotated[float, annotated_types.Ge(0)]
 Share = Annotated[float, annotated_types.Ge(0), annotated_types.Lt(1)]
 Kept = Annotated[float, annotated_types.Gt(0), annotated_types.Le(1)]
-Count = Annotated[int, annotated_types.Ge(1)]
+Count = Annotated[int, annotated_types.Ge(1), annotated_types.Le(2**31)]
 _PERCENT = re.compile(r"(\d+(?:\.\d+)?) ?%")
 
 
 def _epochs(value: int | str) -> int | str:
     if isinstance(value, str) and not _PERCENT.fullmatch(value):
         raise ValueError("neither a number of epochs nor a percentage such as 40 %")
+    if isinstance(value, str) and float(value.rstrip(" %")) > 100:
+        raise ValueError("more than all epochs")
     if isinstance(value, int) and value < 0:
         raise ValueError("a phase cannot have less than no epochs")
     return value
 
 
-Epochs = Annotated[int | str, AfterValidator(_epochs)]
+Epochs = Annotated[Annotated[int, annotated_types.Le(2**31)] | str, AfterValidator(_epochs)]
 
 
 class _Section(BaseModel):
@@ -86,7 +90,7 @@ class Augment(_Section):
         flip: Mirror left and right, every second image on average.
     """
 
-    crop: Annotated[int, annotated_types.Ge(0)] = 0
+    crop: Annotated[int, annotated_types.Ge(0), annotated_types.Le(2**15)] = 0
     flip: bool = False
 
 
@@ -132,7 +136,9 @@ class NpzData(DataOptions):
 
 def files_named(pattern: str) -> list[Path]:
     """Files by a path whose last part may hold wildcards, in the order of their names."""
-    path = Path(pattern)
+    path = usable(pattern, error=RecipeError)
+    if not path.name:
+        return []
     return sorted(found for found in path.parent.glob(path.name) if found.is_file())
 
 
@@ -428,7 +434,7 @@ class Recipe(_Section):
     sparse: Sparse = Sparse()
     finetune: Finetune = Finetune()
     batch: Count = 128
-    seed: Annotated[int, annotated_types.Ge(0)] = 0
+    seed: Annotated[int, annotated_types.Ge(0), annotated_types.Lt(2**32)] = 0
     device: Literal["auto", "cpu"] = "auto"
     mixed_precision: Literal["auto", "no", "bf16", "fp16"] = "auto"
     channels_last: bool = False

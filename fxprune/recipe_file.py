@@ -14,6 +14,7 @@ from pydantic_core import ErrorDetails
 
 from fxprune.errors import RecipeError
 from fxprune.methods import WrongOption, check_options, is_one_shot, method_class
+from fxprune.reading import shown, usable
 from fxprune.recipe import FolderData, NpzData, Recipe, TorchvisionData, files_named, model_fields_at
 from fxprune.yaml_tree import Key, Tree, merge, parse_value, put, read_tree, walk
 
@@ -70,7 +71,7 @@ def read_recipe(path: str | Path, changes: Sequence[str] = ()) -> RecipeFile:
         RecipeError: With the line: not YAML, an unknown key, a wrong type, a missing file, an unknown method,
             criterion or option.
     """
-    path = Path(path)
+    path = usable(path, error=RecipeError)
     tree = _with_bases(path)
     for change in changes:
         tree = _changed_by(tree, change)
@@ -96,7 +97,7 @@ def _with_bases(path: Path, seen: tuple[Path, ...] = ()) -> Tree:
     base = tree.value.get("base")
     if base is None:
         return tree
-    below = base.where.folder / str(base.value)
+    below = base.where.folder / usable(str(base.value), error=RecipeError)
     seen = (*seen, path.resolve())
     if not below.is_file() or below.resolve() in seen or len(seen) > _DEEPEST:
         problem = "does not exist" if not below.is_file() else "is based on this one"
@@ -111,7 +112,9 @@ def _changed_by(tree: Tree, text: str) -> Tree:
     key, sign, value = text.partition("=")
     if not sign or not all(key.split(".")):
         raise RecipeError(f"--set {text}: not of the form key=value", advice="write --set sparse.lr=0.1")
-    return put(tree, key.split("."), parse_value(value, f"--set {text}", Path.cwd()))
+    if len(key.split(".")) > _DEEPEST:
+        raise RecipeError(f"--set {shown(text)}: no key is that deep", advice="write --set sparse.lr=0.1")
+    return put(tree, key.split("."), parse_value(value, f"--set {shown(text)}", Path.cwd()))
 
 
 # --- paths -----------------------------------------------------------------------------------
@@ -138,7 +141,7 @@ def _changed(tree: Tree, key: Key, change: Callable[[str, Path], str]) -> Tree:
 
 def _absolute(text: str, folder: Path) -> str:
     # Not resolved: a link may be moved to other data, and wildcards are no path yet.
-    return os.path.normpath(folder / Path(text).expanduser())
+    return os.path.normpath(folder / usable(text, error=RecipeError))
 
 
 def _absolute_model(text: str, folder: Path) -> str:

@@ -66,6 +66,7 @@ def train(
     out: str | Path | None = None,
     changes: Sequence[str] = (),
     resume: bool = False,
+    allow_pickle: bool = False,
     watcher: Watcher = SILENT,
 ) -> Record:
     """Run a recipe.
@@ -76,6 +77,7 @@ def train(
         changes: ``key=value`` texts that win over the recipe.
         resume: Go on from the last checkpoint in the folder, if there is one; of a finished run of this
             recipe the record is returned.
+        allow_pickle: Read a model from a ``.pt2`` file, and weights that have to be unpickled; both can run code.
         watcher: Is told about each step.
 
     Returns:
@@ -97,7 +99,7 @@ def train(
     ):
         told = watcher if crew.main else SILENT
         with told.step("open") as ticks:
-            session = open_session(file, crew, folder, resume=resume)
+            session = open_session(file, crew, folder, resume=resume, allow_pickle=allow_pickle)
             slow = crew.precision == "bf16" and not computes_bf16(crew.device.type)
             if slow:
                 session.ledger.note(_SLOW_BF16)

@@ -7,13 +7,14 @@ and a key that stands twice is an error.  Nothing but plain values is ever const
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import yaml
 
 from fxprune.errors import RecipeError
+from fxprune.reading import MIB, read_text, shown, usable
 
 __all__ = ["Key", "Tree", "Where", "merge", "parse", "parse_value", "put", "read_tree", "walk"]
 
@@ -69,47 +70,47 @@ class _Loader(yaml.SafeLoader):
     yaml_implicit_resolvers: dict[str, list[tuple[str, re.Pattern[str]]]] = {}
 
 
+_LARGEST = MIB // 4
+_MOST_VALUES = 20_000  # of one file, aliases written out: recipes have some fifty
+_DEEPEST = 50
+_DIGITS = 400  # of a number
+
+_TAG = "tag:yaml.org,2002:"
 _SCALARS = (
-    ("tag:yaml.org,2002:bool", r"true|True|TRUE|false|False|FALSE", "tTfF"),
-    ("tag:yaml.org,2002:int", r"[-+]?[0-9]+", "-+0123456789"),
+    (f"{_TAG}bool", r"true|True|TRUE|false|False|FALSE", "tTfF"),
+    (f"{_TAG}int", r"[-+]?[0-9]+", "-+0123456789"),
     (
-        "tag:yaml.org,2002:float",
+        f"{_TAG}float",
         r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)",
         "-+0123456789.",
     ),
-    ("tag:yaml.org,2002:null", r"~|null|Null|NULL|", "~nN\0"),
+    (f"{_TAG}null", r"~|null|Null|NULL|", "~nN\0"),
 )
-
-
-def _scalar(loader: yaml.constructor.BaseConstructor, node: yaml.nodes.Node) -> str:
-    """The text of a single value."""
-    assert isinstance(node, yaml.nodes.ScalarNode)
-    return str(loader.construct_scalar(node))
-
+_FORMS: Mapping[str, re.Pattern[str]] = {tag: re.compile(rf"^(?:{form})$") for tag, form, _ in _SCALARS}
 
 for _tag, _form, _first in _SCALARS:
     starts = [None if c == "\0" else c for c in _first]
-    _Loader.add_implicit_resolver(_tag, re.compile(rf"^(?:{_form})$"), starts)
-# YAML 1.1 reads 012 as an octal number.
-_Loader.add_constructor("tag:yaml.org,2002:int", lambda loader, node: int(_scalar(loader, node)))
-_Loader.add_constructor(
-    "tag:yaml.org,2002:float",
-    lambda loader, node: float(re.sub(r"\.(?=inf|nan)", "", _scalar(loader, node).lower())),
-)
+    _Loader.add_implicit_resolver(_tag, _FORMS[_tag], starts)
+
+# The only values there are.  No constructor of YAML's is ever called: what else a tag asks for is refused.
+_VALUES: Mapping[str, Callable[[str], str | int | float | bool | None]] = {
+    f"{_TAG}str": lambda text: text,
+    f"{_TAG}bool": lambda text: text.lower() == "true",
+    f"{_TAG}int": int,  # YAML 1.1 reads 012 as an octal number
+    f"{_TAG}float": lambda text: float(re.sub(r"\.(?=inf|nan)", "", text.lower())),
+    f"{_TAG}null": lambda text: None,
+}
 
 
-def read_tree(path: Path) -> Tree:
+def read_tree(path: str | Path) -> Tree:
     """The content of a YAML file.
 
     Raises:
         RecipeError: There is no such file, or it is not YAML; the message has the line.
     """
-    try:
-        text = path.read_text("utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or str(error)
-        raise RecipeError(f"{path} cannot be read: {reason}", advice="pass a YAML file") from error
-    return parse(text, path.name, path.resolve().parent)
+    text = read_text(path, limit=_LARGEST, error=RecipeError, advice="pass a YAML file")
+    target = usable(path, error=RecipeError)
+    return parse(text, target.name, target.resolve().parent)
 
 
 def parse(text: str, name: str, folder: Path) -> Tree:
@@ -128,14 +129,17 @@ def parse(text: str, name: str, folder: Path) -> Tree:
         >>> tree.plain(), str(walk(tree, ("b", 1)).where)
         ({'a': 0.001, 'b': ['no', True]}, 'x.yaml:2')
     """
-    loader = _Loader(text)
+    loader: _Loader | None = None
     try:
+        loader = _Loader(text)
         node = loader.get_single_node()
         if node is None:
             return Tree({}, Where(name, 1, folder))
-        return _tree(loader, node, name, folder)
+        return _Reading(name, folder).tree(node, 1)
     except RecursionError as error:
-        raise RecipeError("an alias contains itself", source=name, advice="write the values out") from error
+        raise RecipeError(
+            "this is nested too deeply for a recipe", source=name, advice="write a mapping of sections"
+        ) from error
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         where = f"{name}:{mark.line + 1}" if mark else name
@@ -144,35 +148,81 @@ def parse(text: str, name: str, folder: Path) -> Tree:
             source=where,
             advice="check the indentation and the quotes around this line",
         ) from error
-    except yaml.YAMLError as error:
-        raise RecipeError(
-            f"this is not YAML: {error}", source=name, advice="save it as UTF-8 text"
-        ) from error
+    except RecipeError:
+        raise
+    except Exception as error:  # the scanner of YAML lets through what Python says of impossible characters
+        said = " ".join(str(error).split()) or type(error).__name__
+        raise RecipeError(f"this is not YAML: {said}", source=name, advice="save it as UTF-8 text") from error
     finally:
-        loader.dispose()
+        if loader is not None:
+            loader.dispose()
 
 
-def _tree(loader: _Loader, node: yaml.Node, name: str, folder: Path) -> Tree:
-    where = Where(name, node.start_mark.line + 1, folder)
-    if isinstance(node, yaml.MappingNode):
+class _Reading:
+    """One document on its way from nodes to values; aliases are written out, so their number is bounded."""
+
+    def __init__(self, name: str, folder: Path) -> None:
+        self._name, self._folder = name, folder
+        self._left = _MOST_VALUES
+
+    def _error(self, node: yaml.Node, what: str, advice: str) -> RecipeError:
+        return RecipeError(what, source=f"{self._name}:{node.start_mark.line + 1}", advice=advice)
+
+    def tree(self, node: yaml.Node, depth: int) -> Tree:
+        """The tree of a node."""
+        self._left -= 1
+        if self._left < 0:
+            raise self._error(
+                node, f"there are more than {_MOST_VALUES} values, aliases written out", "write less"
+            )
+        if depth > _DEEPEST:
+            raise self._error(
+                node, "this is nested too deeply, or an alias contains itself", "write the values out"
+            )
+        where = Where(self._name, node.start_mark.line + 1, self._folder)
+        if isinstance(node, yaml.MappingNode):
+            return Tree(self._mapping(node, depth), where)
+        if isinstance(node, yaml.SequenceNode):
+            self._collection(node, "seq")
+            return Tree([self.tree(item, depth + 1) for item in node.value], where)
+        return Tree(self._scalar(node), where)
+
+    def _mapping(self, node: yaml.MappingNode, depth: int) -> dict[str, Tree]:
+        self._collection(node, "map")
         found: dict[str, Tree] = {}
         for key_node, value_node in node.value:
-            key = str(loader.construct_object(key_node, deep=True))
-            line = key_node.start_mark.line + 1
+            if not isinstance(key_node, yaml.ScalarNode):
+                raise self._error(key_node, "a key is a list or a mapping", "write a word")
+            key = str(self._scalar(key_node))
             if key in found:
-                raise RecipeError(
+                raise self._error(
+                    key_node,
                     f"'{key}' stands twice, first in line {found[key].where.line}",
-                    source=f"{name}:{line}",
-                    advice="remove one of them",
+                    "remove one of them",
                 )
-            inner = _tree(loader, value_node, name, folder)
+            inner = self.tree(value_node, depth + 1)
             # A block's own mark is its first child's; the key's line is where a person looks.
-            found[key] = Tree(inner.value, Where(name, line, folder))
-        return Tree(found, where)
-    if isinstance(node, yaml.SequenceNode):
-        return Tree([_tree(loader, item, name, folder) for item in node.value], where)
-    value = loader.construct_object(node, deep=True)
-    return Tree(value if isinstance(value, (str, int, float, bool)) or value is None else str(value), where)
+            found[key] = Tree(inner.value, Where(self._name, key_node.start_mark.line + 1, self._folder))
+        return found
+
+    def _collection(self, node: yaml.Node, kind: str) -> None:
+        if node.tag != f"{_TAG}{kind}":
+            raise self._tag(node)
+
+    def _scalar(self, node: yaml.Node) -> str | int | float | bool | None:
+        text, form = node.value, _FORMS.get(node.tag)
+        if node.tag not in _VALUES:
+            raise self._tag(node)
+        # A tag may be written before any text: !!int x.
+        if form is not None and (not form.match(text) or len(text) > _DIGITS):
+            raise self._error(
+                node, f"{shown(text)!r} is no {node.tag.removeprefix(_TAG)}", "write a plain value"
+            )
+        return _VALUES[node.tag](text)
+
+    def _tag(self, node: yaml.Node) -> RecipeError:
+        tag = shown(node.tag.replace(_TAG, "!!"))
+        return self._error(node, f"a recipe has no values of the kind {tag}", "write a plain value")
 
 
 def parse_value(text: str, name: str, folder: Path) -> Tree:

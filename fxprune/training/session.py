@@ -105,7 +105,9 @@ def seed_everything(*numbers: int) -> None:
     torch.manual_seed(seed)
 
 
-def open_session(file: RecipeFile, team: Team, out: Path, *, resume: bool) -> Session:
+def open_session(
+    file: RecipeFile, team: Team, out: Path, *, resume: bool, allow_pickle: bool = False
+) -> Session:
     """Open and check everything that can be wrong before the first step.
 
     Raises:
@@ -124,7 +126,7 @@ def open_session(file: RecipeFile, team: Team, out: Path, *, resume: bool) -> Se
     saved, ledger = _continued(file, out, checkpoints, resume=resume)
     seed_everything(recipe.seed)
     data = open_data(file)
-    dense, example = _open_model(file, data)
+    dense, example = _open_model(file, data, allow_pickle)
     look = Look.of(recipe.data.mean, recipe.data.std, channels_last=recipe.channels_last, device=team.device)
     session = Session(file, team, out, data, dense, example, look, checkpoints, ledger, saved)
     _dry_run(session)
@@ -142,12 +144,12 @@ def _near(data: DataSet, device: torch.device) -> DataSet:
     return replace(data, train=data.train.to(device), test=data.test.to(device))
 
 
-def _open_model(file: RecipeFile, data: DataSet) -> tuple[nn.Module, Inputs]:
+def _open_model(file: RecipeFile, data: DataSet, allow_pickle: bool) -> tuple[nn.Module, Inputs]:
     recipe = file.recipe
     height, width, channels = data.train.shape
     shape = recipe.input or (f"1x{channels}x{height}x{width}",)
     try:
-        opened = open_model(recipe.model, weights=recipe.weights, inputs=shape)
+        opened = open_model(recipe.model, weights=recipe.weights, inputs=shape, allow_pickle=allow_pickle)
     except FxpruneError as error:
         about_weights = recipe.weights is not None and str(recipe.weights) in error.what
         key = "weights" if about_weights else "input" if "--input" in error.what else "model"

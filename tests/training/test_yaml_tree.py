@@ -55,7 +55,23 @@ def test_places_of_values() -> None:
         ("a: 1\nb: 2\na: 3", 3, "'a' stands twice, first in line 1"),
         ("a: [1\nb: 2", 2, "this is not YAML"),
         ("a:\n\tb: 1", 2, "cannot start any token"),
-        ("x: &a [*a]", 0, "an alias contains itself"),
+        ("x: &a [*a]", 1, "an alias contains itself"),
+        ("a: 1\nx: &a {y: *a}", 2, "an alias contains itself"),
+        ("a: !!int x", 1, "'x' is no int"),
+        ("a: 1\nb: !!float 1.2.3", 2, "'1.2.3' is no float"),
+        ("a: !!bool maybe", 1, "'maybe' is no bool"),
+        ("a: !!timestamp 2001-01-01", 1, "no values of the kind !!timestamp"),
+        ("a: !!binary aGk=", 1, "no values of the kind !!binary"),
+        ("a: !!set {b}", 1, "no values of the kind !!set"),
+        ("a: !!python/object/apply:os.getcwd []", 1, "no values of the kind !!python/object"),
+        ("a: !own x", 1, "no values of the kind !own"),
+        ("a: " + "9" * 5000, 1, "is no int"),
+        ("? [a, b]\n: c", 1, "a key is a list or a mapping"),
+        ("a: \x1b[31m", 0, "this is not YAML: unacceptable character"),
+        ("a: \0", 0, "this is not YAML: unacceptable character"),
+        ('a: "\\UFFFFFFFF"', 0, "this is not YAML"),
+        ("[" * 60 + "]" * 60, 1, "nested too deeply"),
+        ("[" * 20_000, 0, "nested too deeply"),
         ("a: 1\n---\nb: 1", 2, "but found another document"),
     ],
 )
@@ -66,9 +82,14 @@ def test_what_is_refused(text: str, line: int, what: str) -> None:
     assert caught.value.source == (f"f.yaml:{line}" if line else "f.yaml")
 
 
-def test_nothing_is_constructed() -> None:
-    tree = parse("a: !!python/object/apply:os.getcwd []", "f.yaml", Path())
-    assert tree.plain() == {"a": []}
+@pytest.mark.parametrize("levels", [6, 9, 40])
+def test_aliases_of_aliases_are_bounded(levels: int) -> None:
+    """Nine to a level: written out, forty levels would be more values than there are atoms."""
+    lines = ["a0: &a0 [x, x]", *(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]" for n in range(1, levels))]
+    with pytest.raises(RecipeError, match="more than 20000 values, aliases written out"):
+        parse("\n".join(lines), "f.yaml", Path())
+    honest = parse("a: &a {b: 1}\nc: [*a, *a]", "f.yaml", Path())
+    assert honest.plain() == {"a": {"b": 1}, "c": [{"b": 1}, {"b": 1}]}
 
 
 def test_merging() -> None:
