@@ -27,7 +27,7 @@ from fxprune.bench_table import BenchRow, BenchTable
 from fxprune.calls import ExampleInputs, as_call, evaluating
 from fxprune.contestants import Contestant, Facts, Model, contestant
 from fxprune.errors import ExportError, FxpruneError
-from fxprune.runtime import machine
+from fxprune.runtime import RUN_LIMIT_S, machine
 from fxprune.types import Cost
 
 __all__ = ["BenchRow", "BenchTable", "Progress", "benchmark"]
@@ -61,6 +61,7 @@ def benchmark(
     batch: int | None = None,
     costs: Mapping[str, Cost] | None = None,
     memory: bool = True,
+    limit_s: float = RUN_LIMIT_S,
     seed: int = 0,
     progress: Progress | None = None,
 ) -> BenchTable:
@@ -77,6 +78,7 @@ def benchmark(
         batch: Batch size to repeat the example's samples to.
         costs: Params and MACs by name, instead of counting them in the file.
         memory: Measure peak memory, in one process per ONNX file.
+        limit_s: Seconds after which the first run of a file is stopped: a loop in it may have no end.
         seed: Of the order within the rounds.
         progress: Told how far it is.
 
@@ -94,13 +96,16 @@ def benchmark(
         (['a', 'b'], 1.0)
     """
     options = {"threads": threads, "repeats": repeats, "warmup": warmup, "seconds": seconds, "batch": batch}
+    options["limit_s"] = limit_s
     _check_options(models, options)
     tell = progress or _silent
     call = as_call(example_inputs, error=ExportError)
     call = call if batch is None else call.with_batch(batch)
     tell(0.0, "loading")
     with _stage([m for m in models.values() if isinstance(m, nn.Module)], threads):
-        loaded = {name: contestant(name, model, call, threads) for name, model in models.items()}
+        loaded = {
+            name: contestant(name, model, call, threads, limit_s=limit_s) for name, model in models.items()
+        }
         field = list(loaded.values())
         calls = [_warm_up(one, warmup) for one in field]
         times = _rounds(field, calls, repeats, seconds, random.Random(seed), tell)
@@ -124,7 +129,7 @@ def _check_options(models: Mapping[str, Model], options: Mapping[str, float | No
             "there is nothing to measure: models are given by name",
             advice='pass {"dense": "dense.onnx", "slim": "slim.onnx"}',
         )
-    least = {"threads": 1, "repeats": 1, "warmup": 0, "seconds": 0, "batch": 1}
+    least = {"threads": 1, "repeats": 1, "warmup": 0, "seconds": 0, "batch": 1, "limit_s": 0}
     for name, value in options.items():
         if value is not None and not (math.isfinite(value) and value >= least[name]):
             raise FxpruneError(f"{name}={value} makes no sense", advice=f"pass {least[name]} or more")

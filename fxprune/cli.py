@@ -331,6 +331,7 @@ def bench(
     seconds: o.Seconds = None,
     batch: o.BatchSize = None,
     memory: o.Memory = True,
+    limit: o.Limit = 60.0,
     as_json: o.Json = False,
 ) -> None:
     """Measure ONNX files against the first of them, interleaved, in onnxruntime."""
@@ -348,6 +349,7 @@ def bench(
             seconds=seconds,
             batch=batch,
             memory=memory,
+            limit_s=limit,
             progress=percent(ticks),
         )
     _result(table, table.to_json(), as_json)

@@ -33,6 +33,9 @@ _SHOW = "What to show"
 _MEASURE = "Measurement"
 _OUTPUT = "Output"
 
+_DIGITS = 9  # of a number of channels
+_MOST = 2**31 - 1
+
 Model = Annotated[
     str,
     typer.Argument(
@@ -150,7 +153,12 @@ Align = Annotated[
 KeepAtLeast = Annotated[
     int,
     typer.Option(
-        "--keep-at-least", metavar="N", min=1, help="Channels that every group keeps.", rich_help_panel=_PLAN
+        "--keep-at-least",
+        metavar="N",
+        min=1,
+        max=_MOST,
+        help="Channels that every group keeps.",
+        rich_help_panel=_PLAN,
     ),
 ]
 Protect = Annotated[
@@ -196,7 +204,13 @@ Json = Annotated[
 Threads = Annotated[
     int,
     typer.Option(
-        "--threads", "-t", metavar="N", min=1, help="Threads of onnxruntime.", rich_help_panel=_MEASURE
+        "--threads",
+        "-t",
+        metavar="N",
+        min=1,
+        max=_MOST,
+        help="Threads of onnxruntime.",
+        rich_help_panel=_MEASURE,
     ),
 ]
 
@@ -260,7 +274,10 @@ Check = Annotated[
     typer.Option("--verify/--no-verify", help="Refuse to write what is not equal.", rich_help_panel=_OUTPUT),
 ]
 Opset = Annotated[
-    int, typer.Option("--opset", metavar="N", help="ONNX operator set.", rich_help_panel=_OUTPUT)
+    int,
+    typer.Option(
+        "--opset", metavar="N", min=1, max=_MOST, help="ONNX operator set.", rich_help_panel=_OUTPUT
+    ),
 ]
 StaticBatch = Annotated[
     bool, typer.Option("--static-batch", help="Fix the batch size to the example's.", rich_help_panel=_OUTPUT)
@@ -294,7 +311,12 @@ OnnxFiles = Annotated[
 Repeats = Annotated[
     int,
     typer.Option(
-        "--repeats", metavar="N", min=1, help="Rounds: timed samples of each file.", rich_help_panel=_MEASURE
+        "--repeats",
+        metavar="N",
+        min=1,
+        max=_MOST,
+        help="Rounds: timed samples of each file.",
+        rich_help_panel=_MEASURE,
     ),
 ]
 Seconds = Annotated[
@@ -307,6 +329,7 @@ BatchSize = Annotated[
         "--batch",
         metavar="N",
         min=1,
+        max=_MOST,
         help="Repeat the example's samples to this batch size.",
         rich_help_panel=_MEASURE,
     ),
@@ -314,8 +337,21 @@ BatchSize = Annotated[
 Memory = Annotated[
     bool, typer.Option("--memory/--no-memory", help="Measure peak memory, too.", rich_help_panel=_MEASURE)
 ]
+Limit = Annotated[
+    float,
+    typer.Option(
+        "--limit",
+        metavar="S",
+        min=0.1,
+        help="Stop the first run of a file after this long.",
+        rich_help_panel=_MEASURE,
+    ),
+]
 Seed = Annotated[
-    int, typer.Option("--seed", metavar="N", help="Of the weights and of the order of the data.")
+    int,
+    typer.Option(
+        "--seed", metavar="N", min=0, max=_MOST, help="Of the weights and of the order of the data."
+    ),
 ]
 
 
@@ -376,9 +412,10 @@ def parse_align(text: str) -> Literal["auto"] | int:
     """
     if text == "auto":
         return "auto"
-    if text.isdecimal() and int(text) > 0:
+    if text.isdecimal() and len(text) <= _DIGITS and int(text) > 0:
         return int(text)
-    raise typer.BadParameter(f"'{text}' is neither auto nor a number of channels", param_hint="--align")
+    shown = text if len(text) <= 2 * _DIGITS else f"{text[:_DIGITS]}..."
+    raise typer.BadParameter(f"'{shown}' is neither auto nor a number of channels", param_hint="--align")
 
 
 def parse_ratios(texts: Sequence[str] | None) -> dict[str, float]:

@@ -21,7 +21,7 @@ from fxprune.calls import Call
 from fxprune.errors import ExportError
 from fxprune.onnx_cost import count, data_files
 from fxprune.parity import check_module, run_module
-from fxprune.runtime import Array, Session, open_session
+from fxprune.runtime import RUN_LIMIT_S, Array, Session, open_session
 from fxprune.types import Cost
 
 __all__ = ["Contestant", "Facts", "Model", "contestant", "peak_memory"]
@@ -57,7 +57,9 @@ class Contestant(Protocol):
         """Sizes; a given cost is taken over instead of being counted."""
 
 
-def contestant(name: str, model: Model, call: Call, threads: int) -> Contestant:
+def contestant(
+    name: str, model: Model, call: Call, threads: int, *, limit_s: float = RUN_LIMIT_S
+) -> Contestant:
     """Load a model and run it once, so that what does not fit is refused before anything is timed.
 
     Raises:
@@ -74,7 +76,7 @@ def contestant(name: str, model: Model, call: Call, threads: int) -> Contestant:
         )
     session = open_session(model, threads=threads)
     loaded = _InOnnxruntime(session, session.feeds(call))
-    session.run(loaded.feeds)
+    session.run(loaded.feeds, limit_s=limit_s)
     return loaded
 
 

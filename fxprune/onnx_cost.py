@@ -17,12 +17,29 @@ import onnx
 from onnx import TensorProto, shape_inference
 
 from fxprune.errors import ExportError
+from fxprune.reading import regular_file, shown, usable
 
 __all__ = ["OnnxCost", "count", "data_files"]
 
 Shape = tuple[int, ...]
 
 _FLOATS = (TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16, TensorProto.BFLOAT16)
+# Bits of an element, of the types that are stored as raw bytes in practice.
+_BITS: dict[int, int] = {
+    TensorProto.DOUBLE: 64,
+    TensorProto.INT64: 64,
+    TensorProto.UINT64: 64,
+    TensorProto.FLOAT: 32,
+    TensorProto.INT32: 32,
+    TensorProto.UINT32: 32,
+    TensorProto.FLOAT16: 16,
+    TensorProto.BFLOAT16: 16,
+    TensorProto.INT16: 16,
+    TensorProto.UINT16: 16,
+    TensorProto.INT8: 8,
+    TensorProto.UINT8: 8,
+    TensorProto.BOOL: 8,
+}
 _UNCOUNTED = frozenset(
     [
         "Attention",
@@ -79,8 +96,9 @@ def count(path: str | Path, shapes: Mapping[str, Shape], samples: int) -> OnnxCo
         total = sum(_MACS[node.op_type](node, known) for node in model.graph.node if node.op_type in _MACS)
     except KeyError as error:
         return OnnxCost(params, None, f"no MACs: the shape of {error} is not known")
-    except shape_inference.InferenceError as error:
-        return OnnxCost(params, None, f"no MACs: {str(error).splitlines()[0]}")
+    except Exception as error:  # noqa: BLE001 - inference says in many ways that a graph makes no sense
+        said = (str(error).splitlines() or [type(error).__name__])[0]
+        return OnnxCost(params, None, f"no MACs: {said[:200]}")
     return OnnxCost(params, total // max(samples, 1), note)
 
 
@@ -90,22 +108,47 @@ def data_files(path: str | Path) -> tuple[Path, ...]:
     Raises:
         ExportError: The file is missing or no ONNX model.
     """
-    external = {
-        entry.value
-        for weight in _load(path).graph.initializer
-        for entry in weight.external_data
-        if entry.key == "location"
-    }
-    return (Path(path), *(Path(path).parent / name for name in sorted(external)))
+    folder = usable(path).parent
+    found = []
+    for name in sorted({_location(weight) for weight in _load(path).graph.initializer} - {""}):
+        inside = (folder / name).resolve().is_relative_to(folder.resolve())
+        if not inside:
+            raise ExportError(
+                f"{shown(path)} keeps weights outside its folder: {shown(name)}", advice="export it again"
+            )
+        found.append(regular_file(folder / name, error=ExportError, advice="copy it beside the ONNX file"))
+    return (usable(path), *found)
+
+
+def _location(weight: TensorProto) -> str:
+    """Name of the file that holds a weight, empty if it is the model's own."""
+    return next((entry.value for entry in weight.external_data if entry.key == "location"), "")
 
 
 def _load(path: str | Path) -> onnx.ModelProto:
+    target = regular_file(path, error=ExportError, advice="check the path; fxprune export writes ONNX files")
     try:
-        return onnx.load(str(path), load_external_data=False)
+        model = onnx.load(str(target), load_external_data=False)
     except Exception as error:
         raise ExportError(
-            f"{path} is not a readable ONNX file: {type(error).__name__}", advice="export it again"
+            f"{shown(path)} is not a readable ONNX file: {type(error).__name__}", advice="export it again"
         ) from error
+    for weight in model.graph.initializer:
+        _check_size(weight, path)
+    return model
+
+
+def _check_size(weight: TensorProto, path: str | Path) -> None:
+    """Refuse a weight whose bytes are not those of its shape."""
+    known = _BITS.get(weight.data_type)
+    held = weight.HasField("raw_data") and known is not None
+    needed = -(-prod(weight.dims) * (known or 0) // 8)
+    if min(weight.dims, default=0) < 0 or (held and len(weight.raw_data) != needed):
+        raise ExportError(
+            f"{shown(path)} is damaged: {len(weight.raw_data)} bytes for a weight of shape {list(weight.dims)}",
+            tensor=weight.name,
+            advice="export it again",
+        )
 
 
 def _infer(model: onnx.ModelProto, shapes: Mapping[str, Shape]) -> dict[str, Shape]:

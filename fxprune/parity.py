@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,10 +18,12 @@ from torch import nn
 
 from fxprune.calls import Call, ExampleInputs, as_call, evaluating, output_tensors, untouched_random_state
 from fxprune.errors import ExportError
-from fxprune.runtime import Array, Port, Session, open_session
+from fxprune.runtime import RUN_LIMIT_S, Array, Port, Session, open_session
 from fxprune.sources import source_of
 
 __all__ = ["check_module", "headline", "largest_error", "parity", "rounding", "run_module"]
+
+_SLOWER = 100  # times what torch takes: so much slower than the module no file of it is
 
 
 def parity(onnx_path: str | Path, module: nn.Module, inputs: ExampleInputs) -> float:
@@ -57,8 +60,10 @@ def largest_error(session: Session, module: nn.Module, call: Call, which: str) -
     Raises:
         ExportError: The inputs do not fit, or number or shapes of the outputs differ.
     """
+    started = time.monotonic()
     expected = [_as_array(t) for t in run_module(module, call, which).values()]
-    got = session.run(session.feeds(call))
+    limit = max(RUN_LIMIT_S, _SLOWER * (time.monotonic() - started))
+    got = session.run(session.feeds(call), limit_s=limit)
     if len(got) != len(expected):
         raise ExportError(f"{session.path} has {len(got)} outputs, the module {len(expected)}")
     errors = [_difference(a, b, port, which) for a, b, port in zip(expected, got, session.outputs)]

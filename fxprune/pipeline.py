@@ -26,9 +26,11 @@ from fxprune.inspect import WidthRow, group_table, width_table
 from fxprune.loading import Loaded, load_model
 from fxprune.plan import plan as make_plan
 from fxprune.plots import plot_latency, plot_widths
+from fxprune.reading import MIB, read_text, regular_file, shown
 from fxprune.report import describe_export, describe_plan, describe_trace, export_json, report_markdown
 from fxprune.runtime import open_session
 from fxprune.slim import load, save, slim
+from fxprune.tensors import read_tensors
 from fxprune.trace import ExampleInputs, Trace, trace
 from fxprune.types import Budget, Plan
 from fxprune.verify import Proof, verify
@@ -46,6 +48,7 @@ __all__ = [
 
 Batch = TypeVar("Batch")
 
+_LARGEST_PLAN = 256 * MIB
 _TORCH_SECONDS = 20.0  # a detector takes seconds a call in torch, and fifty rounds of it would take long
 _NO_ONNX = (
     "torch.export refuses this model, as where it goes depends on its data; an ONNX graph cannot say that. "
@@ -137,20 +140,17 @@ def read_plan(path: Path) -> Plan:
         PlanError: There is no file, or no plan in it.
     """
     advice = "pass a file written by fxprune plan or fxprune slim"
+    target = regular_file(path, error=PlanError, advice=advice)
+    if target.suffix == ".safetensors":
+        text = read_tensors(target, error=PlanError, advice=advice).metadata.get("plan", "")
+        if not text:
+            raise PlanError(f"{shown(path)} holds weights and no plan", advice=advice)
+    else:
+        text = read_text(target, limit=_LARGEST_PLAN, error=PlanError, advice=advice)
     try:
-        if path.suffix == ".safetensors":
-            text = read_metadata(path).get("plan", "")
-            if not text:
-                raise PlanError(f"{path} holds weights and no plan", advice=advice)
-            return Plan.from_json(text)
-        return Plan.from_json(path.read_text("utf-8"))
-    except FileNotFoundError as error:
-        raise PlanError(f"there is no file {path}", advice=advice) from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise PlanError(f"no plan can be read from {path}: {error}", advice=advice) from error
+        return Plan.from_json(text)
     except PlanError as error:
-        what = error.what if str(path) in error.what else f"{path}: {error.what}"
-        raise PlanError(what, tensor=error.tensor, advice=error.advice) from error
+        raise PlanError(f"{shown(path)}: {error.what}", tensor=error.tensor, advice=error.advice) from error
 
 
 def onnx_inputs(path: Path, specs: Sequence[str] = ()) -> Inputs:

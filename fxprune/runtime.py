@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import platform
 import re
+import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,10 +23,14 @@ import torch
 from fxprune.calls import Call
 from fxprune.errors import ExportError
 from fxprune.memory_probe import session_options
+from fxprune.reading import regular_file
 
-__all__ = ["SESSION_OPTIONS", "Array", "Machine", "Port", "Session", "machine", "open_session"]
+__all__ = ["RUN_LIMIT_S", "SESSION_OPTIONS", "Array", "Machine", "Port", "Session", "machine", "open_session"]
 
 Array = npt.NDArray[np.generic]
+
+RUN_LIMIT_S = 60.0
+"""Seconds that one run may take unless the caller allows more."""
 
 SESSION_OPTIONS = (
     "CPUExecutionProvider, all graph optimisations, sequential, threads stop spinning after a run"
@@ -80,22 +85,39 @@ class Session:
     outputs: tuple[Port, ...]
     handle: ort.InferenceSession
 
-    def run(self, feeds: Mapping[str, Array]) -> list[Array]:
+    def run(self, feeds: Mapping[str, Array], *, limit_s: float = RUN_LIMIT_S) -> list[Array]:
         """Run the model.
 
         Args:
             feeds: One array per input, as `feeds` makes them.
+            limit_s: Seconds after which it is stopped: a loop in a file may have no end.
 
         Raises:
-            ExportError: onnxruntime stopped.
+            ExportError: onnxruntime stopped, or had to be stopped.
         """
+        options, over = ort.RunOptions(), threading.Event()
+
+        def stop() -> None:
+            over.set()
+            options.terminate = True
+
+        clock = threading.Timer(limit_s, stop)
+        clock.daemon = True
+        clock.start()
         try:
-            return list(self.handle.run(None, dict(feeds)))
+            return list(self.handle.run(None, dict(feeds), options))
         except Exception as error:
+            if over.is_set():
+                raise ExportError(
+                    f"one run of {self.path} did not end within {limit_s:g} s and was stopped",
+                    advice="a loop in it may have no end; if it is only slow, allow it more (--limit, limit_s=)",
+                ) from error
             raise ExportError(
                 f"onnxruntime could not run {self.path}: {_reason(error, self.path, self.path)}",
                 advice="export the model again with other example inputs or a fixed batch (dynamic_batch=False)",
             ) from error
+        finally:
+            clock.cancel()
 
     def feeds(self, call: Call) -> dict[str, Array]:
         """The tensors of a call as this model's inputs.
@@ -155,11 +177,8 @@ def open_session(path: str | Path, *, threads: int = 1, name: str | Path | None 
     Raises:
         ExportError: The file is missing or corrupt, or onnxruntime cannot run what is in it.
     """
-    path, shown = Path(path), Path(path if name is None else name)
-    if not path.is_file():
-        raise ExportError(
-            f"there is no file {shown}", advice="check the path; fxprune export writes ONNX files"
-        )
+    shown = Path(path if name is None else name)
+    path = regular_file(path, error=ExportError, advice="check the path; fxprune export writes ONNX files")
     try:
         handle = ort.InferenceSession(str(path), session_options(threads), providers=["CPUExecutionProvider"])
     except Exception as error:

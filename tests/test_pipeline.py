@@ -335,7 +335,7 @@ def test_plans_that_cannot_be_read(tmp_path: Path) -> None:
     save_file({"a": torch.zeros(1)}, tmp_path / "w.safetensors")
     for name, says in (
         ("none.json", "there is no file"),
-        ("binary.json", "no plan can be read from"),
+        ("binary.json", "it is not UTF-8 text"),
         ("other.json", "not a readable plan"),
         ("w.safetensors", "holds weights and no plan"),
     ):
