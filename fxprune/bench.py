@@ -26,7 +26,9 @@ from torch import nn
 from fxprune.bench_table import BenchRow, BenchTable
 from fxprune.calls import ExampleInputs, as_call, evaluating
 from fxprune.contestants import Contestant, Facts, Model, contestant
+from fxprune.copies import unchanged_buffers
 from fxprune.errors import ExportError, FxpruneError
+from fxprune.process import no_garbage, untouched_random_state
 from fxprune.runtime import RUN_LIMIT_S, machine
 from fxprune.types import Cost
 
@@ -66,6 +68,10 @@ def benchmark(
     progress: Progress | None = None,
 ) -> BenchTable:
     """Measure models against the first of them.
+
+    Modules are given back as they were; a module that writes into its inputs gets copies of them, at each
+    call.  One measurement runs at a time, whatever threads ask for others; modules are in evaluation
+    mode meanwhile, for other threads, too.
 
     Args:
         models: ONNX files, run in onnxruntime, or torch modules, run in evaluation and inference
@@ -137,21 +143,24 @@ def _check_options(models: Mapping[str, Model], options: Mapping[str, float | No
 
 @contextlib.contextmanager
 def _stage(modules: Sequence[nn.Module], threads: int) -> Iterator[None]:
-    """Equal conditions: evaluation mode, no gradients, the threads asked for, no garbage collection."""
-    torch_threads, collecting = torch.get_num_threads(), gc.isenabled()
+    """Equal conditions: evaluation mode, no gradients, the threads asked for, no garbage collection.
+
+    What the models' code does to their buffers and to random numbers is undone; one measurement at a time.
+    """
     with contextlib.ExitStack() as stack:
+        stack.enter_context(untouched_random_state())
         for module in modules:
             stack.enter_context(evaluating(module))
+            stack.enter_context(unchanged_buffers(module))
         stack.enter_context(torch.inference_mode())
-        torch.set_num_threads(threads)
         gc.collect()
-        gc.disable()
+        stack.enter_context(no_garbage())
+        torch_threads = torch.get_num_threads()
         try:
+            torch.set_num_threads(threads)
             yield
         finally:
             torch.set_num_threads(torch_threads)
-            if collecting:
-                gc.enable()
 
 
 def _warm_up(one: Contestant, warmup: int) -> int:

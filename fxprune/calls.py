@@ -18,8 +18,16 @@ from torch import nn
 from torch.utils import _pytree as pytree
 
 from fxprune.errors import FxpruneError
+from fxprune.process import alone, untouched_random_state
 
-__all__ = ["Call", "ExampleInputs", "as_call", "evaluating", "output_tensors", "untouched_random_state"]
+__all__ = [
+    "Call",
+    "ExampleInputs",
+    "as_call",
+    "evaluating",
+    "output_tensors",
+    "untouched_random_state",
+]
 
 ExampleInputs = torch.Tensor | Sequence[object] | Mapping[str, object]
 """A tensor or list (one argument), a tuple (positional arguments), or a dict (keyword arguments)."""
@@ -162,28 +170,21 @@ def output_tensors(outputs: object) -> dict[str, torch.Tensor]:
 @contextlib.contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
     """Switch a model to evaluation mode, and every submodule back to its own mode after."""
-    modes = [(module, module.training) for module in model.modules()]
-    # Graphs made by torch.export are fixed in one mode and refuse the call.
-    with contextlib.suppress(NotImplementedError):
-        model.eval()
-    try:
-        yield
-    finally:
-        # Parents come before children, so a child's own mode has the last word; train() is called
-        # where it can be, since a module may do more in it than set the flag.
-        for module, training in modes:
-            if module.training != training:
-                with contextlib.suppress(NotImplementedError):
-                    module.train(training)
-                module.training = training
-
-
-@contextlib.contextmanager
-def untouched_random_state() -> Iterator[None]:
-    """Give torch's generators back as they were: whoever exports between two epochs must not change them."""
-    devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
-    with torch.random.fork_rng(devices=list(devices)):
-        yield
+    with alone():  # or two threads would give back what the other one has set
+        modes = [(module, module.training) for module in model.modules()]
+        try:
+            # Graphs made by torch.export are fixed in one mode and refuse the call.
+            with contextlib.suppress(NotImplementedError):
+                model.eval()
+            yield
+        finally:
+            # Parents come before children, so a child's own mode has the last word; train() is called
+            # where it can be, since a module may do more in it than set the flag.
+            for module, training in modes:
+                if module.training != training:
+                    with contextlib.suppress(NotImplementedError):
+                        module.train(training)
+                    module.training = training
 
 
 def _positional_names(model: nn.Module) -> tuple[str, ...]:

@@ -6,16 +6,9 @@ inputs are fixed to their example's values; what is not a tensor among the outpu
 
 from __future__ import annotations
 
-import contextlib
-import io
-import logging
 import re
-import sys
-import threading
-import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TextIO
 
 import onnx_ir as ir
 import onnx_ir.passes.common as common_passes
@@ -28,6 +21,7 @@ from fxprune.calls import Call, output_tensors
 from fxprune.errors import ExportError
 from fxprune.onnx_rules import rewrite
 from fxprune.parity import headline
+from fxprune.process import no_fast_path, quiet, uninterrupted
 from fxprune.sources import source_of
 
 __all__ = ["BATCH", "Attempt", "Captured", "Untranslatable", "attempts", "capture"]
@@ -36,15 +30,6 @@ BATCH = "batch"
 """Name of the dynamic dimension in the file."""
 
 _TORCH_OPSET = 18  # the exporter's own; lower ones are made from it by conversion
-_LOGGERS = (
-    "torch.onnx",
-    "torch.export",
-    "torch._export",
-    "torch.fx",
-    "torch._dynamo",
-    "onnxscript",
-    "onnx_ir",
-)
 _PREFIX = "module."
 _POOLED_DIMS = {"adaptive_avg_pool1d": (-1,), "adaptive_avg_pool2d": (-2, -1)}
 _NO_FUNCTION = re.compile(r"No ONNX function found for <OpOverload\(op='([\w.:]+)', overload='(\w+)'\)>")
@@ -121,7 +106,7 @@ def capture(
     """
     if attempt.dynamic and attempt.batch is not None:
         call = call.with_batch(attempt.batch)
-    with _quiet():
+    with uninterrupted(), quiet(), no_fast_path():
         program = _translate(_program(module, call, attempt), opset, input_names, output_names)
         try:
             return _finish(program, attempt, opset)
@@ -285,46 +270,3 @@ def _tidy(model: ir.Model) -> None:
         if name.startswith(_PREFIX) and name.removeprefix(_PREFIX) not in model.graph.initializers:
             value.name = name.removeprefix(_PREFIX)
     common_passes.ClearMetadataAndDocStringPass()(model)
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """The exporters narrate; what matters of it comes back as an error."""
-    loggers = [logging.getLogger(name) for name in _LOGGERS]
-    levels = [logger.level for logger in loggers]
-    fastpath = torch.backends.mha.get_fastpath_enabled()
-    errors = sys.stderr
-    try:
-        for logger in loggers:
-            logger.setLevel(logging.CRITICAL + 1)
-        # The fused encoder kernels are no ONNX operators, and skip what padding hides.
-        torch.backends.mha.set_fastpath_enabled(False)
-        sys.stderr = _Muted(errors)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        sys.stderr = errors
-        torch.backends.mha.set_fastpath_enabled(fastpath)
-        for logger, level in zip(loggers, levels):
-            logger.setLevel(level)
-
-
-class _Muted(io.TextIOBase):
-    """Drops what this thread writes; a progress bar in another thread goes on."""
-
-    def __init__(self, stream: TextIO) -> None:
-        self._stream = stream
-        self._thread = threading.get_ident()
-
-    def write(self, text: str) -> int:
-        return len(text) if threading.get_ident() == self._thread else self._stream.write(text)
-
-    def flush(self) -> None:
-        self._stream.flush()
-
-    def isatty(self) -> bool:
-        return self._stream.isatty()
-
-    def fileno(self) -> int:
-        return self._stream.fileno()

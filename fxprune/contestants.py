@@ -68,7 +68,7 @@ def contestant(
     if isinstance(model, nn.Module):
         check_module(model)
         run_module(model, call, f"the inputs of '{name}'")
-        return _InTorch(model, call)
+        return _InTorch(model, call, _writes(model, call))
     if not isinstance(model, (str, Path)):
         raise ExportError(
             f"'{name}' is a {type(model).__name__}",
@@ -108,16 +108,32 @@ class _InOnnxruntime:
 class _InTorch:
     module: nn.Module
     call: Call
+    writes: bool
     runtime: str = "torch"
 
     def __call__(self) -> object:
-        return self.call(self.module)
+        return (_own(self.call) if self.writes else self.call)(self.module)
 
     def facts(self, call: Call, threads: int, cost: Cost | None, *, memory: bool) -> Facts:
-        notes = ("run in torch, in evaluation and inference mode",)
+        notes: tuple[str, ...] = ("run in torch, in evaluation and inference mode",)
+        if self.writes:
+            notes += ("writes into its inputs: the time includes a copy of them at each call",)
         with torch.inference_mode(False):  # its operators are the ones that the counter knows
             found = cost or torch_cost.measure(self.module, call.args, call.kwargs)
         return Facts(None, None, found.params, found.macs, notes)
+
+
+def _own(call: Call) -> Call:
+    return call.with_tensors([tensor.clone() for tensor in call.tensors])
+
+
+def _writes(module: nn.Module, call: Call) -> bool:
+    """Whether a module changes what it is given; what is timed again and again must be the same work."""
+    with torch.inference_mode(False), torch.no_grad():  # only then tensors count their versions
+        own = _own(call)
+        before = [tensor._version for tensor in own.tensors]
+        own(module)
+    return before != [tensor._version for tensor in own.tensors]
 
 
 def peak_memory(
@@ -134,21 +150,25 @@ def peak_memory(
     Returns:
         Bytes above the bare runtime, or None and why there is no figure.
     """
-    with tempfile.TemporaryDirectory() as folder:
-        inputs = Path(folder) / "inputs.npz"
-        np.savez(inputs, allow_pickle=False, **feeds)
-        # By its path, not as a module: the probe must not import torch, and runs from anywhere.
-        # -P, or the package's own types.py would hide the standard library's.
-        script = str(Path(memory_probe.__file__).resolve())
-        command = [sys.executable, "-P", script, str(Path(path).resolve()), str(inputs), str(threads)]
-        try:
-            done = subprocess.run(
-                command, cwd=folder, capture_output=True, text=True, timeout=timeout, check=True
-            )
-            figures = json.loads(done.stdout)
-            return int(figures["peak_bytes"]) - int(figures["baseline_bytes"]), ""
-        except subprocess.CalledProcessError as error:
-            last = (error.stderr or "").strip().splitlines()[-1:] or [f"exit code {error.returncode}"]
-            return None, f"peak memory not measured: {last[0][:200]}"
-        except (OSError, ValueError, KeyError, subprocess.TimeoutExpired) as error:
-            return None, f"peak memory not measured: {type(error).__name__}"
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            return _probed(path, feeds, threads, timeout, Path(folder)), ""
+    except subprocess.CalledProcessError as error:
+        last = (error.stderr or "").strip().splitlines()[-1:] or [f"exit code {error.returncode}"]
+        return None, f"peak memory not measured: {last[0][:200]}"
+    except OSError as error:  # no temporary folder, or no space in it
+        return None, f"peak memory not measured: {error.strerror or error}"
+    except (ValueError, KeyError, subprocess.TimeoutExpired) as error:
+        return None, f"peak memory not measured: {type(error).__name__}"
+
+
+def _probed(path: str | Path, feeds: Mapping[str, Array], threads: int, timeout: float, folder: Path) -> int:
+    inputs = folder / "inputs.npz"
+    np.savez(inputs, allow_pickle=False, **feeds)
+    # By its path, not as a module: the probe must not import torch, and runs from anywhere.
+    # -P, or the package's own types.py would hide the standard library's.
+    script = str(Path(memory_probe.__file__).resolve())
+    command = [sys.executable, "-P", script, str(Path(path).resolve()), str(inputs), str(threads)]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=timeout, check=True)
+    figures = json.loads(done.stdout)
+    return int(figures["peak_bytes"]) - int(figures["baseline_bytes"])

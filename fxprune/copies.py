@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 from collections.abc import Callable, Iterator
 
@@ -14,7 +15,7 @@ from torch.utils import _pytree as pytree
 
 from fxprune.errors import FxpruneError, SliceError
 
-__all__ = ["as_parameter", "copied", "held", "on_meta"]
+__all__ = ["as_parameter", "copied", "held", "on_meta", "unchanged_buffers"]
 
 Change = Callable[[torch.Tensor], torch.Tensor]
 
@@ -97,3 +98,27 @@ _COMPUTED: tuple[tuple[type, Callable[..., tuple[str, torch.Tensor]]], ...] = (
     (SpectralNorm, _spectral),
 )
 """Hooks of torch.nn.utils that keep a computed tensor as a plain attribute, and how they make it."""
+
+
+@contextlib.contextmanager
+def unchanged_buffers(model: nn.Module) -> Iterator[None]:
+    """Give every buffer back as it was: the same object with the same numbers."""
+    before = [
+        (module, name, buffer, None if buffer.is_meta else buffer.detach().clone())
+        for module in model.modules()
+        for name, buffer in module.named_buffers(recurse=False)
+    ]
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for module, name, buffer, numbers in before:
+                if numbers is not None and not _same(buffer, numbers):
+                    buffer.copy_(numbers)
+                if module._buffers.get(name) is not buffer:
+                    setattr(module, name, buffer)
+
+
+def _same(one: torch.Tensor, two: torch.Tensor) -> bool:
+    """Bit for bit, so that nothing is written where nothing has changed."""
+    return one.shape == two.shape and bool(torch.equal(one, two))

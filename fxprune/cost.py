@@ -17,9 +17,12 @@ import numpy as np
 import torch
 from scipy.sparse import csr_array
 from torch import nn
+from torch.utils import _pytree as pytree
 from torch.utils.flop_counter import FlopCounterMode
 
+from fxprune.copies import unchanged_buffers
 from fxprune.ops.flops import FORMULAS
+from fxprune.process import no_fast_path, untouched_random_state
 from fxprune.types import BoolArray, Cost, IntArray
 
 __all__ = ["CostBuilder", "CostModel", "Terms", "counted_macs", "measure"]
@@ -232,8 +235,8 @@ def counted_macs(run: Callable[[], object]) -> int:
 def measure(module: nn.Module, args: Sequence[object], kwargs: Mapping[str, object] | None = None) -> Cost:
     """The real cost of any module, counted while it runs.
 
-    Runs the module once without gradients in its current mode.  In training mode that would move
-    batch-norm statistics, so buffers are put back afterwards.
+    Runs the module once without gradients in its current mode, on copies of the arguments.  Buffers
+    (the statistics of batch norm in training mode, say) and random numbers are put back afterwards.
 
     Args:
         module: Any module.
@@ -249,17 +252,14 @@ def measure(module: nn.Module, args: Sequence[object], kwargs: Mapping[str, obje
         Cost(params=224, macs=13824)
     """
     kwargs = dict(kwargs or {})
-    buffers = {name: buffer.detach().clone() for name, buffer in module.named_buffers()}
-    fast_path = torch.backends.mha.get_fastpath_enabled()
-    # The fused attention module is one opaque op, which the counter takes for nothing.
-    torch.backends.mha.set_fastpath_enabled(False)
-    try:
-        macs = counted_macs(lambda: module(*args, **kwargs))
-    finally:
-        torch.backends.mha.set_fastpath_enabled(fast_path)
-        with torch.no_grad():
-            for name, buffer in module.named_buffers():
-                buffer.copy_(buffers[name])
+    mine, named = pytree.tree_map_only(torch.Tensor, torch.clone, (tuple(args), kwargs))
+    with (
+        unchanged_buffers(module),
+        untouched_random_state(),
+        # The fused attention module is one opaque op, which the counter takes for nothing.
+        no_fast_path(),
+    ):
+        macs = counted_macs(lambda: module(*mine, **named))
     tensors = [value for value in (*args, *kwargs.values()) if isinstance(value, torch.Tensor)]
     batch = next((tensor.shape[0] for tensor in tensors if tensor.ndim), 1)
     params = sum(parameter.numel() for parameter in module.parameters())

@@ -8,8 +8,7 @@ are run over what is left.  Borders that kernels lose are zeroed in the weights.
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator, Mapping, Sequence, Set
+from collections.abc import Mapping, Sequence, Set
 from functools import cached_property
 
 import numpy as np
@@ -29,18 +28,7 @@ from fxprune.resize import Resolution
 from fxprune.trace import Trace
 from fxprune.types import Crop
 
-__all__ = ["Oracle", "wide"]
-
-
-@contextlib.contextmanager
-def wide(dtype: torch.dtype) -> Iterator[None]:
-    """Let tensors that code makes without naming a type have this one."""
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(dtype)
-    try:
-        yield
-    finally:
-        torch.set_default_dtype(before)
+__all__ = ["Oracle"]
 
 
 class Oracle(fx.Interpreter):

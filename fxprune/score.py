@@ -8,7 +8,6 @@ random number generators.
 from __future__ import annotations
 
 import contextlib
-import random
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import TypeVar
@@ -18,11 +17,13 @@ import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
+from fxprune.copies import unchanged_buffers
 from fxprune.couple import coupling
 from fxprune.criteria import CRITERIA
 from fxprune.criteria.base import Criterion, Evidence, View, slice_sums
 from fxprune.errors import PlanError
 from fxprune.ops import batch_norm_weights
+from fxprune.process import no_fast_path, untouched_random_state
 from fxprune.trace import Trace
 from fxprune.types import Axis, Coupling, FloatArray
 
@@ -280,31 +281,19 @@ def _require(batches: int) -> None:
 
 @contextlib.contextmanager
 def _untouched(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode inside; afterwards modes, flags, buffers and random states are as before."""
+    """Evaluation mode inside; afterwards modes, flags, gradients, buffers and random states are as before.
+
+    The fused attention module, which hides its projections and has no gradient, is off.
+    """
+    flags = [(parameter, parameter.requires_grad, parameter.grad) for parameter in model.parameters()]
     modes = [(module, module.training) for module in model.modules()]
-    flags = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
-    buffers = [
-        (module, name, buffer, buffer.detach().clone())
-        for module in model.modules()
-        for name, buffer in module.named_buffers(recurse=False)
-    ]
-    python_state, numpy_state = random.getstate(), np.random.get_state()  # noqa: NPY002
-    fast_path = torch.backends.mha.get_fastpath_enabled()
-    devices = list(range(torch.cuda.device_count()))
-    # The fused attention module hides its projections and has no gradient.
-    torch.backends.mha.set_fastpath_enabled(False)
-    model.eval()
-    try:
-        with torch.random.fork_rng(devices), torch.enable_grad():
+    with untouched_random_state(), unchanged_buffers(model), no_fast_path(), torch.enable_grad():
+        try:
+            model.eval()
             yield
-    finally:
-        torch.backends.mha.set_fastpath_enabled(fast_path)
-        for module, training in modes:
-            module.training = training
-        for parameter, flag in flags:
-            parameter.requires_grad_(flag)
-        with torch.no_grad():
-            for module, name, buffer, before in buffers:
-                setattr(module, name, buffer.copy_(before))
-        random.setstate(python_state)
-        np.random.set_state(numpy_state)  # noqa: NPY002
+        finally:
+            for module, training in modes:
+                module.training = training
+            for parameter, flag, gradient in flags:
+                parameter.requires_grad_(flag)
+                parameter.grad = gradient

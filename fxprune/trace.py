@@ -8,12 +8,8 @@ the slim model is then a copy of the user's own module.
 from __future__ import annotations
 
 import contextlib
-import gc
 import hashlib
-import io
-import logging
-import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Literal
@@ -22,8 +18,9 @@ import torch
 from torch import fx, nn
 from torch.utils import _pytree as pytree
 
-from fxprune.copies import on_meta
+from fxprune.copies import copied, on_meta, unchanged_buffers
 from fxprune.errors import FxpruneError, TraceError
+from fxprune.process import no_fast_path, no_garbage, quiet, uninterrupted, untouched_random_state
 from fxprune.recorder import idle_parameters, record, record_others
 from fxprune.sources import source_of
 
@@ -178,35 +175,6 @@ def _top_level(args: object) -> list[object]:
     return [*positional, *keyword.values()]
 
 
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """torch.export narrates; what matters of it comes back as an error."""
-    silenced = logging.root.manager.disable
-    fastpath = torch.backends.mha.get_fastpath_enabled()
-    try:
-        logging.disable(logging.CRITICAL)
-        # The fused encoder kernels hide the layers that are to be pruned.
-        torch.backends.mha.set_fastpath_enabled(False)
-        with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        torch.backends.mha.set_fastpath_enabled(fastpath)
-        logging.disable(silenced)
-
-
-@contextlib.contextmanager
-def _no_garbage() -> Iterator[None]:
-    """Tracing makes millions of small objects that live until its end: looking for garbage meanwhile is in vain."""
-    was_enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_enabled:
-            gc.enable()
-
-
 def _export(
     model: nn.Module, args: tuple[object, ...], kwargs: dict[str, object], *, dynamic: bool
 ) -> fx.GraphModule:
@@ -281,8 +249,14 @@ def _doubled(args: object) -> object:
 def trace(model: nn.Module, example_inputs: ExampleInputs) -> Trace:
     """Trace a model on example inputs.
 
-    The model is traced in evaluation mode; modes, parameters and buffers are left as they are.
+    The model is traced in evaluation mode, as a copy that shares its parameters; modes, parameters,
+    buffers, inputs and random numbers are left as they are, also in the eyes of other threads.
     The batch (first dimension of every input tensor) is kept symbolic where the model allows it.
+
+    Several threads may trace: they take turns, as torch.export works for one at a time.  Meanwhile
+    it has cuDNN, oneDNN and fused attention switched off for all threads, which costs them time and
+    changes no result.  A model must not be changed by one thread while another one traces it.  Ctrl-C is
+    answered when the attempt in progress has ended, the second one at once.
 
     Args:
         model: Any module; its tensors may be on the meta device.
@@ -307,53 +281,88 @@ def trace(model: nn.Module, example_inputs: ExampleInputs) -> Trace:
     if any(p.device.type == "meta" for p in model.parameters()):  # only shapes matter then
         args, kwargs = pytree.tree_map_only(torch.Tensor, lambda t: t.to("meta"), (args, kwargs))
     size = _common_batch((args, kwargs))
-    with evaluating(model), _quiet(), _no_garbage():
-        result = _traced(model, args, kwargs, size)
-    return _with_training_parts(result)
+    with uninterrupted(), quiet(), no_fast_path(), no_garbage(), untouched_random_state():
+        return _with_training_parts(_traced(model, args, kwargs, size))
 
 
 def _traced(model: nn.Module, args: tuple[object, ...], kwargs: dict[str, object], size: int | None) -> Trace:
     """The best trace to be had: dynamic export, static export, recording."""
     why = "the inputs have no common first dimension"
-    if size is not None and size > 0:
+    with _working_copy(model, _shared) as working:
+        if size is not None and size > 0:
+            try:
+                many = _doubled((args, kwargs)) if size == 1 else (args, kwargs)
+                graph = _export(working, *many, dynamic=True)  # type: ignore[misc]
+                if _is_dynamic(graph):
+                    return Trace(model, args, kwargs, graph, "export", True, max(size, 2))
+                why = "the model fixes the batch size"
+            except Exception as error:  # noqa: BLE001 - torch.export raises a dozen kinds; the next attempt decides
+                why = f"the model fixes the batch size ({_headline(error)})"
         try:
-            many = _doubled((args, kwargs)) if size == 1 else (args, kwargs)
-            graph = _export(model, *many, dynamic=True)  # type: ignore[misc]
-            if _is_dynamic(graph):
-                return Trace(model, args, kwargs, graph, "export", True, max(size, 2))
-            why = "the model fixes the batch size"
-        except Exception as error:  # noqa: BLE001 - torch.export raises a dozen kinds; the next attempt decides
-            why = f"the model fixes the batch size ({_headline(error)})"
-    try:
-        graph = _export(model, args, kwargs, dynamic=False)
-        return Trace(model, args, kwargs, graph, "export", False, size or 1, why)
-    except Exception as error:  # noqa: BLE001 - whatever it was, recording may still work
-        return _recorded(model, args, kwargs, size or 1, _headline(error))
+            graph = _export(working, args, kwargs, dynamic=False)
+            return Trace(model, args, kwargs, graph, "export", False, size or 1, why)
+        except Exception as error:  # noqa: BLE001 - whatever it was, recording may still work
+            declined = _headline(error)
+    return _recorded(model, args, kwargs, size or 1, declined)
 
 
 def _recorded(
     model: nn.Module, args: tuple[object, ...], kwargs: dict[str, object], size: int, declined: str
 ) -> Trace:
     """A trace of one real run, and of runs on the branches that its data do not take."""
-    try:
-        first = record(model, args, kwargs)
-    except FxpruneError:
-        raise
-    except Exception as error:
-        what = _headline(error)
-        raise TraceError(
-            f"the model does not run on the example inputs: {what}",
-            source=source_of(error),
-            advice="check the inputs' shapes, dtypes and devices"
-            + (f"; torch.export said: {declined}" if what not in declined else ""),
-        ) from error
-    others = record_others(model, args, kwargs, first)
+    # The model's code runs here, and may write into buffers and inputs: these are copies.
+    mine, named = pytree.tree_map_only(torch.Tensor, torch.clone, (args, kwargs))
+    with _working_copy(model, _with_own_buffers) as working:
+        try:
+            first = record(working, mine, named)
+        except FxpruneError:
+            raise
+        except Exception as error:
+            what = _headline(error)
+            raise TraceError(
+                f"the model does not run on the example inputs: {what}",
+                source=source_of(error),
+                advice="check the inputs' shapes, dtypes and devices"
+                + (f"; torch.export said: {declined}" if what not in declined else ""),
+            ) from error
+        others = record_others(working, mine, named, first)
+        idle = idle_parameters(working, (first, *others))
     why = f"the model was recorded from one run, for torch.export declines it: {declined}"
     return Trace(
         *(model, args, kwargs, first.graph, "recorded", False, size, why),
         extras=tuple(other.graph for other in others),
-        idle=idle_parameters(model, (first, *others)),
+        idle=idle,
     )
+
+
+def _shared(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor
+
+
+def _with_own_buffers(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor if isinstance(tensor, nn.Parameter) else tensor.detach().clone()
+
+
+@contextlib.contextmanager
+def _working_copy(model: nn.Module, change: Callable[[torch.Tensor], torch.Tensor]) -> Iterator[nn.Module]:
+    """A copy in evaluation mode, with the model's own parameters; the model itself where none can be made."""
+    try:
+        working = model if _reaches_itself(model) else copied(model, change)
+    except FxpruneError:
+        working = model
+    with evaluating(working), unchanged_buffers(working):
+        yield working
+
+
+def _reaches_itself(model: nn.Module) -> bool:
+    """A function among its attributes holds a module or tensor: a copy would go on using that one."""
+    for module in model.modules():
+        for value in pytree.tree_leaves(list(vars(module).values())):
+            for cell in getattr(value, "__closure__", None) or ():
+                with contextlib.suppress(ValueError):  # an empty cell
+                    if isinstance(cell.cell_contents, (nn.Module, torch.Tensor)):
+                        return True
+    return False
 
 
 def _headline(error: BaseException) -> str:
@@ -385,7 +394,7 @@ def _with_training_parts(result: Trace) -> Trace:
     many = _doubled((result.args, result.kwargs)) if result.batch > 1 else (result.args, result.kwargs)
     try:
         meta = on_meta(result.model)
-        with evaluating(meta, training=True), _quiet():
+        with evaluating(meta, training=True):
             args, kwargs = pytree.tree_map_only(torch.Tensor, lambda t: t.to("meta"), many)
             extra = _export(meta, args, kwargs, dynamic=False)
     except Exception:  # noqa: BLE001 - no training graph: the idle parameters stay as they are, and say so

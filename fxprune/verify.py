@@ -21,7 +21,7 @@ from fxprune.errors import VerificationError
 from fxprune.labels import varying
 from fxprune.live import liven
 from fxprune.ops.base import Value
-from fxprune.oracle import Oracle, wide
+from fxprune.oracle import Oracle
 from fxprune.proof.conditions import Conditions, private, unfused
 from fxprune.proof.distance import Limits
 from fxprune.proof.judging import Comparison, Output, judge
@@ -326,13 +326,11 @@ class _Case:
         return self._run(self.model)
 
     def _run(self, model: nn.Module) -> dict[str, Tensor]:
-        with wide(self.dtype):
-            return run(model, self.sample, self.dtype, everything if self.recorded else returned)
+        return run(model, self.sample, self.dtype, everything if self.recorded else returned)
 
     @cached_property
     def noise(self) -> dict[str, Tensor]:
-        with wide(self.dtype):
-            return jittered(self.slim, self.sample, self.dtype, everything if self.recorded else returned)
+        return jittered(self.slim, self.sample, self.dtype, everything if self.recorded else returned)
 
     def measured(self) -> Iterator[_Measured]:
         """Each oracle's word; where structures are cut, also what their cut changes."""
@@ -368,15 +366,14 @@ class _Case:
     def masks(self) -> dict[str, Output]:
         """The second oracle."""
         what = self.what
-        with wide(self.dtype):
-            return masked_outputs(
-                self.model,
-                what.plan,
-                self.sample,
-                exact=not what.inexact,
-                dtype=self.dtype,
-                watch=everything if self.recorded else returned,
-            )
+        return masked_outputs(
+            self.model,
+            what.plan,
+            self.sample,
+            exact=not what.inexact,
+            dtype=self.dtype,
+            watch=everything if self.recorded else returned,
+        )
 
     def graph(self) -> dict[str, Output]:
         """The first oracle.
@@ -431,7 +428,7 @@ def _interpret(
     """The traced graph with what is gone zeroed."""
     args, kwargs = typed(sample, dtype)
     oracle = Oracle(trace, found, dtype, restrict=restrict, silent=silent, crops=plan.crops if plan else ())
-    with torch.no_grad(), wide(dtype), Conditions(dtype), unfused():
+    with torch.no_grad(), Conditions(dtype), unfused():
         result = oracle.run(*fx_pytree.tree_flatten_spec((args, dict(kwargs)), trace.graph._in_spec))
     tensors = [t for t in pytree.tree_leaves(result) if isinstance(t, Tensor)]
     return {f"output {k}": t for k, t in enumerate(tensors)}

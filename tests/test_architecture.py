@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parents[1] / "fxprune"
 
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("errors",),
-    ("plain", "locks", "reading", "escaping"),
+    ("plain", "locks", "process", "reading", "escaping"),
     (
         "types",
         "sources",

@@ -12,6 +12,8 @@ from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from fxprune.process import alone
+
 __all__ = ["Conditions", "cast", "copied", "named_arguments", "private", "unfused"]
 
 NARROW = frozenset({torch.float16, torch.bfloat16, torch.float32})
@@ -130,7 +132,7 @@ def _repeated(func: torch._ops.OpOverload, values: Values) -> object:
 
 @contextlib.contextmanager
 def _seeded() -> Iterator[None]:
-    with torch.random.fork_rng(devices=[]):
+    with alone(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         yield
 
