@@ -398,13 +398,18 @@ def one_round(subject: Subject, place: Path, like: Whole, kills: Sequence[Kill])
     _fill(subject, place, out, log)
     found: list[str] = []
     for kill in kills:
+        earlier = set(digests(out)) if out.is_dir() else set()  # a start that has not come to it may leave it
         code = run(_work(subject, place, out), out, kill, log)
         # A signal that can be answered is answered, unless the run was over before or had not begun.
         polite = kill.number != signal.SIGKILL
         if code not in (0, 128 + kill.number if polite else -kill.number, -kill.number):
             found.append(f"exit code {code} after {kill}")
         if polite and code == 128 + kill.number:
-            found += [f"left after signal {kill.number}: {name}" for name in digests(out) if _litter(name)]
+            found += [
+                f"left after signal {kill.number}: {name}"
+                for name in set(digests(out)) - earlier
+                if _litter(name)
+            ]
         found += troubles(out, (in_sight_of(like.files), in_sight_of(like.earlier)))
     if code := run(_work(subject, place, out), out, log=log):
         found.append(f"the next start fails ({code}): {log.read_text()[-500:]}")

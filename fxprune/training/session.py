@@ -7,7 +7,7 @@ import json
 import os
 import random
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -227,6 +227,8 @@ def finished(file: RecipeFile, out: Path) -> Record | None:
     if not path.exists():
         return None
     record = read_record(path)
+    with suppress(FxpruneError), occupied(out, "train"):
+        pass  # what its last process has left, had it no time to clean up
     for key, before, now in _differences(record.recipe, plain_recipe(file)):
         if key.partition(".")[0] not in _HOW:
             raise RecipeError(

@@ -158,9 +158,11 @@ def test_what_may_not_change_on_the_way(tmp_path: Path, monkeypatch: pytest.Monk
     assert caught.value.source == "--set seed=1"
     record = run(recipe, tmp_path / "out", "sparse.lr=0.01", resume=True)
     assert any("sparse.lr: 0.01 instead of 0.05" in note for note in record.notes)
+    (tmp_path / "out" / ".fxprune.lock").touch()  # killed after its record
     # Nothing is left to do; where things ran and what they left on the way does not matter.
     again = run(recipe, tmp_path / "out", "sparse.lr=0.01", "device=cpu", "checkpoints.keep=1", resume=True)
     assert again == record
+    assert not (tmp_path / "out" / ".fxprune.lock").exists()
     for change in ("sparse.lr=0.02", "finetune.epochs=3", "seed=1", "budget.macs=0.4"):
         with pytest.raises(RecipeError, match=rf"is finished, with {change.split('=')[0]}: ") as caught:
             run(recipe, tmp_path / "out", "sparse.lr=0.01", change, resume=True)
