@@ -92,7 +92,7 @@ def try_seed(seed: int, *, small: bool, folder: Path) -> Row:
         "free": report.free,
         "pinned": dict(report.pinned),
         "judged": sum(report.judged) / len(report.judged) if report.judged else None,
-        "findings": [[f.stage, f.verdict, f.what] for f in report.findings],
+        "findings": [[f.stage, f.how, f.verdict, f.what] for f in report.findings],
         "kinds": list(report.kinds),
         "seconds": round(time.process_time() - began, 3),
     }
@@ -120,7 +120,7 @@ def sweep(seeds: Sequence[int], jobs: int, *, small: bool) -> None:
 def _worst(row: Row) -> str:
     findings = row["findings"]
     assert isinstance(findings, list)
-    return "; ".join(dict.fromkeys(f"{stage}: {what}" for stage, v, what in findings if v != "refused"))
+    return "; ".join(dict.fromkeys(f"{stage}: {what}" for stage, _, v, what in findings if v != "refused"))
 
 
 def _results(chunks: Sequence[Sequence[int]], jobs: int, small: bool) -> Iterator[list[Row]]:
@@ -220,7 +220,7 @@ def _said(rows: Sequence[Row], verdict: str) -> Counter[str]:
     for row in rows:
         findings = row["findings"]
         assert isinstance(findings, list)
-        total.update({f"{stage.split(',')[0]}: {what}" for stage, v, what in findings if v == verdict})
+        total.update({f"{stage}: {what}" for stage, _, v, what in findings if v == verdict})
     return total
 
 
@@ -256,7 +256,10 @@ def show(seed: int) -> int:
     report = check(net)
     print(f"# {report.verdict}: {report.plans} plans, {report.free} of {report.units} units free")
     for finding in report.findings:
-        print(f"# {finding.stage}: {finding.verdict}\n#   " + finding.said.replace("\n", "\n#   "))
+        print(
+            f"# {finding.stage}, {finding.how}: {finding.verdict}\n#   "
+            + finding.said.replace("\n", "\n#   ")
+        )
     return int(report.verdict in ("wrong", "crashed"))
 
 

@@ -31,7 +31,7 @@ class Shrunk:
         said = "\n".join(f"# {line}" for line in self.finding.said.splitlines())
         removal = {axis: list(at) for axis, at in (self.finding.removal or {}).items()}
         return (
-            f"# Seed {self.net.seed}: {self.finding.verdict} at {self.finding.stage}\n{said}\n"
+            f"# Seed {self.net.seed}: {self.finding.verdict} at {self.finding.stage}, {self.finding.how}\n{said}\n"
             f"{self.net.source}\n\nREMOVED = {removal}\n"
         )
 
@@ -86,7 +86,7 @@ def _smaller(recipe: Recipe) -> Iterator[Recipe]:
 def _same(net: Net, finding: Finding, removal: Removal | None = None) -> Finding | None:
     """The net's first finding of the same kind."""
     try:
-        report = check(net, removal=removal, onnx=finding.stage.startswith("onnx"))
+        report = check(net, removal=removal, only=finding, onnx=finding.stage == "onnx")
     except (RuntimeError, ValueError, IndexError, AssertionError, TypeError):
         return None  # without a statement the net itself may not run
     alike = (f for f in report.findings if (f.verdict, f.what) == (finding.verdict, finding.what))

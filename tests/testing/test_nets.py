@@ -116,7 +116,7 @@ def test_the_checker_notices_a_wrong_slim_model(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(module, "slim", spoiled)
     report = check(net, onnx=False)
     assert report.verdict == "wrong"
-    assert {"verify", "second oracle"} <= {finding.stage.split(",")[0] for finding in report.findings}
+    assert {"verify", "save and load"} <= {finding.stage for finding in report.findings}
     removal = report.findings[0].removal
     assert removal is not None
     assert set(removal) <= {("first.weight", 0), ("first.bias", 0), ("last.weight", 1)}
@@ -144,7 +144,7 @@ def test_shrinking_keeps_what_fails(monkeypatch: pytest.MonkeyPatch) -> None:
     module = __import__("importlib").import_module("fxprune.testing.shrink")
     seed = next(s for s in range(200) if "softmax" in random_net(s).kinds and len(random_net(s).kinds) > 4)
     net = random_net(seed)
-    finding = Finding("verify", "wrong", "differs", "differs by 1")
+    finding = Finding("verify", "random units", "wrong", "differs", "differs by 1")
 
     class Failing:
         def __init__(self, kinds: tuple[str, ...]) -> None:
