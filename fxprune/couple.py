@@ -221,7 +221,7 @@ def _equal_rows(walk: Walk, units: IntArray) -> IntArray:
 
 def _blocks(walk: Walk, units: IntArray) -> list[Block]:
     """Layouts over units, each distinct one once."""
-    found: dict[bytes, Block] = {}
+    found: dict[tuple[tuple[int, ...], bytes, bytes], Block] = {}
     for layout in walk.layouts.values():
         for level, (cells, rows) in enumerate(_levels(layout)):
             if cells.shape[1] == 1:
@@ -238,8 +238,8 @@ def _blocks(walk: Walk, units: IntArray) -> list[Block]:
                 columns=None if columns is None else units[columns],
                 node=layout.node,
             )
-            key = block.cells.tobytes() + (b"" if columns is None else block.columns.tobytes())  # type: ignore[union-attr]
-            found.setdefault(key, block)
+            ties = b"" if block.columns is None else block.columns.tobytes()
+            found.setdefault((block.cells.shape, block.cells.tobytes(), ties), block)
     return list(found.values())
 
 

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+import torch
 from torch import fx
 
 from fxprune import labels
@@ -19,9 +20,10 @@ from fxprune.blocks import close, scarce
 from fxprune.couple import Flow, coupling, flow
 from fxprune.errors import PlanError, TraceError
 from fxprune.labels import varying
+from fxprune.movement import Gather, Movement, alive_positions
 from fxprune.ops import rule_for
 from fxprune.ops.base import Call, OpRule, Rewrite, Scaled, Value
-from fxprune.ops.moving import live_positions
+from fxprune.ops.moving import UnevenError, live_positions
 from fxprune.sources import source_of
 from fxprune.trace import Trace
 from fxprune.types import Axis, BoolArray, Cost, IntArray, Plan
@@ -29,21 +31,6 @@ from fxprune.types import Axis, BoolArray, Cost, IntArray, Plan
 __all__ = ["EmptiedError", "Gather", "Resolution", "expect", "keep_mask", "resolve"]
 
 Shape = tuple[int, ...]
-
-
-@dataclass(frozen=True, eq=False)
-class Gather:
-    """Positions to take along one dimension.
-
-    Attributes:
-        dim: Dimension.
-        index: int64[n], positions in the tensor that is read.
-        of_result: Read the (dense) result of the node instead of its first tensor argument.
-    """
-
-    dim: int
-    index: IntArray
-    of_result: bool
 
 
 @dataclass(frozen=True, eq=False)
@@ -242,7 +229,7 @@ class _Resolver:
         left = []
         units = [self.flow.units(a) for a in arrays]
         for k, array in enumerate(arrays):
-            alive = self._alive(units, k)
+            alive = alive_positions(self.keep, units, k)
             slim = labels.filtered(
                 np.arange(array.size).reshape(array.shape), alive, self.flow.walk.order(array)
             )
@@ -258,14 +245,6 @@ class _Resolver:
             empty = [u.ravel() for u, slim in zip(units, left, strict=True) if slim.size == 0]
             raise self._error(node, "would be emptied", [(np.concatenate(empty), 1)])
         return Value(tuple(shape), tuple(left), value.origin, None)
-
-    def _alive(self, units: list[IntArray], k: int) -> BoolArray:
-        """Which positions of an array are left: those that no array over the same dimensions loses."""
-        alive = self.keep[units[k]]
-        for other in units:
-            if varying(other) == varying(units[k]):
-                alive = alive & self.keep[other]
-        return alive.ravel()
 
     def _error(self, node: fx.Node, what: str, needs: Sequence[tuple[IntArray, int]] = ()) -> PlanError:
         error = (EmptiedError if needs else PlanError)(
@@ -312,74 +291,43 @@ class _Resolver:
     def _rewrite(self, node: fx.Node, rule: OpRule, call: Call, results: list[Value]) -> None:
         dense, slim = self._call(node, call, slim=False), self._call(node, call, slim=True)
         if rule.gathers:
-            self.gathers[node] = Gather(0, _kept_positions(dense, slim, 0), of_result=True)
+            result, left = dense.args["result"], slim.args["result"]
+            assert isinstance(result, Value) and isinstance(left, Value)
+            self.gathers[node] = Gather(0, 1, live_positions(result, left, 0), of_result=True)
             return
-        rewrite = self._effective(call, rule.resize(dense, slim)) if rule.resize else Rewrite()
-        if rule.move is not None and not self._moves_right(node, rule, dense, slim, rewrite):
-            if call.shared:
-                raise self._error(
-                    node, "is changed in place, and a selection of other channels would be a copy"
-                )
-            self.gathers[node] = self._gather(node, rule, dense, slim)
-        elif rewrite.args:
+        rewrite = self._resized(node, rule, call, dense, slim)
+        if rule.move is not None:
+            movement = Movement(
+                self.flow, self.keep, rule.move, call, self.flow.walk.values[node], dense, slim
+            )
+            if rewrite is None or not movement.expressed_by(_rewritten(slim, rewrite)):
+                self.gathers[node] = self._gather(node, call, movement)
+                return
+        assert rewrite is not None
+        if rewrite.args:
             self.rewrites[node] = rewrite
 
-    def _moves_right(self, node: fx.Node, rule: OpRule, dense: Call, slim: Call, rewrite: Rewrite) -> bool:
-        """The slim op puts what is left where the dense op puts it, the gaps closed.
-
-        Positions are compared, not units: a unit may sit in several places whose values differ.
-        """
-        assert rule.move is not None
-        before, after = dense.tensors()[0], slim.tensors()[0]
-        call = _rewritten(slim, rewrite)
-        labelled = self.flow.walk.calls[node].tensors()[0]
-        wanted, given = slim.args["result"], dense.args["result"]
-        expected = wanted if isinstance(wanted, list) else [wanted]
-        originals = given if isinstance(given, list) else [given]
-        for k, array in enumerate(a for a in labelled.arrays if varying(a)):
-            places = np.arange(array.size, dtype=np.int64).reshape(array.shape)
-            left = labels.filtered(places, self._alive(list(before.arrays), k), self.flow.walk.order(array))
-            assert left is not None
-            try:
-                moved = _as_list(rule.move(call, left, after.shape))
-                dense_moved = _as_list(rule.move(dense, places, before.shape))
-                moved_labels = _as_list(rule.move(dense, array, before.shape))
-            except (IndexError, ValueError):
-                return False
-            for m, d, label, original, target in zip(
-                moved, dense_moved, moved_labels, originals, expected, strict=True
-            ):
-                goal = self._left_of(d, label, original)
-                if goal is not None and not np.array_equal(labels.collapse(m), labels.collapse(goal)):
-                    return False
-                if goal is not None and not _same_sizes(m, target):
-                    return False
-        return True
-
-    def _left_of(self, places: IntArray, array: IntArray, result: Value) -> IntArray | None:
-        """The places that a result should hold in the end; None if its labels were pinned on the way.
-
-        Args:
-            places: Where the positions of the operand went in the dense result.
-            array: Their labels there.
-            result: The dense result.
-        """
-        mine = self.flow.units(array)
-        if not any(np.array_equal(a, mine) for a in result.arrays):
+    def _resized(self, node: fx.Node, rule: OpRule, call: Call, dense: Call, slim: Call) -> Rewrite | None:
+        """The call's new arguments; None where no numbers say what every row keeps."""
+        if rule.resize is None:
+            return Rewrite()
+        try:
+            return self._effective(call, rule.resize(dense, slim))
+        except UnevenError as error:
+            if rule.move is None:
+                raise self._error(node, f"cannot be had by the same operator: {error}") from error
             return None
-        order = self.flow.walk.order(array)
-        # Equal labels may have collapsed where places do not.
-        shape = np.broadcast_shapes(places.shape, array.shape)
-        alive = np.ones(shape, bool)
-        axes = {d for d, n in enumerate(shape) if n > 1}
-        # Of several arrays that lay along one axis (a flattened kernel), each position needs all.
-        for other in result.arrays:
-            if set(varying(other)) <= axes:
-                alive &= self.keep[other]
-        at = np.arange(alive.size, dtype=np.int64).reshape(shape)
-        left = labels.filtered(at, alive.ravel(), [*(d for d in varying(at) if d not in order), *order])
-        assert left is not None
-        return np.broadcast_to(places, shape).ravel()[left]
+
+    def _gather(self, node: fx.Node, call: Call, movement: Movement) -> Gather:
+        if call.shared:
+            raise self._error(node, "is changed in place, and a selection of other channels would be a copy")
+        read = node.all_input_nodes[0].meta.get("val")
+        sizes = read.shape if isinstance(read, torch.Tensor) else ()
+        fixed = max((d + 1 for d, n in enumerate(sizes) if type(n) is not int), default=0)
+        gather = movement.gather(fixed)
+        if isinstance(gather, str):
+            raise self._error(node, gather)
+        return gather
 
     def _effective(self, call: Call, rewrite: Rewrite) -> Rewrite:
         """Only what really changes; symbolic sizes are scaled rather than replaced."""
@@ -407,39 +355,12 @@ class _Resolver:
         assert isinstance(call.out, list) and isinstance(dim, int)
         return sizes != [shape[dim] for shape in call.out]
 
-    def _gather(self, node: fx.Node, rule: OpRule, dense: Call, slim: Call) -> Gather:
-        """Express a movement along one dimension by positions of the slim input."""
-        before, after = dense.tensors()[0], slim.tensors()[0]
-        result, left = dense.args["result"], slim.args["result"]
-        same_rank = isinstance(result, Value) and isinstance(left, Value) and result.rank == before.rank
-        dims = _moved_dims(rule, dense) if same_rank else []
-        if len(dims) != 1 or rule.move is None:
-            raise self._error(node, "cannot be expressed by the same operator on fewer channels")
-        assert isinstance(result, Value) and isinstance(left, Value)
-        (dim,) = dims
-        line = np.arange(before.shape[dim], dtype=np.int64)
-        source = rule.move(dense, labels.along(line, dim, before.rank), before.shape)
-        assert isinstance(source, np.ndarray)
-        wanted = source.ravel()[live_positions(result, left, dim)]
-        positions = np.full(before.shape[dim], -1, np.int64)
-        living = live_positions(before, after, dim)
-        positions[living] = np.arange(len(living))
-        if (positions[wanted] < 0).any():
-            raise self._error(node, "would read a position that is gone")
-        return Gather(dim, positions[wanted], of_result=False)
-
 
 def _scaled(old: object, new: object, symbolic: bool) -> object:
     """An entry of a size list: None if it stays, a scale if it is symbolic, else the number."""
     if old == new:
         return None
     return Scaled(int(new), int(old)) if symbolic else new  # type: ignore[call-overload]
-
-
-def _kept_positions(dense: Call, slim: Call, dim: int) -> IntArray:
-    before, after = dense.args["result"], slim.args["result"]
-    assert isinstance(before, Value) and isinstance(after, Value)
-    return live_positions(before, after, dim)
 
 
 def _rewritten(slim: Call, rewrite: Rewrite) -> Call:
@@ -452,27 +373,6 @@ def _rewritten(slim: Call, rewrite: Rewrite) -> Call:
         else:
             args[name] = new
     return Call(slim.op, args, slim.out, slim.symbolic)
-
-
-def _as_list(moved: IntArray | list[IntArray]) -> list[IntArray]:
-    return moved if isinstance(moved, list) else [moved]
-
-
-def _same_sizes(array: IntArray, target: Value) -> bool:
-    return all(n in (1, target.shape[d]) for d, n in enumerate(array.shape))
-
-
-def _moved_dims(rule: OpRule, dense: Call) -> list[int]:
-    """Dimensions along which a movement changes anything."""
-    before = dense.tensors()[0]
-    assert rule.move is not None
-    dims = []
-    for d, n in enumerate(before.shape):
-        line = labels.along(np.arange(n, dtype=np.int64), d, before.rank)
-        moved = rule.move(dense, line, before.shape)
-        if not isinstance(moved, np.ndarray) or not np.array_equal(moved, line):
-            dims.append(d)
-    return dims
 
 
 def _plain(old: object, new: object) -> object:

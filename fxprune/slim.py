@@ -8,7 +8,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
-import numpy as np
 import torch
 from torch import fx, nn
 
@@ -297,15 +296,21 @@ def _entry(graph: fx.Graph, node: fx.Node, old: object, new: object) -> object:
 
 
 def _apply_gather(graph: fx.Graph, root: nn.Module, node: fx.Node, gather: Gather) -> None:
-    """Take positions along one dimension, after the node or in its place."""
+    """Take positions of some neighbouring dimensions, after the node or in its place."""
     name = f"fxprune_index.{node.name}"
-    set_tensor(root, name, torch.from_numpy(np.ascontiguousarray(gather.index)), persistent=False)
-    with graph.inserting_after(node):
+    set_tensor(root, name, torch.from_numpy(gather.index.ravel()), persistent=False)
+    readers = list(node.users)
+    taken = node if gather.of_result else node.all_input_nodes[0]
+    with graph.inserting_before(node.next):
         index = graph.get_attr(name)
-    source = node if gather.of_result else node.all_input_nodes[0]
-    with graph.inserting_after(index):
-        taken = graph.call_function(overload("aten::index_select"), (source, gather.dim, index))
-    node.replace_all_uses_with(taken, delete_user_cb=lambda user: user is not taken)
+        if gather.stop - gather.start > 1:
+            flat = (taken, gather.start, gather.stop - 1)
+            taken = graph.call_function(overload("aten::flatten", "using_ints"), flat)
+        taken = graph.call_function(overload("aten::index_select"), (taken, gather.start, index))
+        if gather.index.ndim > 1:
+            sizes = list(gather.index.shape)
+            taken = graph.call_function(overload("aten::unflatten", "int"), (taken, gather.start, sizes))
+    node.replace_all_uses_with(taken, delete_user_cb=readers.__contains__)
 
 
 # --- files -------------------------------------------------------------------------------------

@@ -238,9 +238,8 @@ class Walk:
         for value in operands:
             met: list[IntArray] = list(result)
             for array in value.arrays:
-                axes = varying(array)
                 # What was just pinned is an axis without units from here on.
-                if axes and not opaque & set(axes):
+                if not set(varying(array)) <= opaque:
                     met = self._meet(met, array, len(result))
             result = met
         return tuple(result)
@@ -285,6 +284,10 @@ class Walk:
         """New labels for the cells of a grid that lies along one axis; None if it is not a complete grid."""
         names, row = np.unique(rows.ravel(), return_inverse=True)
         others, column = np.unique(columns.ravel(), return_inverse=True)
+        for single, array, rest in ((names, rows, columns), (others, columns, rows)):
+            if len(single) == 1:  # without it nothing would be left
+                self.pin([array], "the only row of what was flattened here")
+                return rest
         if len(np.unique(row * len(others) + column)) != len(names) * len(others):
             return None
         cells = self.fresh((len(names), len(others)))
@@ -293,8 +296,9 @@ class Walk:
         return cells[row, column].reshape(rows.shape)
 
     def _pin_against(self, value: Value, fixed: set[int], operands: Sequence[Value]) -> None:
-        """Labels that meet an axis without units cannot go."""
-        bad = [a for v in operands if v is not value for a in v.arrays if fixed & set(varying(a))]
+        """Labels that meet an axis without units cannot go: of a layout its rows, or its columns, along that axis."""
+        met = [a for v in operands if v is not value for a in v.arrays]
+        bad = [self.project(a, sorted(fixed & set(varying(a)))) for a in met if fixed & set(varying(a))]
         if bad and value.origin.startswith("the model input"):
             self.pin(bad, f"meets {value.origin}, whose width is part of the contract", "input")
         elif bad:

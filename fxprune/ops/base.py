@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
 from fxprune.labels import varying
 from fxprune.types import IntArray
 
-__all__ = ["Argument", "Call", "Context", "OpRule", "Output", "Rewrite", "Scaled", "Value", "solid"]
+__all__ = [
+    "Argument",
+    "Call",
+    "Context",
+    "OpRule",
+    "Output",
+    "Rewrite",
+    "Scaled",
+    "Value",
+    "across",
+    "solid",
+]
 
 Shape = tuple[int, ...]
 PinKind = Literal["input", "output", "contract", "data", "unknown"]
@@ -193,6 +204,27 @@ def solid(ctx: Context, value: Value, first: int, reason: str) -> Value:
                 ctx.tie(array, head)
             good.append(head.reshape(array.shape[:first]))
     return Value(value.shape[:first], tuple(good), value.origin)
+
+
+def across(ctx: Context, arrays: Sequence[IntArray], dims: Iterable[int]) -> list[IntArray]:
+    """The law of every op that works along some dimensions: positions that it brings together stay together.
+
+    Where labels vary along these dimensions and along others (rows of a view, stacked branches), the op meets
+    the cells of a column, or the columns of a row, wherever they lie: what is left must still lie side by side.
+
+    Args:
+        ctx: Is asked for the labels of what lies side by side, which ties it.
+        arrays: Label arrays of what the op reads.
+        dims: The dimensions it works along.
+
+    Returns:
+        The labels of each array that do not depend on these dimensions; none for arrays that vary along no others.
+    """
+    worked = set(dims)
+    rest = [[d for d in varying(a) if d not in worked] for a in arrays]
+    return [
+        ctx.project(a, r) if worked & set(varying(a)) else a for a, r in zip(arrays, rest, strict=True) if r
+    ]
 
 
 Move = Callable[[Call, IntArray, Shape], IntArray | list[IntArray]]

@@ -13,7 +13,7 @@ from math import prod
 import numpy as np
 
 from fxprune import labels
-from fxprune.ops.base import Call, Context, OpRule, Rewrite, Value, solid
+from fxprune.ops.base import Call, Context, OpRule, Rewrite, Value, across, solid
 from fxprune.types import IntArray
 
 __all__ = ["RULES"]
@@ -273,6 +273,7 @@ def _attention(ctx: Context, call: Call) -> Value:
     if mask is not None:
         scores = Value(scores.shape, ctx.merge([scores, _lifted(mask, scores.rank)], scores.shape))
     ctx.inexact([a for a in scores.arrays if a.shape[-1] > 1])
+    across(ctx, scores.arrays, [scores.rank - 1])
     result = contract(ctx, [Term(scores, batch + "ls"), Term(value, batch + "sv", "value")], batch + "lv")
     return Value(call.shape, result.arrays)
 

@@ -9,7 +9,7 @@ import numpy as np
 from fxprune import labels
 from fxprune.labels import take, varying
 from fxprune.ops.base import Call, Context, OpRule, Output, Rewrite, Value
-from fxprune.ops.moving import dim_of, live_positions
+from fxprune.ops.moving import dim_of, live_within
 from fxprune.ops.picking import indexed_dims, resize_slice, sliced
 from fxprune.types import IntArray
 
@@ -124,14 +124,12 @@ def _resize_pad(dense: Call, slim: Call) -> Rewrite:
         if dense.shape[dim] == slim.shape[dim] and x.shape[dim] == y.shape[dim]:
             continue
         if left < 0 or right < 0:
-            kept = live_positions(x, y, dim)
-            changed[k] = -int((kept < -left).sum()) if left < 0 else 0
-            changed[k + 1] = -int((kept >= x.shape[dim] + right).sum()) if right < 0 else 0
-        live = live_positions(before, after, dim)
+            changed[k] = -live_within(x, y, dim, 0, -left) if left < 0 else 0
+            changed[k + 1] = -live_within(x, y, dim, x.shape[dim] + right, x.shape[dim]) if right < 0 else 0
         if left > 0:
-            changed[k] = int((live < left).sum())
+            changed[k] = live_within(before, after, dim, 0, left)
         if right > 0:
-            changed[k + 1] = int((live >= dense.shape[dim] - right).sum())
+            changed[k + 1] = live_within(before, after, dim, dense.shape[dim] - right, dense.shape[dim])
     return Rewrite({"pad": changed})
 
 

@@ -11,14 +11,18 @@ import numpy as np
 
 from fxprune.labels import varying
 from fxprune.ops.base import Call, Context, Move, OpRule, Output, Rewrite, Value
-from fxprune.types import IntArray
+from fxprune.types import BoolArray, IntArray
 
 __all__ = [
     "Resize",
     "Shape",
+    "UnevenError",
     "dim_of",
     "first_tensor",
+    "live_groups",
+    "live_lines",
     "live_positions",
+    "live_within",
     "looked_up",
     "moved_by",
     "picked_by",
@@ -88,18 +92,59 @@ def picked_by(move: Move) -> Callable[[Context, Call], Output]:
     return rule
 
 
+class UnevenError(ValueError):
+    """Rows keep different positions, so that one list of them says nothing about the others."""
+
+
+def live_lines(dense: Value, slim: Value, dim: int) -> BoolArray:
+    """Which positions along ``dim`` are left, row by row.
+
+    Returns:
+        bool[n, rows]; rows that die whole are left out.
+    """
+    mask = np.ones([1] * dense.rank, bool)
+    for before, after in zip(dense.arrays, slim.arrays, strict=True):
+        if before.shape[dim] > 1:
+            mask = mask & np.isin(before, after)
+    lines: BoolArray = np.moveaxis(mask, dim, 0).reshape(mask.shape[dim], -1)
+    if mask.shape[dim] == 1:
+        return np.ones((dense.shape[dim], 1), bool)
+    return lines[:, lines.any(axis=0)]
+
+
 def live_positions(dense: Value, slim: Value, dim: int) -> IntArray:
     """Positions of the dense tensor along ``dim`` that are left in the slim one.
 
-    Where rows keep different positions, those of the first full row.
+    Raises:
+        UnevenError: Rows keep different ones.
     """
-    left = np.ones(dense.shape[dim], bool)
-    for before, after in zip(dense.arrays, slim.arrays, strict=True):
-        if before.shape[dim] > 1:
-            mask = np.isin(before, after)
-            lines = np.moveaxis(mask, dim, 0).reshape(before.shape[dim], -1)
-            left &= lines[:, lines.sum(axis=0).argmax()]
-    return np.flatnonzero(left).astype(np.int64)
+    alive = np.logical_or.reduce(live_lines(dense, slim, dim), axis=1)
+    # As many as there are: all rows keep these, or they are rows themselves.
+    if alive.sum() != slim.shape[dim]:
+        raise UnevenError("rows keep different positions")
+    return np.flatnonzero(alive).astype(np.int64)
+
+
+def live_within(dense: Value, slim: Value, dim: int, start: int, stop: int) -> int:
+    """How many positions from ``start`` up to ``stop`` are left along ``dim``.
+
+    Raises:
+        UnevenError: More in one row than in another.
+    """
+    lines = live_lines(dense, slim, dim)
+    alive = np.logical_or.reduce(lines, axis=1)
+    if alive.sum() == slim.shape[dim]:
+        return int(alive[start:stop].sum())
+    counts = np.unique(lines[start:stop].sum(axis=0))
+    if len(counts) > 1 or (lines.sum(axis=0) != slim.shape[dim]).any():
+        raise UnevenError("rows keep different numbers of positions")
+    return int(counts.sum())
+
+
+def live_groups(dense: Value, slim: Value, dim: int, size: int) -> int:
+    """How many runs of ``size`` positions along ``dim`` keep anything."""
+    alive = live_lines(dense, slim, dim).any(axis=1)
+    return int(alive.reshape(-1, size).any(axis=1).sum())
 
 
 def looked_up(

@@ -5,11 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from math import prod
 
-import numpy as np
-
 from fxprune import labels
-from fxprune.ops.base import Call, Context, OpRule, Output, Rewrite, Value
-from fxprune.ops.moving import live_positions
+from fxprune.ops.base import Call, Context, OpRule, Output, Rewrite, Value, across
+from fxprune.ops.moving import live_groups
 from fxprune.ops.reduce import reduced
 
 __all__ = ["BATCH_NORMS", "RULES"]
@@ -47,7 +45,9 @@ def _per_channel(ctx: Context, call: Call) -> Output:
     x = call.tensor("input")
     first = 2 if call.op == "aten::instance_norm" else 0
     if call.optional("running_mean") is None or call.args.get("use_input_stats", call.args.get("training")):
-        ctx.inexact([a for a in x.arrays if any(d != 1 and d >= first for d in labels.varying(a))])
+        seen = [a for a in x.arrays if any(d != 1 and d >= first for d in labels.varying(a))]
+        ctx.inexact(seen)
+        across(ctx, seen, [d for d in range(first, x.rank) if d != 1])
     others = [d for d in range(x.rank) if d != 1]
     return _results(ctx, call, _channelwise(ctx, call, x, 1), x, others, keep=False)
 
@@ -60,6 +60,7 @@ def _layer_norm(ctx: Context, call: Call) -> Output:
     seen = [a for a in x.arrays if any(d >= first for d in labels.varying(a))]
     if seen:
         ctx.inexact(seen)
+        across(ctx, seen, range(first, x.rank))
     vectors = []
     for name in ("weight", "bias"):
         value = call.optional(name)
@@ -83,9 +84,8 @@ def _group_norm(group_name: str) -> Callable[[Context, Call], Output]:
         groups = call.integer(group_name)
         split = (x.shape[0], groups, x.shape[1] // groups, *x.shape[2:])
         parts = Value(split, tuple(labels.reshape(a, x.shape, split) for a in x.arrays))
-        for array, cells in zip(x.arrays, parts.arrays, strict=True):
-            if len(labels.varying(cells)) > 1:
-                ctx.project(cells, (1,))
+        across(ctx, parts.arrays, range(2, len(split)))
+        for array in x.arrays:
             axes = labels.varying(array)
             if (split[2] > 1 and 1 in axes) or any(d > 1 for d in axes):
                 ctx.inexact([array])
@@ -102,7 +102,7 @@ def _resize_group_norm(group_name: str) -> Callable[[Call, Call], Rewrite]:
         groups = dense.integer(group_name)
         if x.shape == y.shape:
             return Rewrite()
-        count = len(np.unique(live_positions(x, y, 1) // (x.shape[1] // groups)))
+        count = live_groups(x, y, 1, x.shape[1] // groups)
         changed: dict[str, object] = {group_name: count}
         if "C" in dense.args:
             changed |= {"N": y.shape[0], "C": y.shape[1], "HxW": prod(y.shape[2:])}

@@ -6,7 +6,7 @@ import numpy as np
 
 from fxprune.labels import take
 from fxprune.ops.base import Call, Context, OpRule, Output, Rewrite, Value
-from fxprune.ops.moving import Shape, dim_of, first_tensor, live_positions, looked_up, moved_by, row
+from fxprune.ops.moving import Shape, dim_of, first_tensor, live_within, looked_up, moved_by, row
 from fxprune.types import IntArray
 
 __all__ = ["RULES", "indexed_dims", "resize_slice", "sliced"]
@@ -35,10 +35,9 @@ def resize_slice(dense: Call, slim: Call) -> Rewrite:
     dim = dim_of(dense, x.rank)
     n = x.shape[dim]
     start, stop, _ = slice(dense.integer("start"), dense.args.get("end"), None).indices(n)
-    live = live_positions(x, y, dim)
-    if len(live) == n:
+    if y.shape[dim] == n:
         return Rewrite()
-    return Rewrite({"start": int((live < start).sum()), "end": int((live < stop).sum())})
+    return Rewrite({"start": live_within(x, y, dim, 0, start), "end": live_within(x, y, dim, 0, stop)})
 
 
 def _narrow(call: Call, array: IntArray, shape: Shape) -> IntArray:
@@ -49,9 +48,8 @@ def _narrow(call: Call, array: IntArray, shape: Shape) -> IntArray:
 def _resize_narrow(dense: Call, slim: Call) -> Rewrite:
     (_, x), (_, y) = first_tensor(dense), first_tensor(slim)
     dim = dim_of(dense, x.rank)
-    start = dense.integer("start")
-    live = live_positions(x, y, dim)
-    return Rewrite({"start": int((live < start).sum()), "length": slim.shape[dim]})
+    start = dense.integer("start") % x.shape[dim]
+    return Rewrite({"start": live_within(x, y, dim, 0, start), "length": slim.shape[dim]})
 
 
 def _select(call: Call, array: IntArray, shape: Shape) -> IntArray:
@@ -64,7 +62,7 @@ def _resize_select(dense: Call, slim: Call) -> Rewrite:
     (_, x), (_, y) = first_tensor(dense), first_tensor(slim)
     dim = dim_of(dense, x.rank)
     index = dense.integer("index") % x.shape[dim]
-    return Rewrite({"index": int((live_positions(x, y, dim) < index).sum())})
+    return Rewrite({"index": live_within(x, y, dim, 0, index)})
 
 
 def _split(call: Call, array: IntArray, shape: Shape) -> list[IntArray]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from fxprune.labels import varying
-from fxprune.ops.base import Call, Context, OpRule, Output, Value
+from fxprune.ops.base import Call, Context, OpRule, Output, Value, across
 
 __all__ = ["RULES", "reduced"]
 
@@ -32,13 +32,7 @@ def reduced(
     gone = [a for a in value.arrays if set(varying(a)) & set(dims)]
     if gone:
         (ctx.consume(argument, gone) if exact else ctx.inexact(gone))
-    arrays = []
-    for array in value.arrays:
-        rest = [d for d in varying(array) if d not in dims]
-        if len(rest) == len(varying(array)):
-            arrays.append(array)
-        elif rest:
-            arrays.append(ctx.project(array, rest))
+    arrays = across(ctx, value.arrays, dims)
     shape = [1 if d in dims else n for d, n in enumerate(value.shape)]
     if not keep:
         kept = [d for d in range(value.rank) if d not in dims]
@@ -77,6 +71,7 @@ def _along(ctx: Context, call: Call) -> Value:
     seen = [a for a in value.arrays if value.rank and a.shape[dim] > 1]
     if seen:
         ctx.inexact(seen)
+        across(ctx, seen, [dim])
     return Value(call.shape, value.arrays, value.origin)
 
 
@@ -87,6 +82,7 @@ def _prefix(ctx: Context, call: Call) -> Value:
     seen = [a for a in value.arrays if a.shape[dim] > 1]
     if seen:
         ctx.consume("self", seen)
+        across(ctx, seen, [dim])
     return Value(call.shape, value.arrays, value.origin)
 
 
@@ -118,7 +114,7 @@ def _cosine(ctx: Context, call: Call) -> Value:
         gone = [a for a in call.tensor(name).arrays if a.shape[dim] > 1]
         if gone:
             ctx.consume(name, gone)
-    arrays = [a.squeeze(dim) for a in merged if a.shape[dim] == 1]
+    arrays = [a.squeeze(dim) for a in across(ctx, merged, [dim])]
     return Value(call.shape, tuple(arrays))
 
 

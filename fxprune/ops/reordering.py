@@ -9,7 +9,7 @@ import numpy as np
 from fxprune import labels
 from fxprune.labels import varying
 from fxprune.ops.base import Call, Context, Move, OpRule, Output, Rewrite, Value, solid
-from fxprune.ops.moving import Shape, dim_of, first_tensor, live_positions, moved_by, row
+from fxprune.ops.moving import Shape, dim_of, first_tensor, live_groups, live_within, moved_by, row
 from fxprune.types import IntArray
 
 __all__ = ["RULES"]
@@ -38,9 +38,8 @@ def _resize_roll(dense: Call, slim: Call) -> Rewrite:
     changed = list(shifts)
     for k, d in enumerate(dims):
         n = x.shape[d]
-        live = live_positions(x, y, d % x.rank)
-        if len(live) != n:
-            changed[k] = int((live >= n - shifts[k] % n).sum())
+        if y.shape[d % x.rank] != n:
+            changed[k] = live_within(x, y, d % x.rank, n - shifts[k] % n, n)
     return Rewrite({"shifts": changed})
 
 
@@ -135,9 +134,7 @@ def _channel_shuffle(ctx: Context, call: Call) -> Output:
 
 def _resize_channel_shuffle(dense: Call, slim: Call) -> Rewrite:
     x, y = dense.tensor("self"), slim.tensor("self")
-    groups = dense.integer("groups")
-    live = live_positions(x, y, 1) // (x.shape[1] // groups)
-    return Rewrite({"groups": len(np.unique(live))})
+    return Rewrite({"groups": live_groups(x, y, 1, x.shape[1] // dense.integer("groups"))})
 
 
 RULES = (

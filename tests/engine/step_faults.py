@@ -440,7 +440,7 @@ def _gathered(change: Callable[[IntArray], IntArray]) -> Callable[[Method], Meth
         def gather(*args: object) -> Gather:
             found = right(*args)
             assert isinstance(found, Gather)
-            return replace(found, index=change(found.index))
+            return replace(found, index=change(found.index.ravel()).reshape(found.index.shape))
 
         return gather
 
@@ -487,7 +487,7 @@ APPLY = (
         "apply",
         "no movement is checked",
         "Slim movements are taken to do what the dense ones do.",
-        at("fxprune.resize:_Resolver._moves_right", lambda _: lambda *args: True),
+        at("fxprune.movement:Movement.expressed_by", lambda _: lambda *args: True),
         first=("x[:, ::2]", "flip", "index permutation, list"),
     ),
     code(
@@ -501,14 +501,14 @@ APPLY = (
         "apply",
         "gathers the dense positions",
         "Positions to gather are off by one.",
-        at("fxprune.resize:_Resolver._gather", _gathered(lambda index: np.roll(index, 1))),
+        at("fxprune.movement:Movement.gather", _gathered(lambda index: np.roll(index, 1))),
         first=("index permutation, list", "x[:, ::2]"),
     ),
     code(
         "apply",
         "gathers in order",
         "Positions to gather are sorted.",
-        at("fxprune.resize:_Resolver._gather", _gathered(np.sort)),
+        at("fxprune.movement:Movement.gather", _gathered(np.sort)),
         first=("index permutation, list",),
     ),
     code(
@@ -516,8 +516,8 @@ APPLY = (
         "labels one by one",
         "A position is taken to be left though another label of it is gone.",
         at(
-            "fxprune.resize:_Resolver._alive",
-            lambda _: lambda resolver, units, k: resolver.keep[units[k]].ravel(),
+            "fxprune.resize:alive_positions",
+            lambda _: lambda keep, units, k: keep[units[k]].ravel(),
         ),
         first=("gram matrix of channels",),
     ),
