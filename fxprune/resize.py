@@ -342,7 +342,7 @@ class _Resolver:
                 if any(i is not None for i in items) or rewrite.op:
                     changed[name] = items
             elif old != new:
-                changed[name] = new
+                changed[name] = _scaled(old, new, (name, -1) in call.symbolic)
         if rewrite.op and not self._needs_other_op(call, rewrite):
             return Rewrite()
         return Rewrite(changed, rewrite.op)

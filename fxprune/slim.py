@@ -281,7 +281,7 @@ def _apply(graph: fx.Graph, node: fx.Node, rewrite: Rewrite) -> None:
 def _merged(graph: fx.Graph, node: fx.Node, old: object, new: object) -> object:
     if isinstance(new, list) and isinstance(old, (list, tuple)) and len(old) == len(new):
         return [_entry(graph, node, o, n) for o, n in zip(old, new, strict=True)]
-    return new
+    return _entry(graph, node, old, new)
 
 
 def _entry(graph: fx.Graph, node: fx.Node, old: object, new: object) -> object:

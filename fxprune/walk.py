@@ -179,13 +179,26 @@ class Walk:
             turned = np.ascontiguousarray(cells.transpose(turn))
             found = self.layouts.get((turned.shape, turned.tobytes()))
             if found is not None:
+                self._even(found, numbers[turn[-1]])
                 return found, tuple(axes[t] for t in turn), [numbers[t] for t in turn]
         assert self.node is not None
         cells = np.ascontiguousarray(cells)
         rows = [self.fresh(cells.shape[:level]) for level in range(1, cells.ndim)]
         layout = Layout(cells, rows, None, self.node.name)
         self.layouts[(cells.shape, cells.tobytes())] = layout
+        if numbers:
+            self._even(layout, numbers[-1])
         return layout, axes, numbers
+
+    def _even(self, layout: Layout, positions: IntArray) -> None:
+        """Where some columns lie in more places than others, counts say nothing: all rows must keep the same ones."""
+        if layout.cells.ndim > 1 and np.ptp(np.bincount(positions)) > 0:
+            self._columns(layout)
+
+    def _columns(self, layout: Layout) -> IntArray:
+        if layout.columns is None:
+            layout.columns = self.fresh(layout.cells.shape[-1:])
+        return layout.columns
 
     def nest(self, array: IntArray, order: Sequence[int]) -> None:
         """Register an array over several dimensions with its nesting."""
@@ -208,9 +221,7 @@ class Walk:
             part = layout.rows[level - 1]
             used = list(range(level))
         elif wanted == {order[-1]}:
-            if layout.columns is None:
-                layout.columns = self.fresh(layout.cells.shape[-1:])
-            part, used = layout.columns, [len(order) - 1]
+            part, used = self._columns(layout), [len(order) - 1]
         else:
             self.pin([array], "rows of a layout that is too irregular to slice")
             part = self.fresh(tuple(layout.cells.shape[order.index(d)] for d in sorted(wanted)))
@@ -371,7 +382,11 @@ class Walk:
         if rule is None:
             self.macs(_macs_without_rule(node), [])
             return self._unknown(node, call.tensors())
-        return rule.couple(self, call)
+        result = rule.couple(self, call)
+        operands = call.tensors()
+        if isinstance(result, Value) and (rule.fills or (operands and all(v.filled for v in operands))):
+            return replace(result, filled=True)
+        return result
 
     def _unknown(self, node: fx.Node, operands: Sequence[Value]) -> Output:
         """An op without a rule: everything that reaches it stays, and it says so."""

@@ -35,12 +35,14 @@ class Value:
         arrays: Label arrays; a position is gone as soon as one of its labels is.
         origin: Where data without labels comes from ("the model input 'x'"), for messages.
         data: Entries of an integer constant that is known before the model runs.
+        filled: The entries depend on no tensor's entries, only on sizes: their sum is a count.
     """
 
     shape: Shape
     arrays: tuple[IntArray, ...] = ()
     origin: str = ""
     data: IntArray | None = None
+    filled: bool = False
 
     @property
     def rank(self) -> int:
@@ -245,6 +247,7 @@ class OpRule:
         aligned: For ops whose result keeps the positions of their first tensor: by name, along which
             of its dimensions the other operands lie.  The oracle goes by it rather than by labels.
         stacked: Reads states that hold layers along the first dimension and the units of each along the last.
+        fills: The result's entries depend on no operand's entries (``ones_like``).
     """
 
     ops: tuple[str, ...]
@@ -254,3 +257,4 @@ class OpRule:
     gathers: bool = False
     aligned: Callable[[Call], Mapping[str, tuple[int, ...]]] | None = None
     stacked: bool = False
+    fills: bool = False

@@ -57,6 +57,7 @@ RULES = (
         ),
         _filled,
         _resize_filled,
+        fills=True,
     ),
     OpRule(("aten::arange", "aten::linspace"), _counted, gathers=True),
     OpRule(("aten::scalar_tensor", "aten::eye", "aten::hann_window", "aten::tensor"), _opaque),

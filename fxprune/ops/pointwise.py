@@ -100,12 +100,6 @@ SAME = (
     "aten::_to_copy",
     "aten::fill",
     "aten::zero",
-    "aten::zeros_like",
-    "aten::ones_like",
-    "aten::full_like",
-    "aten::empty_like",
-    "aten::rand_like",
-    "aten::randn_like",
     "aten::bernoulli",
     "aten::uniform",
     "aten::normal",
@@ -116,9 +110,13 @@ SAME = (
     "aten::_autocast_to_full_precision",
 )
 
+# New entries in the layout of a tensor.
+LIKE = tuple(f"aten::{n}_like" for n in ("zeros", "ones", "full", "empty", "rand", "randn"))
+
 RULES = (
     OpRule(POINTWISE, pointwise),
     OpRule(SAME, _same),
+    OpRule(LIKE, _same, fills=True),
     OpRule(("aten::glu",), _glu),
     OpRule(("aten::prelu",), _prelu),
     OpRule(

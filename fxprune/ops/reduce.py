@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from math import prod
+
+import numpy as np
 
 from fxprune.labels import varying
 from fxprune.ops.base import Call, Context, OpRule, Output, Value, across
@@ -31,7 +34,8 @@ def reduced(
     """
     gone = [a for a in value.arrays if set(varying(a)) & set(dims)]
     if gone:
-        (ctx.consume(argument, gone) if exact else ctx.inexact(gone))
+        # A sum of ones is a count: it divides, as a mean does.
+        (ctx.consume(argument, gone) if exact and not value.filled else ctx.inexact(gone))
     arrays = across(ctx, value.arrays, dims)
     shape = [1 if d in dims else n for d, n in enumerate(value.shape)]
     if not keep:
@@ -53,6 +57,7 @@ def _reduce(exact: bool) -> Callable[[Context, Call], Output]:
         value = call.tensor(name)
         keep = bool(call.args.get("keepdim", False))
         dims = _dims(call, value.rank)
+        _need_degrees(ctx, call, value, dims)
         result = reduced(ctx, value, dims, exact=exact and _is_sum(call), keep=keep, argument=name)
         if isinstance(call.out, list):
             if call.op in PLACES and 1 in call.used:
@@ -62,6 +67,21 @@ def _reduce(exact: bool) -> Callable[[Context, Call], Output]:
         return Value(call.out, result.arrays, result.origin)
 
     return rule
+
+
+def _need_degrees(ctx: Context, call: Call, value: Value, dims: Sequence[int]) -> None:
+    """A variance divides by the number of entries less its correction: one entry alone has no unbiased one."""
+    if call.op not in SPREADS:
+        return
+    given = call.args.get("correction")
+    freedom = float(given if isinstance(given, (int, float)) else bool(call.args.get("unbiased", True)))
+    for array in value.arrays:
+        along = [d for d in varying(array) if d in dims]
+        if along:
+            others = prod(n for d, n in enumerate(value.shape) if d in dims and d not in along)
+            size = prod(array.shape[d] for d in along)
+            rows = np.moveaxis(array, along, range(-len(along), 0)).reshape(-1, size)
+            ctx.need(rows, int(freedom // others) + 1)
 
 
 def _along(ctx: Context, call: Call) -> Value:
@@ -81,7 +101,7 @@ def _prefix(ctx: Context, call: Call) -> Value:
     dim = call.integer("dim") % max(value.rank, 1)
     seen = [a for a in value.arrays if a.shape[dim] > 1]
     if seen:
-        ctx.consume("self", seen)
+        (ctx.inexact(seen) if value.filled else ctx.consume("self", seen))
         across(ctx, seen, [dim])
     return Value(call.shape, value.arrays, value.origin)
 
@@ -117,6 +137,8 @@ def _cosine(ctx: Context, call: Call) -> Value:
     arrays = [a.squeeze(dim) for a in across(ctx, merged, [dim])]
     return Value(call.shape, tuple(arrays))
 
+
+SPREADS = frozenset({"aten::var", "aten::std", "aten::var_mean", "aten::std_mean"})
 
 # These return positions as their second result.
 PLACES = frozenset({"aten::max", "aten::min", "aten::median"})

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from fxprune import labels
+from fxprune.labels import varying
 from fxprune.ops.base import Call, Context, Move, OpRule, Output, Rewrite, Value
 from fxprune.ops.moving import Resize, Shape, dim_of, first_tensor, moved_by, row
 from fxprune.types import IntArray
@@ -40,6 +41,17 @@ def _resize_unflatten(dense: Call, slim: Call) -> Rewrite:
     return Rewrite({"sizes": list(slim.shape[dim : dim + len(sizes)])})
 
 
+def _squeeze(ctx: Context, call: Call) -> Output:
+    """An axis that would shrink to one position would be dropped with those that are one long: two stay."""
+    x = first_tensor(call)[1]
+    named = [d % max(x.rank, 1) for d in call.integers("dim")] or range(x.rank)
+    for array in x.arrays:
+        for d in set(varying(array)) & set(named):
+            part = ctx.project(array, [d])
+            ctx.need(part.reshape(1, -1), 2)
+    return moved_by(_reshape)(ctx, call)
+
+
 def _expand(call: Call, array: IntArray, shape: Shape) -> IntArray:
     return array.reshape((1,) * (len(call.shape) - array.ndim) + array.shape)
 
@@ -72,7 +84,8 @@ RULES = (
     row(("view", "_unsafe_view", "view_copy"), _reshape, _resize_sizes("size")),
     row("reshape", _reshape, _resize_sizes("shape")),
     row("unflatten", _reshape, _resize_unflatten),
-    row(("flatten", "squeeze", "unsqueeze", "squeeze_copy"), _reshape),
+    row(("flatten", "unsqueeze"), _reshape),
+    OpRule(("aten::squeeze", "aten::squeeze_copy"), _squeeze, None, _reshape),
     OpRule(("aten::view_as", "aten::reshape_as"), _couple_view_as, None, _reshape),
     row(("expand", "broadcast_to"), _expand, _resize_sizes("size")),
     row("permute", _permute),
