@@ -23,12 +23,14 @@ class Output:
         left: bool of the same shape, or None where all of it is left.
         unjudged: Why nothing can be said, or empty.
         doubt: Why a difference need not be a fault, or empty.
+        inner: The model does not return it, so that it may have lost something.
     """
 
     value: Tensor
     left: Tensor | None = None
     unjudged: str = ""
     doubt: str = ""
+    inner: bool = False
 
 
 @dataclass(frozen=True)
@@ -96,14 +98,18 @@ def _entry(noise: Callable[[], Mapping[str, Tensor]], name: str) -> Tensor | Non
 def _distance(
     one: Output, dense: Tensor | None, got: Tensor, limits: Limits, noise: Callable[[], Tensor | None]
 ) -> Distance | str | None:
-    """How far a tensor is from what is left of the expected one; None if that is no tensor of its shape."""
+    """How far a tensor is from what is left of the expected one; None where nothing can be said."""
     value, whole = one.value, one.value if dense is None or dense.shape != one.value.shape else dense
-    if one.left is not None:
+    if one.left is not None and one.inner:
         if one.left.shape != value.shape or int(one.left.sum()) != got.numel():
             return None
         value, whole = (t[one.left].reshape(got.shape) for t in (value, whole))
+    if value.shape != got.shape and one.inner:
+        return None
     if value.shape != got.shape:
         return f"output of shape {tuple(got.shape)} instead of {tuple(value.shape)}"
+    if one.left is not None and not one.inner:
+        return None
     found = distance(value, got, whole, limits)
     if limits.tolerance < found.error < math.inf:
         found = distance(value, got, whole, limits, noise())

@@ -18,7 +18,7 @@ from fxprune.proof.conditions import Conditions, Values, copied, named_arguments
 from fxprune.proof.distance import Limits
 from fxprune.proof.judging import Comparison, Output, judge
 from fxprune.proof.laws import law_of
-from fxprune.proof.runs import Sample, Watch, jittered, returned, run, typed
+from fxprune.proof.runs import Sample, Watch, is_output, jittered, returned, run, typed
 from fxprune.proof.states import ALIVE, DEAD, FREE, States
 from fxprune.types import Plan
 
@@ -147,13 +147,13 @@ def masked_outputs(
     _mask(copy, plan, mode.states)
     with torch.no_grad(), mode, unfused():
         tensors = watch(copy, typed(sample, dtype))
-    return {name: _output(mode, t) for name, t in tensors.items()}
+    return {name: _output(mode, t, inner=not is_output(name)) for name, t in tensors.items()}
 
 
-def _output(mode: Masked, tensor: Tensor) -> Output:
+def _output(mode: Masked, tensor: Tensor, *, inner: bool) -> Output:
     state = mode.states.of(tensor)
     left = None if state is None or not bool((state == DEAD).any()) else state != DEAD
-    return Output(tensor, left, mode.astray or mode.states.lost(tensor), mode.states.doubt(tensor))
+    return Output(tensor, left, mode.astray or mode.states.lost(tensor), mode.states.doubt(tensor), inner)
 
 
 def _mask(model: nn.Module, plan: Plan, states: States) -> None:

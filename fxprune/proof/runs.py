@@ -10,7 +10,7 @@ from torch.utils import _pytree as pytree
 
 from fxprune.proof.conditions import Conditions, cast, copied, unfused
 
-__all__ = ["Sample", "Watch", "everything", "jittered", "returned", "run", "typed"]
+__all__ = ["Sample", "Watch", "everything", "is_output", "jittered", "returned", "run", "typed"]
 
 Sample = tuple[tuple[object, ...], Mapping[str, object]]
 """Positional and keyword arguments of one call."""
@@ -51,6 +51,11 @@ def everything(model: nn.Module, sample: Sample) -> dict[str, Tensor]:
         for handle in handles:
             handle.remove()
     return seen
+
+
+def is_output(name: str) -> bool:
+    """Whether a tensor of that name is returned by the model itself, not by a submodule."""
+    return name.startswith(("output ", "#"))
 
 
 def typed(sample: Sample, dtype: torch.dtype) -> Sample:

@@ -267,3 +267,15 @@ def test_the_random_state_and_the_model_stay_as_they_are() -> None:
     assert torch.equal(before, torch.get_rng_state())
     assert net.training
     assert net.a.weight.dtype == torch.float32
+
+
+def test_outputs_keep_their_width() -> None:
+    """A slim model that returns fewer numbers is wrong, even where the plan says that they go."""
+    net = Rows(lambda net, y: y).double().eval()
+    made, small = without(net, LEFT)
+    with torch.no_grad():
+        small.z.weight.data, small.z.bias.data = small.z.weight[:2], small.z.bias[:2]
+    kept = {**made.kept, ("z.weight", 0): (0, 1), ("z.bias", 0): (0, 1)}
+    found = compare(net, plan_of(kept), small, (torch.randn(2, 7, dtype=torch.float64),))
+    assert found.error == float("inf")
+    assert "output of shape (2, 2) instead of (2, 3)" in found.fault
