@@ -114,17 +114,25 @@ def _attach_modes(graph: fx.Graph, root: nn.Module) -> None:
 
 
 def _shim(node: fx.Node, root: nn.Module) -> tuple[nn.Module, tuple[object, ...]] | None:
-    """What stands in for a call whose training flag torch.export froze, and its operands."""
+    """What stands in for a call whose training flag torch.export froze, and its operands.
+
+    The graph is traced in evaluation mode: what trains there (dropout that is always on) does so by the user's
+    own code, in every mode.
+    """
     name = qualified_name(node.target)
+    if name != BATCH_NORMS[0] and name not in DROPOUTS:
+        return None
+    values = arguments_by_name(node)
+    if values.get("training") is True or values.get("train") is True:
+        return None
     if name == BATCH_NORMS[0]:
-        values = arguments_by_name(node)
         if values["running_mean"] is not None:
             operands = tuple(values[n] for n in ("input", "weight", "bias", "running_mean", "running_var"))
             operands = (*operands, _counter(node, values["running_mean"], root))
             return BatchNorm(float(values["momentum"]), float(values["eps"])), operands  # type: ignore[arg-type]
-    elif name in DROPOUTS:
+    else:
         # The tensor is called input, or self where dropout works in place.
-        return Dropout(float(arguments_by_name(node)["p"]), DROPOUTS[name]), (node.all_input_nodes[0],)  # type: ignore[arg-type]
+        return Dropout(float(values["p"]), DROPOUTS[name]), (node.all_input_nodes[0],)  # type: ignore[arg-type]
     return None
 
 

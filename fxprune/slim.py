@@ -10,6 +10,7 @@ from typing import Literal
 
 import torch
 from torch import fx, nn
+from torch.utils import _pytree as pytree
 
 from fxprune.copies import copied
 from fxprune.crop import crop_
@@ -19,6 +20,7 @@ from fxprune.graphs import arguments_by_name, draft, set_tensor, tensor_at
 from fxprune.modules import Setting, refresh
 from fxprune.ops import overload
 from fxprune.ops.base import Rewrite, Scaled, Value
+from fxprune.proof.conditions import private
 from fxprune.reading import shown
 from fxprune.recount import recounted
 from fxprune.resize import Gather, Resolution, keep_mask, resolve
@@ -169,7 +171,8 @@ def _module_copy(parts: _Parts) -> nn.Module:
     """Copy the model with slim tensors in the place of its own, and refresh cached integers."""
     slims = parts.tensors
     module = copied(parts.trace.model, lambda t: slims[id(t)] if id(t) in slims else t.detach().clone())
-    refresh(module, _settings(parts.trace, parts.found))
+    with evaluating(module):  # looking at a parametrised weight computes it, which in training may count
+        refresh(module, _settings(parts.trace, parts.found))
     return module
 
 
@@ -212,8 +215,10 @@ def _difference(parts: _Parts, module: nn.Module) -> str:
     trace = parts.trace
     inputs = trace.args, dict(trace.kwargs)
     if trace.kind == "recorded":
-        with torch.no_grad(), torch.random.fork_rng(devices=[]), evaluating(module):
-            module(*inputs[0], **inputs[1])
+        # On copies: the code may count its calls, or write into its inputs.
+        args, kwargs = pytree.tree_map_only(torch.Tensor, torch.Tensor.clone, inputs)
+        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+            private(module)(*args, **kwargs)
         return ""
     return difference(module, parts.graph, trace.model, inputs)
 
