@@ -13,10 +13,10 @@ from math import prod
 import numpy as np
 
 from fxprune import labels
-from fxprune.ops.base import Call, Context, OpRule, Rewrite, Value, across, solid
+from fxprune.ops.base import Call, Context, OpRule, Output, Rewrite, Value, across, solid
 from fxprune.types import IntArray
 
-__all__ = ["RULES"]
+__all__ = ["RULES", "Term", "contract", "count_points"]
 
 Shape = tuple[int, ...]
 
@@ -57,7 +57,7 @@ def _without_subsets(arrays: Sequence[IntArray]) -> list[IntArray]:
     return [a for a, s in zip(arrays, axes, strict=True) if s and not any(s < other for other in axes)]
 
 
-def _count_macs(
+def count_points(
     ctx: Context, names: str, sizes: Mapping[str, int], arrays: Sequence[IntArray], positions: int
 ) -> None:
     """One multiply-accumulate per point of the joint index space, which has ``positions`` unlabelled ones more."""
@@ -125,7 +125,7 @@ def contract(ctx: Context, terms: Sequence[Term], out: str, *, positions: int = 
             results.append(array)
         elif kept:
             results.append(ctx.project(array, kept))
-    _count_macs(ctx, names, sizes, joint, positions)
+    count_points(ctx, names, sizes, joint, positions)
     order = [names.index(a) for a in out]
     dropped = [d for d in range(len(names)) if d not in order]
 
@@ -294,13 +294,85 @@ def _einsum(ctx: Context, call: Call) -> Value:
     if not arrow:
         joined = "".join(sides)
         out = "".join(sorted(a for a in set(joined) if joined.count(a) == 1))
-    if "." in equation or any(len(set(s)) != len(s) for s in sides):
-        ctx.pin([a for t in tensors for a in t.arrays], "an einsum with an ellipsis or a diagonal", "unknown")
-        return Value(call.shape)
+    terms = []
+    for k, (tensor, side) in enumerate(zip(tensors, sides, strict=True)):
+        value, axes = _without_diagonals(ctx, tensor, _spelled(side, tensor.rank))
+        terms.append(Term(value, axes, f"tensors.{k}", _is_matrix(value)))
+    leading = sum(a.isdigit() for a in set("".join(t.axes for t in terms)))
+    return Value(
+        call.shape, contract(ctx, terms, _spelled(out, len(out.replace("...", "")) + leading)).arrays
+    )
+
+
+def _spelled(side: str, rank: int) -> str:
+    """One axis name for each dimension; an ellipsis names its own from the right, as broadcasting aligns them."""
+    named = side.replace("...", "")
+    return side.replace("...", "9876543210"[10 - (rank - len(named)) :] if rank > len(named) else "")
+
+
+def _without_diagonals(ctx: Context, value: Value, axes: str) -> tuple[Value, str]:
+    """A name that comes twice in one operand: what lies along it stays, and it is read once."""
+    twice = [d for d, a in enumerate(axes) if axes.count(a) > 1]
+    if not twice:
+        return value, axes
+    ctx.pin(
+        [a for a in value.arrays if set(labels.varying(a)) & set(twice)],
+        "an einsum reads a diagonal of this axis",
+    )
+    arrays = tuple(a for a in value.arrays if not set(labels.varying(a)) & set(twice))
+    again = [d for d in twice if axes.index(axes[d]) < d]
+    shape = tuple(1 if d in again else n for d, n in enumerate(value.shape))
+    spare = iter("ÀÁÂÃÄÅÆÇ")
+    return Value(shape, arrays, value.origin), "".join(
+        next(spare) if d in again else a for d, a in enumerate(axes)
+    )
+
+
+def _tensordot(ctx: Context, call: Call) -> Value:
+    left, right = call.tensor("self"), call.tensor("other")
+    one, two = (
+        [d % v.rank for d in call.integers(n)] for v, n in ((left, "dims_self"), (right, "dims_other"))
+    )
+    names = list("abcdefghijklm"[: left.rank])
+    others = list("nopqrstuvwxyz"[: right.rank])
+    for i, j in zip(one, two, strict=True):
+        others[j] = names[i]
+    free = [a for a in (*names, *others) if not (a in names and a in others)]
     terms = [
-        Term(t, s, f"tensors.{k}", _is_matrix(t)) for k, (t, s) in enumerate(zip(tensors, sides, strict=True))
+        Term(left, "".join(names), "self", _is_matrix(left)),
+        Term(right, "".join(others), "other", _is_matrix(right)),
     ]
-    return Value(call.shape, contract(ctx, terms, out).arrays)
+    return Value(call.shape, contract(ctx, terms, "".join(free)).arrays)
+
+
+def _deformed(ctx: Context, call: Call) -> Value:
+    """A convolution whose taps are moved by offsets, the same for all channels of an offset group."""
+    x, groups = call.tensor("input"), call.integer("offset_groups")
+    others = [v for n in ("offset", "mask") for v in [call.tensor(n)]]
+    ctx.pin([a for v in others for a in v.arrays], "offsets and mask of a deformable convolution")
+    ctx.pin([a for a in x.arrays if a.shape[0] > 1], "pictures pair up with offsets")
+    if groups > 1:
+        cells = _split(x, 1, groups)
+        ctx.pin(
+            [ctx.project(a, (1,)) for a in cells.arrays if a.shape[1] > 1 and a.shape[2] > 1],
+            "its channels share offsets",
+        )
+        ctx.pin([a for a in cells.arrays if labels.varying(a) == (1,)], "its channels share offsets")
+    names = ("input", "weight", "bias", "groups")
+    return _convolution(ctx, Call("aten::conv2d", {n: call.args[n] for n in names}, call.shape))
+
+
+def _embedding_bag(ctx: Context, call: Call) -> Output:
+    """Rows are looked up, and those of one bag reduced."""
+    weight = call.tensor("weight")
+    assert isinstance(call.out, list)
+    ctx.pin([a for a in weight.arrays if a.shape[0] > 1], "rows of an embedding table are looked up by value")
+    ctx.pin(call.others(), "read as positions here")
+    columns = tuple(a for a in weight.arrays if a.shape[0] == 1)
+    ctx.role(produced=columns, consumed=[])
+    if call.used - {0}:
+        ctx.pin(columns, "the op returns where it found its values")
+    return [Value(call.out[0], columns), *map(Value, call.out[1:])]
 
 
 def _bilinear(ctx: Context, call: Call) -> Value:
@@ -348,6 +420,9 @@ RULES = (
     OpRule(("aten::addmv",), _matmul("mat", "vec")),
     OpRule(("aten::scaled_dot_product_attention",), _attention, _resize_attention),
     OpRule(("aten::einsum",), _einsum),
+    OpRule(("aten::tensordot",), _tensordot),
     OpRule(("aten::bilinear",), _bilinear),
     OpRule(("aten::embedding",), _embedding),
+    OpRule(("aten::embedding_bag", "aten::_embedding_bag"), _embedding_bag),
+    OpRule(("torchvision::deform_conv2d",), _deformed, _resize_convolution),
 )

@@ -49,6 +49,19 @@ def _opaque(ctx: Context, call: Call) -> Value:
     return Value(call.shape, (), "a constant")
 
 
+def _identity(ctx: Context, call: Call) -> Value:
+    """Row i and column i are one unit, so that what is left is an identity again."""
+    rows, columns = call.shape
+    if rows != columns or call.symbolic or not 1 < rows <= LONGEST:
+        return Value(call.shape, (), "a constant")
+    units = ctx.fresh((rows,))
+    return Value(call.shape, (units[:, None], units[None]), "a constant")
+
+
+def _resize_identity(dense: Call, slim: Call) -> Rewrite:
+    return Rewrite({name: slim.shape[0] for name in ("n", "m") if name in dense.args})
+
+
 RULES = (
     OpRule(
         (
@@ -59,6 +72,7 @@ RULES = (
         _resize_filled,
         fills=True,
     ),
+    OpRule(("aten::eye",), _identity, _resize_identity),
     OpRule(("aten::arange", "aten::linspace"), _counted, gathers=True),
-    OpRule(("aten::scalar_tensor", "aten::eye", "aten::hann_window", "aten::tensor"), _opaque),
+    OpRule(("aten::scalar_tensor", "aten::hann_window", "aten::tensor"), _opaque),
 )

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from fxprune.labels import take
-from fxprune.ops.base import Call, Context, OpRule, Output, Rewrite, Value
-from fxprune.ops.moving import Shape, dim_of, first_tensor, live_within, looked_up, moved_by, row
+from fxprune.ops.base import Call, Context, Move, OpRule, Output, Rewrite, Value
+from fxprune.ops.moving import Resize, Shape, dim_of, first_tensor, live_within, looked_up, moved_by, row
 from fxprune.types import IntArray
 
 __all__ = ["RULES", "indexed_dims", "resize_slice", "sliced"]
@@ -79,6 +81,19 @@ def _resize_split(dense: Call, slim: Call) -> Rewrite:
     dim = dim_of(dense, x.rank)
     sizes = [s[dim] for s in slim.out]
     return Rewrite({"split_sizes": sizes, "dim": dim}, op="aten::split_with_sizes")
+
+
+def _split_along(dim: int) -> tuple[Move, Resize]:
+    """A split whose name says the dimension."""
+
+    def at(call: Call) -> Call:
+        _, x = first_tensor(call)
+        return replace(call, args={**call.args, "dim": min(dim, x.rank - 1)})
+
+    return (
+        lambda call, array, shape: _split(at(call), array, shape),
+        lambda dense, slim: _resize_split(at(dense), at(slim)),
+    )
 
 
 def _unbind(call: Call, array: IntArray, shape: Shape) -> list[IntArray]:
@@ -163,7 +178,13 @@ RULES = (
     OpRule(("aten::slice",), _couple_slice, resize_slice, sliced),
     row("narrow", _narrow, _resize_narrow),
     row("select", _select, _resize_select, picked=True),
-    row(("split", "split_with_sizes", "chunk", "tensor_split"), _split, _resize_split),
+    row(
+        ("split", "split_with_sizes", "chunk", "tensor_split", "unsafe_split", "unsafe_chunk"),
+        *(_split, _resize_split),
+    ),
+    row("hsplit", *_split_along(1)),
+    row("vsplit", *_split_along(0)),
+    row("dsplit", *_split_along(2)),
     row("unbind", _unbind, picked=True),
     OpRule(("aten::index_select",), _couple_index_select, None, _index_select),
     OpRule(("aten::index",), _index, None, _index_move),
@@ -171,8 +192,9 @@ RULES = (
     OpRule(
         (
             *("aten::nonzero", "aten::masked_select", "aten::_unique2", "aten::bincount"),
-            *("aten::gather", "aten::scatter", "aten::scatter_add", "aten::bucketize", "aten::searchsorted"),
-            *("torchvision::nms", "aten::one_hot", "aten::_local_scalar_dense", "aten::item"),
+            *("aten::bucketize", "aten::searchsorted", "aten::_ctc_loss", "aten::ctc_loss"),
+            *("torchvision::nms", "torchvision::ps_roi_align", "torchvision::ps_roi_pool"),
+            *("aten::one_hot", "aten::_local_scalar_dense", "aten::item"),
         ),
         _by_value,
     ),

@@ -77,6 +77,8 @@ POINTWISE = (
     "aten::_assert_async",
     "aten::maximum",
     "aten::minimum",
+    "aten::complex",
+    "aten::polar",
 )
 
 # What Python's operators become.
@@ -106,6 +108,7 @@ SAME = (
     "aten::nan_to_num",
     "aten::float_power",
     "aten::requires_grad",
+    *("aten::real", "aten::imag", "aten::conj", "aten::_conj", "aten::resolve_conj", "aten::resolve_neg"),
     "aten::_autocast_to_reduced_precision",
     "aten::_autocast_to_full_precision",
 )

@@ -80,6 +80,10 @@ def _movedim(call: Call, array: IntArray, shape: Shape) -> IntArray:
     return np.moveaxis(array, call.integers("source"), call.integers("destination"))
 
 
+def _with_parts(call: Call, array: IntArray, shape: Shape) -> IntArray:
+    return array[..., None]
+
+
 RULES = (
     row(("view", "_unsafe_view", "view_copy"), _reshape, _resize_sizes("size")),
     row("reshape", _reshape, _resize_sizes("shape")),
@@ -94,4 +98,5 @@ RULES = (
     row(("t", "numpy_T"), _t),
     row(("mT", "adjoint"), _mt),
     row("movedim", _movedim),
+    row("view_as_real", _with_parts),
 )

@@ -89,7 +89,7 @@ def lone(sample: Sample, monkeypatch) -> Lone:
             inputs.append(tensor)
         else:
             names.append(f"t{len(names)}")
-            if tensor.is_floating_point():
+            if tensor.is_floating_point() or tensor.is_complex():
                 root.register_parameter(names[-1], nn.Parameter(tensor, requires_grad=False))
             else:
                 root.register_buffer(names[-1], tensor)
@@ -227,7 +227,7 @@ def disturb(one: Lone, made: Plan) -> None:
     """Change whatever the removed positions hold."""
     for name in one.names:
         tensor = one.trace.tensor(name)
-        if tensor.is_floating_point():
+        if tensor.is_floating_point() or tensor.is_complex():
             gone = dead(one, made, name)
             tensor.data[gone] = 3 * tensor.data[gone] + 1
 

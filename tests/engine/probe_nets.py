@@ -15,7 +15,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 from torch.nn.utils import parametrizations
-from torchvision.ops import roi_align
+from torchvision.ops import DeformConv2d, roi_align
 
 Tensor = torch.Tensor
 Op = Callable[[Tensor], Tensor]
@@ -646,9 +646,60 @@ REDUCTION = (
         0,
     ),
     Probe(
-        "a transform without rule", conv(lambda x: torch.fft.rfft(x, dim=1).real), "pinned", 0, 0, "no rule"
+        "a transform without rule", conv(lambda x: torch.fft.hfft(x, 12, dim=1)), "pinned", 0, 0, "no rule"
     ),
     Probe("cosine similarity", conv(lambda x: x * F.cosine_similarity(x, x.relu(), 1)[:, None])),
+    Probe(
+        "Fourier transform over channels",
+        conv(lambda x: torch.fft.rfft(x, dim=1).real),
+        "pinned",
+        0,
+        0,
+        "Fourier transform runs along this axis",
+    ),
+    Probe("Fourier transform over pixels", conv(lambda x: torch.fft.rfft2(x).abs())),
+    Probe("filter in the frequency domain", conv(lambda x: torch.fft.irfft2(torch.fft.rfft2(x) * 0.5j))),
+    Probe(
+        "complex weights",
+        layer(
+            lambda: Named(
+                lambda m, x: torch.fft.irfft2(
+                    torch.einsum("nchw,dc->ndhw", torch.fft.rfft2(x), torch.view_as_complex(m.w))
+                ),
+                w=(7, 12, 2),
+            )
+        ),
+    ),
+    Probe("ellipsis", tokens(lambda: Named(lambda m, x: torch.einsum("...c,cd->...d", x, m.w), w=(12, 8)))),
+    Probe("tensordot", tokens(lambda: Named(lambda m, x: torch.tensordot(x, m.w, 1), w=(12, 8)))),
+    Probe("unpooling", conv(lambda x: F.max_unpool2d(*F.max_pool2d(x, 2, return_indices=True), 2))),
+    Probe("differences of neighbours", conv(lambda x: x.diff(dim=2))),
+    Probe("running maximum over pixels", conv(lambda x: x.cummax(3)[0])),
+    Probe("quarter turn", conv(lambda x: x.rot90(1, (2, 3)))),
+    Probe("median of pixels", conv(lambda x: x * x.flatten(2).quantile(0.5, 2)[:, :, None, None])),
+    Probe("diagonal of pixels", conv(lambda x: x.diagonal(dim1=2, dim2=3)[..., None])),
+    Probe(
+        "weight plus identity",
+        tokens(lambda: Named(lambda m, x: x @ (m.w + torch.eye(12)), w=(12, 12))),
+        free=12,
+        units=12,
+    ),
+    Probe(
+        "sums by an index of tokens",
+        tokens(lambda: Named(lambda m, x: x.index_add(1, m.i, x), i=torch.tensor([0, 0, 2, 1]))),
+    ),
+    Probe(
+        "deformable convolution",
+        whole(
+            lambda m, x: m.second(m.deform(m.first(x), m.offset(x))),
+            lambda: {
+                "first": nn.Conv2d(3, 12, 3, padding=1),
+                "offset": nn.Conv2d(3, 18, 1),
+                "deform": DeformConv2d(12, 7, 3, padding=1),
+                "second": nn.Conv2d(7, 5, 1),
+            },
+        ),
+    ),
     Probe("cumsum over channels", conv(lambda x: x.cumsum(1))),
 )
 

@@ -58,6 +58,20 @@ def x(*shape: int) -> Operand:
     return Operand(lambda: torch.randn(shape, dtype=torch.float64), labelled=False)
 
 
+def z(*shape: int) -> Operand:
+    """A complex parameter."""
+    return Operand(lambda: torch.randn(shape, dtype=torch.complex128))
+
+
+def pooled() -> torch.Tensor:
+    """Where the largest of four pixels was found, different in every channel."""
+    return torch.nn.functional.max_pool2d(torch.randn(2, 3, 4, 4), 2, return_indices=True)[1]
+
+
+def pooled_3d() -> torch.Tensor:
+    return torch.nn.functional.max_pool3d(torch.randn(2, 3, 4, 4, 4), 2, return_indices=True)[1]
+
+
 def b(*entries: object) -> Operand:
     """A buffer of integers (or booleans)."""
     return Operand(lambda: torch.tensor(entries))
@@ -67,6 +81,23 @@ def a(name: str, *args: object, free: str, chance: bool = False, **kwargs: objec
     """A sample of an ATen operator."""
     full = name if "." in name else f"{name}.default"
     return Sample(f"aten.{full}", args, free, tuple(kwargs.items()), chance)
+
+
+# The results that say where the values were found are read by the lone call, which pins all columns.
+BAGS = ((0, "- - -"), (2, "- - -"))
+
+
+def deformed(
+    x: Operand, weight: Operand, bias: Operand, groups: int, offset_groups: int, *, free: str
+) -> Sample:
+    """A deformable convolution of 3 by 3 taps over five by five pixels, padded by one."""
+    n = offset_groups * 9
+    made = (p(2, 2 * n, 5, 5), p(2, n, 5, 5))
+    return Sample(
+        "torchvision.deform_conv2d.default",
+        (x, weight, *made, bias, 1, 1, 1, 1, 1, 1, groups, offset_groups, True),
+        free,
+    )
 
 
 UNARY = (
@@ -255,9 +286,18 @@ CONTRACT = (
     a("einsum", "nc,dc->nd", [p(2, 3), p(4, 3)], free="01 01"),
     a("einsum", "bhid,bhjd->bhij", [p(2, 3, 4, 5), p(2, 3, 6, 5)], free="0123 0123"),
     a("einsum", "ij", [p(3, 4)], free="01"),
-    a("einsum", "...c,dc->...d", [p(2, 3), p(4, 3)], free="- -"),
+    a("einsum", "...c,dc->...d", [p(2, 3), p(4, 3)], free="01 01"),
+    a("einsum", "b...c,...dc->b...d", [p(2, 5, 6, 3), p(6, 4, 3)], free="0123 012"),
+    a("einsum", "...ii,ij->...j", [p(2, 3, 3), p(3, 4)], free="0 1"),
+    a("tensordot", p(2, 3, 4), p(4, 5), [2], [0], free="012 01"),
+    a("tensordot", p(2, 3, 4), p(4, 5, 3), [1, -1], [2, 0], free="012 012"),
     a("bilinear", p(2, 3), p(2, 4), p(5, 3, 4), p(5), free="01 01 012 0"),
     a("embedding", p(7, 4), b(1, 5, 0), free="1 -"),
+    *(a("embedding_bag", p(7, 4), b(1, 5, 0), b(0, 2), False, mode, free=free) for mode, free in BAGS),
+    a("_embedding_bag", p(7, 4), b(1, 5, 0), b(0, 2), False, 1, free="- - -"),
+    deformed(p(2, 3, 5, 5), p(4, 3, 3, 3), p(4), 1, 1, free="1 01 - - 0"),
+    deformed(p(2, 4, 5, 5), p(6, 2, 3, 3), p(6), 2, 1, free="1 01 - - 0"),
+    deformed(p(2, 4, 5, 5), p(6, 4, 3, 3), p(6), 1, 2, free="1 01 - - 0"),
 )
 
 MOVEMENT = (
@@ -295,6 +335,12 @@ MOVEMENT = (
     a("split.Tensor", p(2, 7), 3, 1, free="01"),
     a("split_with_sizes", p(2, 7), [2, 5], 1, free="01"),
     a("chunk", p(2, 8), 3, 1, free="01"),
+    a("unsafe_split.Tensor", p(2, 7), 3, 1, free="01"),
+    a("unsafe_chunk", p(2, 8), 3, 1, free="01"),
+    a("hsplit.int", p(2, 8, 3), 2, free="012"),
+    a("hsplit.array", p(8), [3], free="0"),
+    a("vsplit.int", p(6, 3), 2, free="01"),
+    a("dsplit.array", p(2, 3, 8), [2, 5], free="012"),
     a("tensor_split.indices", p(2, 8), [2, 6], 1, free="01"),
     a("unbind.int", p(3, 4), 0, free="1"),
     a("flip", p(2, 5), [1], free="01"),
@@ -327,9 +373,6 @@ MOVEMENT = (
     a("constant_pad_nd", p(2, 3), [0, 0, 2, 1], 5.0, free="01"),
     a("slice_scatter", p(2, 5), p(2, 3), 1, 1, 4, free="01 01"),
     a("index_put", p(4, 3), [b(2, 0)], p(2, 3), free="1 - 1"),
-    a("gather", p(3, 4), 1, b([0, 1], [1, 2], [3, 3]), free="- -"),
-    a("scatter.src", p(2, 4), 1, b([0, 1], [1, 2]), p(2, 2), free="- - -"),
-    a("scatter_add", p(2, 4), 1, b([0, 1], [1, 2]), p(2, 2), free="- - -"),
     a("nonzero", p(3, 4), free="-"),
     a("masked_select", p(3), b(True, False, True), free="- -"),
     a("_unique2", p(4), free="-"),
@@ -496,7 +539,54 @@ FACTORY = (
     a("linspace", 0.0, 1.0, 5, free=""),
     a("scalar_tensor", 2.0, free=""),
     a("eye", 3, free=""),
+    a("eye.m", 3, 4, free=""),
     a("hann_window", 4, free=""),
+)
+
+LINES = (
+    *(a(f"fft_{n}", p(2, 3, 6), free="01") for n in ("fft", "ifft", "rfft", "irfft")),
+    a("fft_fft", p(4, 3), None, 0, free="1"),
+    *(a(f"fft_{n}", p(2, 3, 4, 6), free="01") for n in ("fft2", "ifft2", "rfft2", "irfft2")),
+    a("fft_rfft2", p(2, 3, 4, 6), [4, 6], [0, 2], free="13"),
+    *(a(f"fft_{n}", p(2, 3, 4), [4], free="01") for n in ("fftn", "ifftn", "rfftn", "irfftn")),
+    a("fft_fftn", p(2, 3), free="-"),
+    a("_fft_c2c", z(2, 3, 4), [2], 0, True, free="01"),
+    a("_fft_r2c", p(2, 3, 4), [1], 0, True, free="02"),
+    a("_fft_c2r", z(2, 3, 4), [2], 0, 6, free="01"),
+    *(a(f"fft_{n}", p(2, 3, 4), [2], free="01") for n in ("fftshift", "ifftshift")),
+    *(a(n, z(2, 3), free="01") for n in ("real", "imag", "conj", "_conj", "resolve_conj", "resolve_neg")),
+    a("view_as_real", z(2, 3), free="01"),
+    a("view_as_complex", p(4, 3, 2), free="01"),
+    a("complex", p(2, 3), p(3), free="01 0"),
+    a("polar", q(2, 3), p(2, 3), free="01 01"),
+    a("einsum", "...c,...dc->...d", [z(2, 3), z(4, 3)], free="01 01"),
+    a("rot90", p(2, 3, 4, 4), 1, [2, 3], free="01"),
+    *(a(n, p(2, 3, 4), 1, free="02") for n in ("cummax", "cummin", "logcumsumexp")),
+    a("diff", p(2, 5), 2, free="0"),
+    a("diff", p(2, 5, 3), 1, 1, p(2, 1, 3), free="02 02"),
+    a("diagonal", p(3, 4, 5), 1, 0, 2, free="1"),
+    a("linalg_diagonal", p(3, 4, 4), free="0"),
+    a("diag_embed", p(3, 4), 0, 0, 2, free="0"),
+    a("quantile.scalar", p(2, 3, 4), 0.3, 1, free="02"),
+    a("quantile", p(2, 3, 4), q(2), -1, True, free="01 -"),
+    a("quantile.scalar", p(2, 3), 0.3, free="-"),
+    a("nanquantile.scalar", p(2, 3, 4), 0.3, 0, True, free="12"),
+    a("meshgrid.indexing", [p(3), p(4), p(2)], indexing="xy", free="0 0 0"),
+    a("meshgrid", [p(3), p(4)], free="0 0"),
+    a("gather", p(3, 4), 1, b([0, 1], [1, 2], [3, 3]), free="0 0"),
+    a("gather", p(3, 4, 5), 1, b([[0, 1, 2, 3, 3]], [[1, 1, 1, 1, 2]]), free="- -"),
+    a("take_along_dim", p(3, 4, 5), b([[1], [0]]), 1, free="02 -"),
+    a("take_along_dim", p(2, 3), b([1, 0, 4]), free="- -"),
+    a("scatter.src", p(2, 4), 1, b([0, 1], [1, 2]), p(2, 2), free="0 0 0"),
+    a("scatter.value", p(4, 2), 0, b([3, 1]), 0.5, free="1 1"),
+    a("scatter_add", p(2, 4), 1, b([0, 1], [1, 2]), p(2, 2), free="0 0 0"),
+    a("scatter_add", p(4, 2), 1, b([0, 1], [1, 0]), p(4, 2), free="- - -"),
+    a("scatter_reduce.two", p(2, 4), 1, b([0, 1], [1, 2]), p(2, 2), "amax", free="0 0 0"),
+    a("index_add", p(4, 3), 0, b(2, 0), p(2, 3), free="1 - 1"),
+    a("index_copy", p(4, 3), 1, b(2, 0), p(4, 2), free="0 - 0"),
+    a("index_fill.int_Scalar", p(4, 3), 1, b(2, 0), 0.5, free="0 -"),
+    a("max_unpool2d", p(2, 3, 2, 2), Operand(pooled), [4, 4], free="01 01"),
+    a("max_unpool3d", p(2, 3, 2, 2, 2), Operand(pooled_3d), [4, 4, 4], [2, 2, 2], [0, 0, 0], free="01 01"),
 )
 
 RECURRENT = (
@@ -602,12 +692,17 @@ SAMPLES: tuple[Sample, ...] = (
     *NORMALISE,
     *WINDOW,
     *FACTORY,
+    *LINES,
     *RECURRENT,
     *SQUARE,
 )
 
 # Operators that return no tensor, cannot run on a CPU, or exist only as in-place variants.
 WITHOUT_SAMPLE = {
+    "aten::ctc_loss": "only pins: a loss of classes",
+    "aten::_ctc_loss": "only pins: a loss of classes",
+    "torchvision::ps_roi_align": "only pins: channels are cells of a region",
+    "torchvision::ps_roi_pool": "only pins: channels are cells of a region",
     "aten::_assert_async": "returns nothing",
     "aten::_assert_tensor_metadata": "returns nothing",
     "aten::_assert_scalar": "returns nothing",
