@@ -691,10 +691,11 @@ REDUCTION = (
     Probe(
         "deformable convolution",
         whole(
-            lambda m, x: m.second(m.deform(m.first(x), m.offset(x))),
+            lambda m, x: m.second(m.deform(m.first(x), m.offset(x), m.mask(x).sigmoid())),
             lambda: {
                 "first": nn.Conv2d(3, 12, 3, padding=1),
                 "offset": nn.Conv2d(3, 18, 1),
+                "mask": nn.Conv2d(3, 9, 1),
                 "deform": DeformConv2d(12, 7, 3, padding=1),
                 "second": nn.Conv2d(7, 5, 1),
             },
