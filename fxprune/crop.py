@@ -12,7 +12,8 @@ from torch.nn import functional as F
 
 from fxprune.couple import flow
 from fxprune.errors import PlanError
-from fxprune.graphs import arguments_by_name, set_tensor
+from fxprune.graph_module import set_tensor, tensor_at
+from fxprune.graphs import arguments_by_name
 from fxprune.ops import overload
 from fxprune.sources import source_of
 from fxprune.trace import Trace
@@ -299,7 +300,14 @@ def _convolutions(graph: fx.Graph, tensor: str) -> list[fx.Node]:
 
 
 def _crop_graph(model: fx.GraphModule, crop: Crop) -> None:
-    graph = model.graph
+    crop_calls(model._graph, crop)
+    weight = tensor_at(model, crop.tensor)
+    assert weight is not None
+    set_tensor(model, crop.tensor, _smaller(weight, crop))
+
+
+def crop_calls(graph: fx.Graph, crop: Crop) -> None:
+    """Let the convolutions of a graph that read a cropped weight pad less."""
     for node in _convolutions(graph, crop.tensor):
         values = arguments_by_name(node)
         count = len(crop.kernel)
@@ -317,4 +325,3 @@ def _crop_graph(model: fx.GraphModule, crop: Crop) -> None:
         node.target = overload(target._schema.name)  # not the one that takes a word for the padding
         values["padding"] = [start for start, _ in ends]
         node.args, node.kwargs = (), values  # type: ignore[assignment]
-    set_tensor(model, crop.tensor, _smaller(model.get_parameter(crop.tensor), crop))

@@ -82,8 +82,8 @@ def _cut(trace: Trace, chosen: Sequence[Structure]) -> Trace:
         else:
             _fill(made.graph, join, gone)
     _sweep(made.graph, dead)
-    graph = fx.GraphModule(trace.graph, made.graph, type(trace.model).__name__)
-    graph._in_spec = trace.graph._in_spec
+    graph = shared(trace, made).root
+    graph.graph = made.graph
     names = tuple(s.name for s in chosen)
     # The graph first: the model is made from it.
     small = Trace(
@@ -92,7 +92,7 @@ def _cut(trace: Trace, chosen: Sequence[Structure]) -> Trace:
         parent=trace,
         cuts=names,
     )
-    runnable = shared(trace, draft(small)).module(type(trace.model).__name__, training=trace.model.training)
+    runnable = shared(trace, draft(small)).module(training=trace.model.training)
     return replace(small, model=runnable)
 
 

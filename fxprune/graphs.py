@@ -5,15 +5,15 @@ from __future__ import annotations
 import copy
 from dataclasses import dataclass
 
-import torch
 from torch import fx, nn
 
+from fxprune.graph_module import NamedGraph, set_tensor, tensor_at
 from fxprune.ops import DROPOUTS, qualified_name
 from fxprune.ops.normalise import BATCH_NORMS
 from fxprune.shims import BatchNorm, Dropout
 from fxprune.trace import Trace
 
-__all__ = ["Draft", "arguments_by_name", "draft", "set_tensor", "shared", "tensor_at"]
+__all__ = ["Draft", "arguments_by_name", "draft", "shared"]
 
 MODES = "fxprune_modes"
 
@@ -29,31 +29,48 @@ class Draft:
     """
 
     graph: fx.Graph
-    root: nn.Module
+    root: NamedGraph
     copies: dict[fx.Node, fx.Node]
 
-    def module(self, name: str, *, training: bool) -> fx.GraphModule:
-        """Finish: batch norm and dropout follow train and eval, dead nodes go.
+    def module(self, *, training: bool) -> NamedGraph:
+        """The root, made to run the graph.
 
         Args:
-            name: Of the class, for printing.
             training: Mode to begin in.
         """
-        _attach_modes(self.graph, self.root)
-        module = fx.GraphModule(self.root, self.graph, name)
-        module.graph.eliminate_dead_code()
-        module.recompile()
-        module.train(training)
-        return module
+        self.finish()
+        self.root.graph = self.graph
+        self.root.train(training)
+        return self.root
+
+    def finish(self, prefix: str = "") -> fx.Graph:
+        """Let batch norm and dropout follow train and eval, by parts of the root; dead nodes go.
+
+        Args:
+            prefix: What the names of these parts begin with.
+        """
+        self.graph.owning_module = self.root
+        _attach_modes(self.graph, self.root, prefix)
+        for node in reversed(self.graph.nodes):
+            # fx's own sweep looks parts up as attributes, which not every name can be.
+            called = node.op == "call_function" and node.is_impure()
+            if not node.users and node.op not in ("placeholder", "output") and not called:
+                self.graph.erase_node(node)
+        return self.graph
 
 
-def draft(trace: Trace) -> Draft:
-    """A copy of the traced graph to rewrite, with nothing attached yet."""
+def draft(trace: Trace, root: NamedGraph | None = None) -> Draft:
+    """A copy of the traced graph to rewrite, with nothing attached yet.
+
+    Args:
+        trace: A traced model.
+        root: What is to hold the tensors; by default an empty module.
+    """
     graph = fx.Graph()
     copies: dict[fx.Node, fx.Node] = {}
     graph.output(graph.graph_copy(trace.graph.graph, copies))
     graph._codegen = copy.copy(trace.graph.graph._codegen)
-    return Draft(graph, nn.Module(), copies)
+    return Draft(graph, NamedGraph(type(trace.model).__name__) if root is None else root, copies)
 
 
 def shared(trace: Trace, made: Draft) -> Draft:
@@ -65,36 +82,13 @@ def shared(trace: Trace, made: Draft) -> Draft:
     return made
 
 
-def set_tensor(root: nn.Module, name: str, tensor: torch.Tensor, *, persistent: bool = True) -> None:
-    """Register a parameter or buffer under a dotted name, making the modules on the way."""
-    *path, last = name.split(".")
-    for part in path:
-        if part not in root._modules:
-            root.add_module(part, nn.Module())
-        root = root._modules[part]  # type: ignore[assignment]
-    if isinstance(tensor, nn.Parameter):
-        root.register_parameter(last, tensor)
-    else:
-        root.register_buffer(last, tensor, persistent=persistent)
-
-
-def tensor_at(root: nn.Module, name: str) -> torch.Tensor | None:
-    """The parameter or buffer of a dotted name, if there is one."""
-    *path, last = name.split(".")
-    for part in path:
-        if part not in root._modules:
-            return None
-        root = root._modules[part]  # type: ignore[assignment]
-    return root._parameters.get(last) if last in root._parameters else root._buffers.get(last)
-
-
 def arguments_by_name(node: fx.Node) -> dict[str, object]:
     """The arguments of an operator call by the names of its schema; defaults are left out."""
     names = [a.name for a in node.target._schema.arguments]  # type: ignore[union-attr]
     return {**dict(zip(names, node.args, strict=False)), **node.kwargs}
 
 
-def _attach_modes(graph: fx.Graph, root: nn.Module) -> None:
+def _attach_modes(graph: fx.Graph, root: NamedGraph, prefix: str) -> None:
     """Let batch norm and dropout see train() and eval(): modules in the place of frozen calls."""
     for node in list(graph.nodes):
         if node.op != "call_function":
@@ -103,11 +97,11 @@ def _attach_modes(graph: fx.Graph, root: nn.Module) -> None:
         if found is None:
             continue
         shim, operands = found
-        if MODES not in root._modules:
-            root.add_module(MODES, nn.Module())
-        root.get_submodule(MODES).add_module(node.name, shim)
+        modes = root._modules.setdefault(MODES, nn.Module())
+        assert modes is not None
+        modes.add_module(prefix + node.name, shim.train(root.training))
         with graph.inserting_after(node):
-            new = graph.call_module(f"{MODES}.{node.name}", operands)  # type: ignore[arg-type]
+            new = graph.call_module(f"{MODES}.{prefix}{node.name}", operands)  # type: ignore[arg-type]
         new.meta = node.meta
         node.replace_all_uses_with(new)
         graph.erase_node(node)
@@ -116,8 +110,8 @@ def _attach_modes(graph: fx.Graph, root: nn.Module) -> None:
 def _shim(node: fx.Node, root: nn.Module) -> tuple[nn.Module, tuple[object, ...]] | None:
     """What stands in for a call whose training flag torch.export froze, and its operands.
 
-    The graph is traced in evaluation mode: what trains there (dropout that is always on) does so by the user's
-    own code, in every mode.
+    What trains although the graph was traced in evaluation (dropout that is always on) does so by the user's own
+    code, in every mode; a graph that was traced in training is run in training only.
     """
     name = qualified_name(node.target)
     if name != BATCH_NORMS[0] and name not in DROPOUTS:

@@ -16,6 +16,7 @@ from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from fxprune.errors import TraceError
+from fxprune.graph_module import NamedGraph, set_tensor
 
 __all__ = ["READS", "VISIBLE", "Recording", "idle_parameters", "record", "record_others"]
 
@@ -70,7 +71,7 @@ class _Recorder(TorchDispatchMode):
     def __init__(self, model: nn.Module, constants: str, steer: Steer | None) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.graph = fx.Graph()
-        self.root = nn.Module()
+        self.root = NamedGraph(type(model).__name__)
         self.nodes: dict[int, fx.Node] = {}
         self.alive: list[torch.Tensor] = []
         self.names = {id(t): n for n, t in [*model.named_buffers(), *model.named_parameters()]}
@@ -99,7 +100,7 @@ class _Recorder(TorchDispatchMode):
             name = self.names.get(id(tensor))
             if name is None:
                 name = f"{self.constants}{len(self.alive)}"
-            _set_attribute(self.root, name, tensor)
+            set_tensor(self.root, name, tensor)
             self.bind(tensor, self.graph.get_attr(name))
         return self.nodes[id(tensor)]
 
@@ -169,20 +170,6 @@ def _getitem(sequence: object, index: int) -> object:
 _getitem.__name__ = "getitem"
 
 
-def _set_attribute(root: nn.Module, name: str, tensor: torch.Tensor) -> None:
-    *path, last = name.split(".")
-    for part in path:
-        if part not in root._modules:
-            root._modules[part] = nn.Module()
-        child = root._modules[part]
-        assert child is not None
-        root = child
-    if isinstance(tensor, nn.Parameter):
-        root._parameters[last] = tensor
-    else:
-        root._buffers[last] = tensor
-
-
 def record(
     model: nn.Module,
     args: tuple[object, ...],
@@ -222,8 +209,8 @@ def record(
             if isinstance(t, torch.Tensor) and id(t) in recorder.nodes
         )
     )
-    graph = fx.GraphModule(recorder.root, recorder.graph)
-    return Recording(graph, recorder.reads, frozenset(recorder.ran))
+    recorder.root.graph = recorder.graph
+    return Recording(recorder.root, recorder.reads, frozenset(recorder.ran))
 
 
 def record_others(

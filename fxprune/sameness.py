@@ -7,16 +7,17 @@ float64 on weights of which every one matters and on inputs of two scales.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
 
 import torch
 from torch import nn
-from torch.overrides import BaseTorchFunctionMode
 from torch.utils import _pytree as pytree
 
 from fxprune.calls import untouched_random_state
 from fxprune.copies import copied
 from fxprune.live import live_value
+from fxprune.proof.conditions import Conditions, unfused
 from fxprune.values import DryRun, Inputs, Names, UnknownValue
 
 __all__ = ["difference"]
@@ -24,8 +25,8 @@ __all__ = ["difference"]
 SCALES = (1.0, 8.0)
 """Factors of the inputs that are compared: what is flat at one scale is not at another."""
 
-TYPES = ((torch.float64, 1e-9), (torch.float32, 1e-4), (None, 2.0**-6))
-"""Types to compare in, the first that the graph runs in, None for the model's own.
+TYPES = ((torch.float64, 1e-9), (None, 2.0**-6))
+"""Types to compare in, the first in which both run, None for the model's own.
 
 And the largest difference that rounding explains, relative to the largest entry of an output.
 """
@@ -100,8 +101,7 @@ def _in_numbers(module: nn.Module, graph: nn.Module, inputs: Inputs) -> str:
         values = _live(module, dtype)
         models = [copied(m, lambda t, v=values, d=dtype: _value(t, v, d)) for m in (graph, module)]  # type: ignore[misc]
         try:
-            wanted = [_run(models[0], given) for given in _samples(inputs, dtype)]
-            got = [_run(models[1], given) for given in _samples(inputs, dtype)]
+            wanted, got = ([_run(m, given, dtype) for given in _samples(inputs, dtype)] for m in models)
         except (RuntimeError, TypeError, NotImplementedError):
             if dtype is None:
                 raise
@@ -151,11 +151,12 @@ def _drawn(example: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
     return torch.randn(example.shape, generator=generator).to(example) if constant else example
 
 
-def _run(model: nn.Module, inputs: Inputs) -> list[object]:
-    """Leaves of what a model returns; a function mode keeps attention off its fused kernels."""
+def _run(model: nn.Module, inputs: Inputs, dtype: torch.dtype | None = None) -> list[object]:
+    """Leaves of what a model returns in evaluation, with equal random numbers, attention off its fused kernels."""
     for module in model.modules():
         module.training = False
-    with torch.no_grad(), untouched_random_state(), BaseTorchFunctionMode():
+    conditions = Conditions(dtype) if dtype else contextlib.nullcontext()
+    with torch.no_grad(), untouched_random_state(), unfused(), conditions:
         torch.manual_seed(0)
         return list(pytree.tree_leaves(model(*inputs[0], **inputs[1])))
 

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import operator
-from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
@@ -14,16 +11,15 @@ from torch.utils import _pytree as pytree
 
 from fxprune.copies import copied
 from fxprune.crop import crop_
-from fxprune.cutting import cut, cut_sources, drop_gaps
+from fxprune.cutting import cut, cut_sources
 from fxprune.errors import FxpruneError, PlanError, SliceError
-from fxprune.graphs import arguments_by_name, draft, set_tensor, tensor_at
+from fxprune.graph_copy import Parts
 from fxprune.modules import Setting, refresh
-from fxprune.ops import overload
-from fxprune.ops.base import Rewrite, Scaled, Value
+from fxprune.ops.base import Value
 from fxprune.proof.conditions import private
 from fxprune.reading import shown
 from fxprune.recount import recounted
-from fxprune.resize import Gather, Resolution, keep_mask, resolve
+from fxprune.resize import Resolution, keep_mask, resolve
 from fxprune.sameness import difference
 from fxprune.sources import source_of
 from fxprune.tensors import DIGEST, Content, read_tensors, warn_unchecked, write_tensors
@@ -86,7 +82,7 @@ def _applied(trace: Trace, plan: Plan, kind: Kind, *, trusted: bool = False) -> 
                 advice="use kind='graph' or 'auto' where a plan cuts structures",
             )
         trace, kind = cut(trace, plan.removed), "graph"
-    parts = _Parts(trace, resolve(trace, keep_mask(trace, plan)))
+    parts = Parts(trace, resolve(trace, keep_mask(trace, plan)), plan)
     found = parts.found
     if kind != "graph":
         module: nn.Module | None = None
@@ -120,54 +116,10 @@ def _hard_coded(found: Resolution) -> tuple[str, ...]:
     return tuple(dict.fromkeys(s for n in [*nodes, *found.gathers] if (s := source_of(n))))
 
 
-# --- tensors -----------------------------------------------------------------------------------
-
-
-def _sliced(tensor: torch.Tensor, name: str, found: Resolution) -> torch.Tensor:
-    """A copy of the tensor with the kept indices of every axis."""
-    result = tensor.detach()
-    for dim in range(tensor.ndim):
-        index = found.kept.get((name, dim))
-        if index is not None:
-            result = result.index_select(dim, torch.tensor(index, device=tensor.device))
-    # Channels last stays channels last: the dimensions lie in memory in the order in which they lay.
-    laid = torch.empty_permuted(result.shape, tensor.dim_order(), dtype=result.dtype, device=result.device)
-    result = laid.copy_(result)
-    if isinstance(tensor, nn.Parameter):
-        return nn.Parameter(result, requires_grad=tensor.requires_grad)
-    return result
-
-
-@dataclass(frozen=True, eq=False)
-class _Parts:
-    """What the two kinds of slim model have in common; each is made at most once.
-
-    The module copy and the graph hold the same tensors: one of them is returned, the other only compared with it.
-
-    Attributes:
-        trace: A traced model.
-        found: What is left of it.
-    """
-
-    trace: Trace
-    found: Resolution
-
-    @cached_property
-    def tensors(self) -> dict[int, torch.Tensor]:
-        """Slim counterpart of every parameter and buffer of the model, by the dense tensor's id."""
-        named = {name: self.trace.tensor(name) for name in self.trace.names}
-        return {id(t): _sliced(t, name, self.found) for name, t in named.items()}
-
-    @cached_property
-    def graph(self) -> fx.GraphModule:
-        """The slim model as a graph."""
-        return _graph_copy(self)
-
-
 # --- a copy of the user's module ---------------------------------------------------------------
 
 
-def _module_copy(parts: _Parts) -> nn.Module:
+def _module_copy(parts: Parts) -> nn.Module:
     """Copy the model with slim tensors in the place of its own, and refresh cached integers."""
     slims = parts.tensors
     module = copied(parts.trace.model, lambda t: slims[id(t)] if id(t) in slims else t.detach().clone())
@@ -210,7 +162,7 @@ def _parameters_behind(node: fx.Node) -> list[str]:
     return names
 
 
-def _difference(parts: _Parts, module: nn.Module) -> str:
+def _difference(parts: Parts, module: nn.Module) -> str:
     """Why the module copy cannot stand for the graph, or empty."""
     trace = parts.trace
     inputs = trace.args, dict(trace.kwargs)
@@ -221,101 +173,6 @@ def _difference(parts: _Parts, module: nn.Module) -> str:
             private(module)(*args, **kwargs)
         return ""
     return difference(module, parts.graph, trace.model, inputs)
-
-
-# --- a graph -----------------------------------------------------------------------------------
-
-
-def _graph_copy(parts: _Parts) -> fx.GraphModule:
-    """The traced graph with slim tensors and sizes; batch norm and dropout follow train and eval."""
-    trace, found = parts.trace, parts.found
-    if trace.kind == "recorded":
-        raise SliceError("a recorded graph is for analysis only", advice="use the module copy")
-    made = draft(trace)
-    tensors = _attach_tensors(made.root, parts)
-    for node, rewrite in found.rewrites.items():
-        if node in made.copies:
-            _apply(made.graph, made.copies[node], rewrite)
-    for node, gather in found.gathers.items():
-        if node in made.copies:
-            _apply_gather(made.graph, made.root, made.copies[node], gather)
-    drop_gaps(made.graph)
-    module = made.module(type(trace.model).__name__, training=trace.model.training)
-    # A GraphModule takes only what its code names: counters and parts that run in training stay as well.
-    for name, (tensor, persistent) in tensors.items():
-        if tensor_at(module, name) is None:
-            set_tensor(module, name, tensor, persistent=persistent)
-    return module
-
-
-def _attach_tensors(root: nn.Module, parts: _Parts) -> dict[str, tuple[torch.Tensor, bool]]:
-    """Every tensor of the model under its own name, and the graph's constants.
-
-    Returns:
-        The model's tensors and whether its state holds them.
-    """
-    trace, slims = parts.trace, parts.tensors
-    persistent = set(trace.model.state_dict(keep_vars=True))
-    tensors = {n: (slims[id(trace.tensor(alias))], n in persistent) for n, alias in trace.aliases.items()}
-    for name, (tensor, kept) in tensors.items():
-        set_tensor(root, name, tensor, persistent=kept)
-    for node in trace.graph.graph.nodes:
-        name = str(node.target)
-        if node.op == "get_attr" and name not in trace.aliases:
-            tensor = trace.tensor(name)
-            set_tensor(root, name, _sliced(tensor, name, parts.found), persistent=False)
-    return tensors
-
-
-def _apply(graph: fx.Graph, node: fx.Node, rewrite: Rewrite) -> None:
-    """Write new arguments into a call."""
-    target = node.target
-    assert isinstance(target, torch._ops.OpOverload)
-    names = [a.name for a in target._schema.arguments]
-    values = arguments_by_name(node)
-    for name, new in rewrite.args.items():
-        values[name] = _merged(graph, node, values.get(name), new)
-    if rewrite.op:
-        target = overload(rewrite.op)
-        names = [a.name for a in target._schema.arguments]
-        node.target = target
-    node.args = ()
-    node.kwargs = {n: values[n] for n in names if n in values}  # type: ignore[misc]
-
-
-def _merged(graph: fx.Graph, node: fx.Node, old: object, new: object) -> object:
-    if isinstance(new, list) and isinstance(old, (list, tuple)) and len(old) == len(new):
-        return [_entry(graph, node, o, n) for o, n in zip(old, new, strict=True)]
-    return _entry(graph, node, old, new)
-
-
-def _entry(graph: fx.Graph, node: fx.Node, old: object, new: object) -> object:
-    """One size: kept, replaced, or a symbolic size scaled by a ratio of widths."""
-    if new is None:
-        return old
-    if not isinstance(new, Scaled):
-        return new
-    with graph.inserting_before(node):
-        product = graph.call_function(operator.mul, (old, new.numerator))  # type: ignore[arg-type]
-        return graph.call_function(operator.floordiv, (product, new.denominator))
-
-
-def _apply_gather(graph: fx.Graph, root: nn.Module, node: fx.Node, gather: Gather) -> None:
-    """Take positions of some neighbouring dimensions, after the node or in its place."""
-    name = f"fxprune_index.{node.name}"
-    set_tensor(root, name, torch.from_numpy(gather.index.ravel()), persistent=False)
-    readers = list(node.users)
-    taken = node if gather.of_result else node.all_input_nodes[0]
-    with graph.inserting_before(node.next):
-        index = graph.get_attr(name)
-        if gather.stop - gather.start > 1:
-            flat = (taken, gather.start, gather.stop - 1)
-            taken = graph.call_function(overload("aten::flatten", "using_ints"), flat)
-        taken = graph.call_function(overload("aten::index_select"), (taken, gather.start, index))
-        if gather.index.ndim > 1:
-            sizes = list(gather.index.shape)
-            taken = graph.call_function(overload("aten::unflatten", "int"), (taken, gather.start, sizes))
-    node.replace_all_uses_with(taken, delete_user_cb=readers.__contains__)
 
 
 # --- files -------------------------------------------------------------------------------------

@@ -20,11 +20,13 @@ from torch.utils import _pytree as pytree
 
 from fxprune.copies import copied, on_meta, unchanged_buffers
 from fxprune.errors import FxpruneError, TraceError
+from fxprune.exporting import exported
+from fxprune.graph_module import tensor_at
 from fxprune.process import no_fast_path, no_garbage, quiet, uninterrupted, untouched_random_state
 from fxprune.recorder import idle_parameters, record, record_others
 from fxprune.sources import source_of
 
-__all__ = ["ExampleInputs", "Trace", "call_arguments", "evaluating", "trace"]
+__all__ = ["ExampleInputs", "Trace", "call_arguments", "evaluating", "trace", "trace_as"]
 
 ExampleInputs = torch.Tensor | tuple[object, ...] | list[object] | dict[str, object]
 
@@ -73,7 +75,7 @@ class Trace:
             TraceError: The model has no such tensor (any more).
         """
         for owner in (self.model, self.graph, *self.extras):
-            found = _attribute(owner, name)
+            found = tensor_at(owner, name)
             if found is not None:
                 return found
         raise TraceError(f"the model has no tensor '{name}'", tensor=name, advice="trace the model again")
@@ -99,26 +101,29 @@ class Trace:
         """Digest of names, shapes and operators: equal for models that a plan may be exchanged between.
 
         What was cut does not count: a plan names its cuts and is made for the complete model.  Nor do the
-        operators of a recorded run, which depend on the weights.
+        operators of a recorded run, which depend on the weights, nor those that only make constants: some
+        models keep what they made (a grid) from the first call on.
         """
         if self.parent is not None:
             return self.parent.fingerprint
         digest = hashlib.sha256()
         for name in self.names:
             digest.update(f"{name}{tuple(self.tensor(name).shape)}".encode())
-        for node in self.graph.graph.nodes:
-            if self.kind == "export" and node.op == "call_function":
-                digest.update(str(node.target).encode())
+        for node in _on_data(self.graph.graph, self.aliases) if self.kind == "export" else ():
+            digest.update(str(node.target).encode())
         return digest.hexdigest()[:32]
 
 
-def _attribute(module: nn.Module, name: str) -> torch.Tensor | None:
-    owner: object = module
-    for part in name.split("."):
-        owner = getattr(owner, part, None)
-        if owner is None:
-            return None
-    return owner if isinstance(owner, torch.Tensor) else None
+def _on_data(graph: fx.Graph, own: Mapping[str, str]) -> Iterator[fx.Node]:
+    """Calls that make tensors of the inputs or of the model's own tensors, directly or through other calls."""
+    data: set[fx.Node] = set()
+    for node in graph.nodes:
+        source = node.op == "placeholder" or (node.op == "get_attr" and node.target in own)
+        made = node.op == "call_function" and not data.isdisjoint(node.all_input_nodes)
+        if source or (made and not isinstance(node.meta.get("val"), (int, torch.SymInt))):
+            data.add(node)
+        if made and node in data:
+            yield node
 
 
 def call_arguments(example_inputs: ExampleInputs) -> tuple[tuple[object, ...], dict[str, object]]:
@@ -159,86 +164,17 @@ def evaluating(model: nn.Module, *, training: bool = False) -> Iterator[None]:
             module.training = mode
 
 
-def _common_batch(args: object) -> int | None:
-    """Size of the first dimension if all tensors share it."""
-    leaves = [t for t in pytree.tree_leaves(args) if isinstance(t, torch.Tensor)]
-    sizes = {t.shape[0] if t.ndim else None for t in leaves}
-    size = sizes.pop() if len(sizes) == 1 else None
+def _common_batch(args: tuple[object, ...], kwargs: Mapping[str, object]) -> int | None:
+    """Size of the first dimension if all tensors share it; flags and numbers beside them do not matter."""
+    arguments = [*args, *kwargs.values()]
     # Unbatched images in a list share the 3 of their colours, never a batch.
-    lone = all(isinstance(a, torch.Tensor) for a in _top_level(args))
-    return size if lone else None
-
-
-def _top_level(args: object) -> list[object]:
-    assert isinstance(args, tuple)
-    positional, keyword = args
-    return [*positional, *keyword.values()]
-
-
-def _export(
-    model: nn.Module, args: tuple[object, ...], kwargs: dict[str, object], *, dynamic: bool
-) -> fx.GraphModule:
-    shapes = None
-    if dynamic:
-        shapes = pytree.tree_map_only(torch.Tensor, lambda t: {0: torch.export.Dim.AUTO}, (args, kwargs))
-        # Positions and names in one mapping, as torch.export matches them with the signature.
-        shapes = _by_parameter(model, shapes[0], shapes[1])
-    program = torch.export.export(model, args, kwargs, dynamic_shapes=shapes, strict=False)
-    graph = program.module(check_guards=False)
-    assert isinstance(graph, fx.GraphModule)
-    return _inlined(graph)
-
-
-def _by_parameter(model: nn.Module, args: tuple[object, ...], kwargs: dict[str, object]) -> object:
-    """dynamic_shapes for a call with positional and keyword arguments."""
-    return {**_named(model, args), **kwargs} if kwargs else args
-
-
-def _named(model: nn.Module, args: tuple[object, ...]) -> dict[str, object]:
-    import inspect
-
-    names = list(inspect.signature(model.forward).parameters)
-    return dict(zip(names, args, strict=False))
-
-
-def _inlined(module: fx.GraphModule) -> fx.GraphModule:
-    """Replace calls that only switch gradients or autocast by the operators inside them."""
-    changed = False
-    for node in list(module.graph.nodes):
-        name = getattr(node.target, "__name__", "") if node.op == "call_function" else ""
-        if name not in ("wrap_with_set_grad_enabled", "wrap_with_autocast"):
-            continue
-        at, inner_node = next(
-            (k, a) for k, a in enumerate(node.args) if isinstance(a, fx.Node) and a.op == "get_attr"
-        )
-        inner = module.get_submodule(str(inner_node.target))
-        assert isinstance(inner, fx.GraphModule)
-        _inlined(inner)
-        values: dict[fx.Node, object] = {}
-        operands = iter(node.args[at + 1 :])
-        with module.graph.inserting_before(node):
-            for part in inner.graph.nodes:
-                if part.op == "placeholder":
-                    values[part] = next(operands)
-                elif part.op == "output":
-                    results = fx.map_arg(part.args[0], values.__getitem__)  # type: ignore[arg-type]
-                else:
-                    values[part] = module.graph.node_copy(part, values.__getitem__)  # type: ignore[arg-type]
-        _replace_results(module.graph, node, results)
-        module.graph.erase_node(node)
-        changed = True
-    if module.graph.eliminate_dead_code() or changed:
-        module.recompile()
-    return module
-
-
-def _replace_results(graph: fx.Graph, node: fx.Node, results: object) -> None:
-    """Point the readers of a call's results at the inlined nodes."""
-    assert isinstance(results, (tuple, list))
-    for user in list(node.users):
-        assert user.target.__name__ == "getitem"  # type: ignore[union-attr]
-        user.replace_all_uses_with(results[user.args[1]])  # type: ignore[index]
-        graph.erase_node(user)
+    if any(
+        isinstance(a, list) and isinstance(t, torch.Tensor) for a in arguments for t in pytree.tree_leaves(a)
+    ):
+        return None
+    leaves = [t for t in pytree.tree_leaves(arguments) if isinstance(t, torch.Tensor)]
+    sizes = {t.shape[0] if t.ndim else None for t in leaves}
+    return sizes.pop() if len(sizes) == 1 else None
 
 
 def _doubled(args: object) -> object:
@@ -280,30 +216,44 @@ def trace(model: nn.Module, example_inputs: ExampleInputs) -> Trace:
     args, kwargs = call_arguments(example_inputs)
     if any(p.device.type == "meta" for p in model.parameters()):  # only shapes matter then
         args, kwargs = pytree.tree_map_only(torch.Tensor, lambda t: t.to("meta"), (args, kwargs))
-    size = _common_batch((args, kwargs))
-    with uninterrupted(), quiet(), no_fast_path(), no_garbage(), untouched_random_state():
+    size = _common_batch(args, kwargs)
+    with _alone():
         return _with_training_parts(_traced(model, args, kwargs, size))
+
+
+@contextlib.contextmanager
+def _alone() -> Iterator[None]:
+    """torch.export works for one thread at a time, narrates, and makes millions of small objects."""
+    with uninterrupted(), quiet(), no_fast_path(), no_garbage(), untouched_random_state():
+        yield
 
 
 def _traced(model: nn.Module, args: tuple[object, ...], kwargs: dict[str, object], size: int | None) -> Trace:
     """The best trace to be had: dynamic export, static export, recording."""
-    why = "the inputs have no common first dimension"
     with _working_copy(model, _shared) as working:
-        if size is not None and size > 0:
-            try:
-                many = _doubled((args, kwargs)) if size == 1 else (args, kwargs)
-                graph = _export(working, *many, dynamic=True)  # type: ignore[misc]
-                if _is_dynamic(graph):
-                    return Trace(model, args, kwargs, graph, "export", True, max(size, 2))
-                why = "the model fixes the batch size"
-            except Exception as error:  # noqa: BLE001 - torch.export raises a dozen kinds; the next attempt decides
-                why = f"the model fixes the batch size ({_headline(error)})"
+        graph = _dynamic(working, args, kwargs, size)
+        if not isinstance(graph, str):
+            return Trace(model, args, kwargs, graph, "export", True, max(size or 0, 2))
         try:
-            graph = _export(working, args, kwargs, dynamic=False)
-            return Trace(model, args, kwargs, graph, "export", False, size or 1, why)
+            fixed = exported(working, args, kwargs, dynamic=False)
+            return Trace(model, args, kwargs, fixed, "export", False, size or 1, graph)
         except Exception as error:  # noqa: BLE001 - whatever it was, recording may still work
             declined = _headline(error)
     return _recorded(model, args, kwargs, size or 1, declined)
+
+
+def _dynamic(
+    model: nn.Module, args: tuple[object, ...], kwargs: dict[str, object], size: int | None
+) -> fx.GraphModule | str:
+    """A graph for any batch size, or why there is none."""
+    if not size:
+        return "the inputs have no common first dimension"
+    try:
+        many = _doubled((args, kwargs)) if size == 1 else (args, kwargs)
+        graph = exported(model, *many, dynamic=True)  # type: ignore[misc]
+    except Exception as error:  # noqa: BLE001 - torch.export raises a dozen kinds; the next attempt decides
+        return f"the model fixes the batch size ({_headline(error)})"
+    return graph if _is_dynamic(graph) else "the model fixes the batch size"
 
 
 def _recorded(
@@ -396,9 +346,30 @@ def _with_training_parts(result: Trace) -> Trace:
         meta = on_meta(result.model)
         with evaluating(meta, training=True):
             args, kwargs = pytree.tree_map_only(torch.Tensor, lambda t: t.to("meta"), many)
-            extra = _export(meta, args, kwargs, dynamic=False)
+            extra = exported(meta, args, kwargs, dynamic=False)
     except Exception:  # noqa: BLE001 - no training graph: the idle parameters stay as they are, and say so
         return result
     if not idle & _used_names(extra):
         return result
     return replace(result, extras=(extra,))
+
+
+def trace_as(
+    model: nn.Module, args: tuple[object, ...], kwargs: dict[str, object], *, training: bool
+) -> Trace:
+    """Trace a model in a given mode by torch.export alone; whatever it raises comes out.
+
+    Args:
+        model: Any module; its tensors may be fakes.
+        args: Positional arguments.
+        kwargs: Arguments by name.
+        training: The mode.
+    """
+    size = _common_batch(args, kwargs)
+    with _alone(), evaluating(model, training=training):
+        graph = _dynamic(model, args, kwargs, size)
+        if isinstance(graph, str):
+            graph = exported(model, args, kwargs, dynamic=False)
+            return Trace(model, args, kwargs, graph, "export", False, size or 1)
+    assert size is not None
+    return Trace(model, args, kwargs, graph, "export", True, max(size, 2))

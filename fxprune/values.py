@@ -20,6 +20,7 @@ from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from fxprune.copies import as_parameter, copied
+from fxprune.graph_module import plainly
 
 __all__ = ["DryRun", "Inputs", "Names", "UnknownValue"]
 
@@ -37,7 +38,9 @@ SHAPED = {"aten::view": "view", "aten::_unsafe_view": "view", "aten::expand": "e
 MAKERS = (torch.tensor, torch.as_tensor, torch.asarray, torch.from_numpy)
 """How Python code turns numbers into a tensor."""
 
-FLAGS: Mapping[Callable[..., object], tuple[str, int, object]] = {
+Flags = Mapping[Callable[..., object], tuple[str, int, object]]
+
+FLAGS: Flags = {
     **dict.fromkeys(
         (F.dropout, F.dropout1d, F.dropout2d, F.dropout3d, F.alpha_dropout), ("training", 2, False)
     ),
@@ -50,6 +53,9 @@ FLAGS: Mapping[Callable[..., object], tuple[str, int, object]] = {
 
 The name of the argument that says so, its position, and what evaluation passes.
 """
+
+FOLLOWED: Flags = {f: FLAGS[f] for f in (F.dropout, F.dropout1d, F.dropout2d, F.dropout3d, F.batch_norm)}
+"""Those that a graph follows train() and eval() in (``fxprune.shims``)."""
 
 
 def _like(x: torch.Tensor, *_: object, **__: object) -> torch.Tensor:
@@ -123,17 +129,18 @@ class DryRun:
             held = _tensors(model)
             empty = {id(t): self._empty(t) for t in held.values()}
             state = {name: empty[id(t)] for name, t in held.items()}
-            self._call = partial(torch.func.functional_call, model, state)
+            self._call = partial(torch.func.functional_call, plainly(model), state)
         else:
             self._model = self._call = copied(model, self._empty)
 
-    def outputs(self, inputs: Inputs, *, training: bool = False) -> list[object]:
+    def outputs(self, inputs: Inputs, *, training: bool = False, whole: bool = False) -> list[object]:
         """The names of what the model returns.
 
         Args:
             inputs: Example inputs.
             training: Run in training, but drop nothing and take running statistics: what is left of the
                 difference is other code.
+            whole: Leave out of account only what every graph does in both modes, plain dropout and batch norm.
 
         Returns:
             A number for every tensor among the outputs, other outputs themselves.
@@ -148,8 +155,8 @@ class DryRun:
                 self._namer.learn(leaf, self._namer.names.of(("input", k)))
         arguments = pytree.tree_unflatten(given, spec)
         try:
-            with _modes(self._model, training), torch.no_grad(), torch.device("meta"):
-                result = self._run(arguments)
+            with _modes(self._model, training, whole), torch.no_grad(), torch.device("meta"):
+                result = self._run(arguments, FOLLOWED if whole else FLAGS)
         except Exception as error:
             raise UnknownValue(f"{type(error).__name__}: {error}") from error
         return [
@@ -157,9 +164,9 @@ class DryRun:
             for leaf in pytree.tree_leaves(result)
         ]
 
-    def _run(self, arguments: Inputs) -> object:
+    def _run(self, arguments: Inputs, flags: Flags) -> object:
         args, kwargs = arguments
-        with self._namer, _Plain(self._namer):
+        with self._namer, _Plain(self._namer, flags):
             if self._call is self._model:
                 return self._call(*args, **kwargs)
             return self._call(args, dict(kwargs))
@@ -176,13 +183,13 @@ def _tensors(model: nn.Module) -> dict[str, torch.Tensor]:
 
 
 @contextlib.contextmanager
-def _modes(model: nn.Module, training: bool) -> Iterator[None]:
+def _modes(model: nn.Module, training: bool, whole: bool) -> Iterator[None]:
     """All in evaluation; or in training but for those without tensors and parts: they can only drop or add noise."""
     modes = [(m, m.training) for m in model.modules()]
     try:
         for module, _ in modes:
             parts = (*module._parameters, *module._buffers, *module._modules)
-            module.training = training and bool(parts)
+            module.training = training and (whole or bool(parts))
         yield
     finally:
         for module, mode in modes:
@@ -263,9 +270,10 @@ def _memory(tensor: torch.Tensor) -> int:
 class _Plain(TorchFunctionMode):
     """Numbers that Python turns into tensors stay known; flags of training are as in evaluation."""
 
-    def __init__(self, namer: _Namer) -> None:
+    def __init__(self, namer: _Namer, flags: Flags) -> None:
         super().__init__()
         self.namer = namer
+        self.flags = flags
 
     def __torch_function__(
         self,
@@ -277,8 +285,8 @@ class _Plain(TorchFunctionMode):
         given = dict(kwargs or {})
         if func in MAKERS and not any(isinstance(a, torch.Tensor) for a in args):
             return self._made(func, args, given)
-        if func in FLAGS and not (func is F.batch_norm and args[1] is None):
-            name, position, quiet = FLAGS[func]
+        if func in self.flags and not (func is F.batch_norm and args[1] is None):
+            name, position, quiet = self.flags[func]
             args, given = args[:position], {**given, name: quiet}
         return func(*args, **given)
 

@@ -94,7 +94,7 @@ class Student(nn.Module):
         made.root.add_module(PLACE, self.vector)
         for node, module in modules:
             made.root.add_module(str(node.target), module)
-        self.graph = shared(trace, made).module(type(trace.model).__name__, training=True)
+        self.graph = shared(trace, made).module(training=True)
         # Not a submodule: the student's own parameters are the masks and what the graph reads.
         self._parts = [(owner, self.graph), *_paired(owner, self.graph)]
 

@@ -265,4 +265,8 @@ def test_what_cannot_be_copied_is_named() -> None:
     made: Plan = plan_removal(found, {("0.weight", 0): [2]})
     with pytest.raises(SliceError, match=r"cannot be copied: .*lock"):
         slim(found, made)
-    assert slim(found, made, kind="graph")(torch.randn(3, 4)).shape == (3, 2)
+    small = slim(found, made, kind="graph")
+    with pytest.warns(UserWarning, match="cannot be copied, so its graph does in training"):
+        assert small.train()(torch.randn(3, 4)).shape == (3, 2)
+    with pytest.raises(SliceError, match="none for float64"):
+        small.eval()(torch.randn(2, 3, 4).double())
