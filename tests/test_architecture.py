@@ -28,12 +28,11 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "shims",
         "copies",
         "graph_module",
-        "slim_graph",
         "targets",
         "onnx_rules",
         "onnx_cost",
     ),
-    ("tensors", "arrays"),
+    ("tensors", "arrays", "slim_graph"),
     (
         "labels",
         "blocks",
