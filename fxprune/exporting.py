@@ -14,7 +14,7 @@ from fxprune.graph_module import is_plain, plainly, set_tensor, tensor_at
 __all__ = ["exported"]
 
 # Checks of types and devices that torch.export writes beside casts: they would refuse what the model accepts.
-CHECKS = (torch.ops.aten._assert_tensor_metadata.default,)
+CHECKS = frozenset({"aten::_assert_tensor_metadata"})
 
 
 def exported(
@@ -35,7 +35,7 @@ def exported(
     program = torch.export.export(plainly(model), args, dict(kwargs), dynamic_shapes=shapes, strict=False)
     graph = _as_module(program)
     for node in list(graph.graph.nodes):
-        if node.op == "call_function" and node.target in CHECKS:
+        if isinstance(node.target, torch._ops.OpOverload) and node.target._schema.name in CHECKS:
             graph.graph.erase_node(node)
     return graph
 
