@@ -157,7 +157,8 @@ def peak_memory(
         last = (error.stderr or "").strip().splitlines()[-1:] or [f"exit code {error.returncode}"]
         return None, f"peak memory not measured: {last[0][:200]}"
     except OSError as error:  # no temporary folder, or no space in it
-        return None, f"peak memory not measured: {error.strerror or error}"
+        said = error.strerror or str(error)
+        return None, f"peak memory not measured: {type(error).__name__}: {said}".rstrip(": ")
     except (ValueError, KeyError, subprocess.TimeoutExpired) as error:
         return None, f"peak memory not measured: {type(error).__name__}"
 

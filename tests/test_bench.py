@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import random
@@ -285,11 +286,31 @@ def test_memory_from_another_folder(
     assert table["wide"].peak_memory_bytes > 0
 
 
+def test_a_temporary_folder_that_is_full(files: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    """The figures are there; only memory is measured through a file."""
+    for problem, says in (
+        (OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), "OSError: No space left on device"),
+        (FileNotFoundError(errno.ENOENT, "No usable temporary directory"), "No usable temporary directory"),
+    ):
+        monkeypatch.setattr(np, "savez", _raising(problem))
+        row = benchmark({"wide": files["wide"]}, IMAGE, repeats=1)["wide"]
+        assert (row.peak_memory_bytes, row.params) == (None, WIDE)
+        assert "peak memory not measured" in row.notes[0]
+        assert says in row.notes[0]
+
+
+def _raising(error: Exception) -> Callable[..., None]:
+    def fail(*_: object, **__: object) -> None:
+        raise error
+
+    return fail
+
+
 def test_a_failing_probe_says_so(files: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "executable", os.devnull)
     row = benchmark({"wide": files["wide"]}, IMAGE, repeats=1)["wide"]
     assert row.peak_memory_bytes is None
-    assert row.notes == ("peak memory not measured: PermissionError",)
+    assert row.notes == ("peak memory not measured: PermissionError: Permission denied",)
     monkeypatch.undo()
     measured, problem = contestants.peak_memory(files["wide"], {"input": np.ones((1, 3, 32, 31), np.float16)})
     assert measured is None

@@ -13,10 +13,11 @@ import onnxruntime
 import pytest
 import torch
 from safetensors.torch import save_file
+from test_files import short_of_space
 from torch import nn
 
 import fxprune
-from fxprune import ExportError, FxpruneError, PlanError
+from fxprune import ExportError, FxpruneError, PlanError, SliceError
 from fxprune.delivery import Delivery, Paths, begin_delivery, check_folder
 from fxprune.pipeline import onnx_inputs, open_model, read_plan
 from fxprune.planning.solve import EXCESS
@@ -178,6 +179,29 @@ def test_a_failure_leaves_a_finished_run_as_it_was(
         with pytest.raises(PlanError):
             fxprune.compress(_net(), x, fxprune.Budget(macs=0.5), out=tmp_path, only=["nothing"])
         assert _names(tmp_path) == set(files)
+
+
+def test_a_full_disk(tmp_path: Path, x: torch.Tensor) -> None:
+    """The system itself refuses to write more; what was there stays, and the weights say so as an error of fxprune."""
+    traced = fxprune.trace(_net(), x)
+    plan = fxprune.plan(traced, fxprune.Budget(macs=0.5))
+    small = fxprune.slim(traced, plan)
+    fxprune.save(small, plan, tmp_path / "slim.safetensors")
+    (tmp_path / "out").mkdir()
+    files = {"plan.json": PLAN, "report.md": "finished"}
+    for name, text in files.items():
+        (tmp_path / "out" / name).write_text(text)
+    before = (tmp_path / "slim.safetensors").read_bytes()
+    with short_of_space(4096):
+        with pytest.raises(SliceError, match=r"slim\.safetensors cannot be written: .*[Tt]oo large"):
+            fxprune.save(small, plan, tmp_path / "slim.safetensors")
+        with pytest.raises(FxpruneError, match=r"cannot be written: .*[Tt]oo large"):
+            fxprune.compress(_net(), x, fxprune.Budget(macs=0.5), out=tmp_path / "out")
+        with pytest.raises(ExportError, match=r"cannot be written: .*[Tt]oo large"):
+            fxprune.export_onnx(small, x, tmp_path / "slim.onnx")
+    assert (tmp_path / "slim.safetensors").read_bytes() == before
+    assert {path.name: path.read_text() for path in (tmp_path / "out").iterdir()} == files
+    assert _names(tmp_path) == {"slim.safetensors", "out"}
 
 
 def test_what_others_have_in_the_folder(tmp_path: Path, x: torch.Tensor) -> None:

@@ -7,14 +7,19 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
+from test_files import short_of_space
 from training.runs import Killed, run, train_and_kill, write
 
+from fxprune.console import SILENT, Ticks
 from fxprune.errors import FxpruneError, RecipeError
+from fxprune.train import train
 
 METHODS = {
     "ssr": {"name": "ssr", "lam": 0.5, "scale": "norm", "period": 3},
@@ -146,6 +151,28 @@ def test_a_failing_save_leaves_older_checkpoints(tmp_path: Path, monkeypatch: py
     assert names == ["1-000000002.safetensors", "1-000000004.safetensors"]
     run(recipe, tmp_path / "killed", resume=True)
     assert_same(tmp_path / "whole", tmp_path / "killed")
+
+
+def test_a_full_disk_leaves_older_checkpoints(tmp_path: Path) -> None:
+    recipe = write(tmp_path, method=METHODS["greg"], checkpoints={"every": 2})
+    train(recipe, out=tmp_path / "whole")
+    with pytest.raises(FxpruneError, match=r"safetensors cannot be written: .*[Tt]oo large") as caught:
+        train(recipe, out=tmp_path / "full", watcher=_Filling())
+    assert "a disk with space left" in caught.value.advice
+    names = [path.name for path in (tmp_path / "full" / "checkpoints").iterdir()]
+    assert "1-000000010.safetensors" in names
+    assert not [name for name in names if name.startswith((".", "2"))]
+    run(recipe, tmp_path / "full", resume=True)
+    assert_same(tmp_path / "whole", tmp_path / "full")
+
+
+class _Filling:
+    """A watcher under whose eyes the disk is full when fine-tuning begins."""
+
+    @contextmanager
+    def step(self, title: str) -> Iterator[Ticks]:
+        with short_of_space(4096) if title == "fine-tune" else nullcontext(), SILENT.step(title) as ticks:
+            yield ticks
 
 
 def test_what_may_not_change_on_the_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
