@@ -40,7 +40,6 @@ from torch.onnx._internal.exporter import _registration
 
 from fxprune import cli, export, pipeline
 from fxprune.delivery import CHECKPOINTS, UNFINISHED, Paths
-from fxprune.locks import CLAIM
 from fxprune.train import train
 from fxprune.types import Budget
 
@@ -424,7 +423,7 @@ def in_sight_of(files: Mapping[str, str]) -> dict[str, str]:
 
 
 def _litter(name: str) -> bool:
-    return any(part.startswith(".") for part in Path(name).parts) and Path(name).name != CLAIM
+    return any(part.startswith(".") for part in Path(name).parts)
 
 
 def draw(random_: random.Random, like: Whole, number: int) -> list[Kill]:
@@ -524,15 +523,17 @@ def page(rows: Sequence[Row]) -> str:
             "op" if k.operation else "hard" if k.number == signal.SIGKILL else "soft" for k in kills
         )
         said = [text for row in own for text in row.troubles]
-        ends = sum("not as in" in t or "missing" in t or "next start" in t for t in said)
+        hidden = [t for t in said if t.startswith("left") or _litter(t.rpartition(": ")[2])]
+        ends = sum(
+            "missing" in t or "next start" in t or ("not as in" in t and t not in hidden) for t in said
+        )
         mixed = sum(
             "no single run" in t or "without all" in t or "not whole" in t or "exit" in t for t in said
         )
-        litter = sum(t.startswith("left") for t in said)
         count = own[0].operations if own else 0
         lines.append(
             f"| {subject.name} | {len(kills)} | {ways['op']} | {ways['hard']} | {ways['soft']} | {count} "
-            f"| {ends} | {mixed} | {litter} |"
+            f"| {ends} | {mixed} | {len(hidden)} |"
         )
     total = sum(len(row.kills) for row in rows)
     lines += ["", f"{total} kills. {machine_note()}", ""]
