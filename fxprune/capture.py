@@ -265,8 +265,11 @@ def _settle_sizes(graph: ir.Graph) -> None:
 
 def _tidy(model: ir.Model) -> None:
     """Dotted parameter names as the user knows them; no stack traces, which hold paths of this machine."""
+    # A tensor of the model may be called as an input or an output is: then it keeps the prefix.
+    taken = {str(value.name) for value in (*model.graph.inputs, *model.graph.outputs)}
     for value in list(model.graph.initializers.values()):
         name = str(value.name)
-        if name.startswith(_PREFIX) and name.removeprefix(_PREFIX) not in model.graph.initializers:
-            value.name = name.removeprefix(_PREFIX)
+        own = name.removeprefix(_PREFIX)
+        if name != own and own not in taken and own not in model.graph.initializers:
+            value.name = own
     common_passes.ClearMetadataAndDocStringPass()(model)

@@ -23,6 +23,7 @@ from torch import nn
 
 from fxprune.calls import Call, ExampleInputs, as_call, evaluating, untouched_random_state
 from fxprune.capture import Attempt, Captured, Untranslatable, attempts, capture
+from fxprune.copies import unchanged_buffers
 from fxprune.errors import ExportError
 from fxprune.files import atomic_path, check_writable
 from fxprune.onnx_cost import data_files
@@ -85,7 +86,7 @@ def export_onnx(
     opset: int = DEFAULT_OPSET,
     dynamic_batch: bool = True,
     verify: bool = True,
-    tolerance: float = TOLERANCE,
+    tolerance: float | None = None,
     input_names: Sequence[str] | None = None,
     output_names: Sequence[str] | None = None,
 ) -> ExportReport:
@@ -105,7 +106,8 @@ def export_onnx(
         dynamic_batch: Let the first dimension be of any size, named "batch".  Where the model does
             not allow it the file has the example's size, and the report says why.
         verify: Compare with the module in onnxruntime, and refuse to write what differs.
-        tolerance: Largest relative error allowed, meant for float32.
+        tolerance: Largest relative error allowed; by default 1e-4, or eight units of rounding of a
+            narrower type among the weights and inputs.
         input_names: Names of the inputs, by default those of the module's arguments.
         output_names: Names of the outputs, by default ``output``, or their keys and positions.
 
@@ -127,11 +129,18 @@ def export_onnx(
     _check_opset(opset)
     call = as_call(example_inputs, error=ExportError)
     target = check_writable(path, error=ExportError)
-    with evaluating(module), untouched_random_state():
+    allowed = _tolerance(module, call) if tolerance is None else tolerance
+    with evaluating(module), untouched_random_state(), unchanged_buffers(module):
         outputs = run_module(module, call, "the example inputs")
         names = _names(module, call, outputs, input_names, output_names)
-        job = _Job(module, call, target, opset, names[0], names[1], tolerance, verify, _idle(outputs))
+        job = _Job(module, call, target, opset, names[0], names[1], allowed, verify, _idle(outputs))
         return _first_that_works(job, attempts(call, dynamic_batch=dynamic_batch))
+
+
+def _tolerance(module: nn.Module, call: Call) -> float:
+    """What rounding explains in the narrowest type in use."""
+    tensors = (*module.parameters(), *call.tensors)
+    return max([TOLERANCE, *(8 * torch.finfo(t.dtype).eps for t in tensors if t.is_floating_point())])
 
 
 def _check_opset(opset: int) -> None:

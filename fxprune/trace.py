@@ -22,6 +22,7 @@ from fxprune.copies import copied, on_meta, unchanged_buffers
 from fxprune.errors import FxpruneError, TraceError
 from fxprune.exporting import exported
 from fxprune.graph_module import tensor_at
+from fxprune.odd_models import check_operands, check_traceable, told
 from fxprune.process import no_fast_path, no_garbage, quiet, uninterrupted, untouched_random_state
 from fxprune.recorder import idle_parameters, record, record_others
 from fxprune.sources import source_of
@@ -213,12 +214,16 @@ def trace(model: nn.Module, example_inputs: ExampleInputs) -> Trace:
     """
     if not isinstance(model, nn.Module):
         raise TraceError(f"expected a torch.nn.Module, got {type(model).__name__}")
+    check_traceable(model)
     args, kwargs = call_arguments(example_inputs)
     if any(p.device.type == "meta" for p in model.parameters()):  # only shapes matter then
         args, kwargs = pytree.tree_map_only(torch.Tensor, lambda t: t.to("meta"), (args, kwargs))
     size = _common_batch(args, kwargs)
     with _alone():
-        return _with_training_parts(_traced(model, args, kwargs, size))
+        with told():
+            result = _traced(model, args, kwargs, size)
+        check_operands(result.graph.graph)
+        return _with_training_parts(result)
 
 
 @contextlib.contextmanager
@@ -316,7 +321,10 @@ def _reaches_itself(model: nn.Module) -> bool:
 
 
 def _headline(error: BaseException) -> str:
-    text = str(error).strip().splitlines()
+    try:
+        text = str(error).strip().splitlines()
+    except Exception:  # noqa: BLE001 - an error of the user's own, whose text fails
+        text = []
     return f"{type(error).__name__}: {text[0][:200]}" if text else type(error).__name__
 
 

@@ -40,6 +40,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "delivery",
         "weights",
         "exporting",
+        "odd_models",
         "recorder",
         "values",
         "loading",

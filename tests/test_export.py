@@ -642,3 +642,43 @@ def test_disk_full_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     with pytest.raises(ExportError, match=r"m\.onnx cannot be written: No space left on device"):
         export_onnx(nn.Linear(3, 4), torch.rand(2, 3), tmp_path / "m.onnx")
     assert list(tmp_path.iterdir()) == []
+
+
+# --- names, types, counters ---------------------------------------------------------------------
+
+
+class _Collides(nn.Module):
+    """Tensors of the model under the names of an input and of the output, and a counter that runs in evaluation."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a = nn.Linear(6, 3)
+        self.register_buffer("mask", torch.rand(3))
+        self.register_buffer("calls", torch.zeros((), dtype=torch.long))
+        self.output = nn.Parameter(torch.rand(3))
+
+    def forward(self, x: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        self.calls += 1
+        return self.a(x) * (self.mask + mask) + self.output
+
+
+def test_names_of_the_model_may_be_those_of_inputs_and_outputs(tmp_path: Path) -> None:
+    module = _Collides()
+    report = export_onnx(module, (torch.rand(2, 6), torch.rand(2, 3)), tmp_path / "m.onnx")
+    assert [p.name for p in (*report.inputs, *report.outputs)] == ["x", "mask", "output"]
+    assert report.max_error_random is not None
+    assert report.max_error_random < FLOAT32
+    names = {i.name for i in onnx.load(str(report.path)).graph.initializer}
+    assert {"module.mask", "module.output"} <= names
+    assert int(module.calls) == 0, "the user's counter stands where it stood"
+
+
+def test_the_tolerance_goes_with_the_type(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    module = nn.Sequential(*(nn.Sequential(nn.Linear(64, 64), nn.GELU()) for _ in range(4))).half()
+    x = torch.randn(2, 64).half()
+    report = export_onnx(module, x, tmp_path / "m.onnx")
+    assert report.max_error_random is not None
+    assert report.max_error_random < 8 * torch.finfo(torch.float16).eps
+    with pytest.raises(ExportError, match="more than the tolerance 1e-07"):
+        export_onnx(module, x, tmp_path / "m.onnx", tolerance=1e-7)
