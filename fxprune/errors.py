@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from fxprune.escaping import terminal
+
 __all__ = [
     "ExportError",
     "FxpruneError",
@@ -43,13 +45,14 @@ class FxpruneError(Exception):
         source: str = "",
         advice: str = "",
     ) -> None:
-        self.what = what
-        self.node = node
-        self.op = op
-        self.tensor = tensor
-        self.source = source
-        self.advice = advice
-        super().__init__(what)
+        # Names from models and files end up here: no error may steer the terminal, or fail to print.
+        self.what = terminal(what)
+        self.node = terminal(node)
+        self.op = terminal(op)
+        self.tensor = terminal(tensor)
+        self.source = terminal(source)
+        self.advice = terminal(advice)
+        super().__init__(self.what)
 
     def __str__(self) -> str:
         where = f"{self.op} '{self.node}'" if self.op and self.node else self.node or self.op

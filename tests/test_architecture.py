@@ -17,8 +17,9 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1] / "fxprune"
 
 LAYERS: tuple[tuple[str, ...], ...] = (
+    ("escaping",),
     ("errors",),
-    ("plain", "locks", "process", "reading", "escaping"),
+    ("plain", "locks", "process", "reading"),
     (
         "types",
         "sources",
