@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fxprune.errors import FxpruneError
-from fxprune.reading import MIB, check_archive, check_unfolded, regular_file, shown
+from fxprune.reading import MIB, check_archive, check_unfolded, is_archive, regular_file, shown
 
 __all__ = ["Array", "read_arrays"]
 
@@ -42,7 +42,7 @@ def read_arrays(path: str | Path, *, only: Collection[str] = ()) -> dict[str, Ar
     """
     target = regular_file(path)
     try:
-        if not zipfile.is_zipfile(target):
+        if not is_archive(target):
             with target.open("rb") as stream:
                 return {"x": _array(stream, target.stat().st_size, target)}
         check_archive(target)

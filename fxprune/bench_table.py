@@ -11,6 +11,7 @@ from rich.console import Console, ConsoleOptions, RenderResult
 from rich.table import Table
 from rich.text import Text
 
+from fxprune.escaping import line, terminal
 from fxprune.runtime import SESSION_OPTIONS, Machine
 
 __all__ = ["BenchRow", "BenchTable"]
@@ -110,9 +111,9 @@ class BenchTable:
             table.add_column(heading, justify="right")
         for row in self.rows:
             # Text, as a name may hold brackets, which are markup in a string.
-            table.add_row(Text(row.name), *(cell(row) for cell in _COLUMNS.values()))
+            table.add_row(Text(line(row.name)), *(cell(row) for cell in _COLUMNS.values()))
         yield table
-        yield from (Text(line) for line in self._captions())
+        yield from (Text(terminal(text)) for text in self._captions())
 
     def _captions(self) -> list[str]:
         m = self.machine

@@ -7,6 +7,7 @@ and SIGTERM, after cleaning up.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -15,15 +16,16 @@ from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated, NoReturn, TextIO
 
 import typer
 from rich.console import Console, Group, RenderableType
 from typer.core import TyperGroup
 
 from fxprune import cli_options as o
-from fxprune.console import Steps, show_error
+from fxprune.console import Stderr, Steps, show_error
 from fxprune.errors import FxpruneError
+from fxprune.escaping import terminal
 
 if TYPE_CHECKING:  # loading torch takes seconds, and --help must not
     from fxprune.pipeline import Opened
@@ -63,6 +65,7 @@ class _Group(TyperGroup):
         """Run the sub-command."""
         try:
             result: object = super().invoke(ctx)
+            sys.stdout.flush()  # what cannot be written is an error here, not at the end of the process
             return result
         except _SAID:
             raise  # the command line is wrong, or a command has said its last word
@@ -71,7 +74,11 @@ class _Group(TyperGroup):
             _say(f"interrupted by {number.name}; no file was left half-written")
             raise typer.Exit(SIGNAL_CODE + number) from error
         except BrokenPipeError as error:  # the reader of stdout has gone, as in "| head"
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            raise typer.Exit(FAILED_CODE) from error
+        except OSError as error:
+            if _debugging(ctx):
+                raise
+            show_error(_refused_by_system(error), _stderr())
             raise typer.Exit(FAILED_CODE) from error
         except Exception as error:
             if _debugging(ctx):
@@ -112,10 +119,56 @@ def main() -> None:
     for number in (signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)):
         if signal.getsignal(number) is signal.SIG_DFL:  # nohup has SIGHUP ignored
             signal.signal(number, _end)
+    _open_streams()
+    code: object = 0
     try:
         app()
+    except SystemExit as done:
+        code = done.code
     except _Ended as error:  # before a command began, or after its end
-        sys.exit(SIGNAL_CODE + error.number)
+        code = SIGNAL_CODE + error.number
+    except BrokenPipeError:
+        code = FAILED_CODE
+    except OSError as error:
+        show_error(_refused_by_system(error), _stderr())
+        code = FAILED_CODE
+    if not _settled(sys.stdout) and not code:
+        code = FAILED_CODE
+    _settled(sys.stderr)
+    raise SystemExit(code)
+
+
+def _open_streams() -> None:
+    """Give streams that were closed by the caller somewhere to go.
+
+    Else the next file that is opened gets their number, and what libraries write to stderr lands in it.
+    """
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # the lowest number that is free
+        if getattr(sys, name) is None:
+            setattr(sys, name, Path(os.devnull).open("r" if number == 0 else "w"))  # noqa: SIM115 - as long as the process
+
+
+def _settled(stream: TextIO) -> bool:
+    """Write what is left in a stream; where that fails it is dropped, so that Python does not try again."""
+    try:
+        stream.flush()
+        return True
+    except (OSError, ValueError):
+        with contextlib.suppress(OSError, ValueError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+        return False
+
+
+def _refused_by_system(error: OSError) -> FxpruneError:
+    where = f" ({error.filename})" if error.filename else ""
+    return FxpruneError(
+        f"the system refused to read or write{where}: {error.strerror or error}",
+        advice="check the space on the disk, permissions, and where the output goes",
+    )
 
 
 def _show_version(wanted: bool) -> None:
@@ -469,7 +522,7 @@ def train(
 
 
 def _stderr() -> Console:
-    return Console(stderr=True)
+    return Stderr()
 
 
 def _steps() -> Steps:
@@ -477,7 +530,7 @@ def _steps() -> Steps:
 
 
 def _say(text: str) -> None:
-    _stderr().print(text, markup=False, highlight=False, soft_wrap=True)
+    _stderr().print(terminal(text), markup=False, highlight=False, soft_wrap=True)
 
 
 def _open(
@@ -522,7 +575,7 @@ def _result(shown: RenderableType, data: object, as_json: bool) -> None:
     if as_json:
         print(data if isinstance(data, str) else json.dumps(data, indent=1))
     elif isinstance(shown, str):
-        print(shown)
+        print(terminal(shown))
     else:
         # A pipe has no width of its own; names should not be folded for its sake.
         Console(width=None if sys.stdout.isatty() else _PIPE_WIDTH).print(shown)

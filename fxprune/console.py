@@ -14,16 +14,38 @@ from contextlib import AbstractContextManager
 from typing import Protocol
 
 from rich.console import Console
-from rich.markup import escape
+from rich.markup import escape as _escape
 from rich.panel import Panel
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
 from fxprune.errors import FxpruneError
+from fxprune.escaping import terminal
 
-__all__ = ["SILENT", "Steps", "Ticks", "Watcher", "show_error"]
+__all__ = ["SILENT", "Stderr", "Steps", "Ticks", "Watcher", "show_error"]
 
 _HEARTBEAT_S = 10.0
+
+
+def escape(text: str) -> str:
+    """Text that is neither rich's markup nor steers the terminal."""
+    return _escape(terminal(text))
+
+
+class Stderr(Console):
+    """stderr, which nobody may be reading any more: that is no reason to stop working."""
+
+    def __init__(self) -> None:
+        super().__init__(stderr=True)
+
+    def on_broken_pipe(self) -> None:
+        """Say nothing from now on."""
+        self.quiet = True
+
+    def print(self, *objects: object, **options: object) -> None:
+        """Print, if it can be."""
+        with contextlib.suppress(OSError):
+            super().print(*objects, **options)  # type: ignore[arg-type]
 
 
 class Ticks(Protocol):
@@ -74,7 +96,7 @@ class Steps:
     """
 
     def __init__(self, console: Console | None = None) -> None:
-        self.console = console or Console(stderr=True)
+        self.console = console or Stderr()
 
     @contextlib.contextmanager
     def step(self, title: str) -> Iterator[Ticks]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import unicodedata
 
-__all__ = ["dot", "markdown", "plot", "terminal", "xml"]
+__all__ = ["dot", "line", "markdown", "plot", "terminal", "xml"]
 
 # Other characters of general category C (controls, directions of writing, surrogates) are as bad as escape.
 _KEPT = frozenset("\n\t")
@@ -32,13 +32,19 @@ def terminal(text: str) -> str:
         >>> print(terminal("a\x1b[31mb"))
         a\x1b[31mb
     """
+    text = str(text)  # a damaged file may have bytes for a name
     if text.isascii() and text.isprintable():
         return text
     return "".join(_visible(c) if c not in _KEPT and _harmful(c) else c for c in text)
 
 
-def _line(text: str) -> str:
-    """The same on one line."""
+def line(text: str) -> str:
+    r"""For one line of a terminal: a cell of a table, say.
+
+    Example:
+        >>> print(line("a\nb"))
+        a\nb
+    """
     return terminal(text).replace("\n", "\\n").replace("\t", "\\t")
 
 
@@ -49,7 +55,7 @@ def markdown(text: str) -> str:
         >>> print(markdown("![x](http://a/b.png) <img> layer1.0.conv_1"))
         \!\[x\](http\://a/b.png) \<img\> layer1.0.conv_1
     """
-    return _MARKS.sub(lambda m: f"\\{m[0]}", _line(text))
+    return _MARKS.sub(lambda m: f"\\{m[0]}", line(text))
 
 
 def plot(text: str) -> str:
@@ -59,7 +65,7 @@ def plot(text: str) -> str:
         >>> print(plot("a$b{c$"))
         a\$b{c\$
     """
-    return _line(text).replace("$", "\\$")
+    return line(text).replace("$", "\\$")
 
 
 def xml(text: str) -> str:

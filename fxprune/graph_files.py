@@ -9,6 +9,7 @@ from pathlib import Path
 import networkx as nx
 
 from fxprune.errors import FxpruneError
+from fxprune.escaping import dot, xml
 from fxprune.files import atomic_path, check_writable
 from fxprune.types import Axis
 
@@ -66,7 +67,11 @@ def _write_json(graph: nx.MultiGraph[str], path: Path) -> None:
 
 
 def _write_graphml(graph: nx.MultiGraph[str], path: Path) -> None:
-    nx.write_graphml(graph, path)
+    clean: nx.MultiGraph[str] = nx.relabel_nodes(graph, {node: xml(node) for node in graph})
+    held = [data for _, data in clean.nodes(data=True)] + [data for _, _, data in clean.edges(data=True)]
+    for data in held:
+        data.update({key: xml(value) for key, value in data.items() if isinstance(value, str)})
+    nx.write_graphml(clean, path)
 
 
 def _write_dot(graph: nx.MultiGraph[str], path: Path) -> None:
@@ -80,25 +85,20 @@ def _write_dot(graph: nx.MultiGraph[str], path: Path) -> None:
     ]
     for number, (group, nodes) in enumerate(clusters.items()):
         boxed = bool(group)
-        lines += [f"  subgraph cluster_{number} {{ label={_quote(group)};"] if boxed else []
+        lines += [f"  subgraph cluster_{number} {{ label={dot(group)};"] if boxed else []
         for node in nodes:
             data = graph.nodes[node]
             color = "lightgrey" if data["pinned"] or not boxed else "lightblue"
-            label, hint = _quote(f"{node}\n{data['size']}"), _quote(data["pinned"])
-            lines.append(f"    {_quote(node)} [label={label}, fillcolor={color}, tooltip={hint}];")
+            label, hint = dot(f"{node}\n{data['size']}"), dot(data["pinned"])
+            lines.append(f"    {dot(node)} [label={label}, fillcolor={color}, tooltip={hint}];")
         lines += ["  }"] if boxed else []
     for a, b, data in graph.edges(data=True):
         label, hint = (
-            _quote(data["op"].removeprefix("aten.")),
-            _quote(f"{data['node']} {data['source_line']}"),
+            dot(data["op"].removeprefix("aten.")),
+            dot(f"{data['node']} {data['source_line']}"),
         )
-        lines.append(f"  {_quote(a)} -- {_quote(b)} [label={label}, tooltip={hint}];")
+        lines.append(f"  {dot(a)} -- {dot(b)} [label={label}, tooltip={hint}];")
     path.write_text("\n".join([*lines, "}", ""]), encoding="utf-8")
-
-
-def _quote(text: str) -> str:
-    escaped = text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
-    return f'"{escaped}"'
 
 
 _WRITERS: Mapping[str, Callable[[nx.MultiGraph[str], Path], None]] = {

@@ -15,6 +15,7 @@ import numpy as np
 
 from fxprune.couple import coupling, tie_list
 from fxprune.errors import FxpruneError
+from fxprune.escaping import terminal
 from fxprune.resize import keep_mask
 from fxprune.trace import Trace
 from fxprune.types import Axis, Coupling, Group, Pin, Plan, Tie
@@ -111,7 +112,7 @@ class Explanation:
     chains: Mapping[Axis, tuple[Tie, ...]]
 
     def __str__(self) -> str:
-        return "\n".join(_text(self))
+        return terminal("\n".join(_text(self)))
 
     def as_json(self) -> dict[str, object]:
         """Plain values, for JSON."""

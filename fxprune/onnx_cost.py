@@ -109,20 +109,26 @@ def data_files(path: str | Path) -> tuple[Path, ...]:
         ExportError: The file is missing or no ONNX model.
     """
     folder = usable(path).parent
-    found = []
-    for name in sorted({_location(weight) for weight in _load(path).graph.initializer} - {""}):
-        inside = (folder / name).resolve().is_relative_to(folder.resolve())
-        if not inside:
-            raise ExportError(
-                f"{shown(path)} keeps weights outside its folder: {shown(name)}", advice="export it again"
-            )
-        found.append(regular_file(folder / name, error=ExportError, advice="copy it beside the ONNX file"))
-    return (usable(path), *found)
+    weights = _load(path).graph.initializer
+    return (
+        usable(path),
+        *(_beside(folder, name, path) for name in sorted(set(map(_location, weights)) - {""})),
+    )
+
+
+def _beside(folder: Path, name: str, path: str | Path) -> Path:
+    """A file of weights, which must lie in the model's own folder."""
+    file = usable(folder / name, error=ExportError)
+    if not file.resolve().is_relative_to(folder.resolve()):
+        raise ExportError(
+            f"{shown(path)} keeps weights outside its folder: {shown(name)}", advice="export it again"
+        )
+    return regular_file(file, error=ExportError, advice="copy it beside the ONNX file")
 
 
 def _location(weight: TensorProto) -> str:
     """Name of the file that holds a weight, empty if it is the model's own."""
-    return next((entry.value for entry in weight.external_data if entry.key == "location"), "")
+    return next((str(entry.value) for entry in weight.external_data if entry.key == "location"), "")
 
 
 def _load(path: str | Path) -> onnx.ModelProto:
@@ -133,8 +139,14 @@ def _load(path: str | Path) -> onnx.ModelProto:
         raise ExportError(
             f"{shown(path)} is not a readable ONNX file: {type(error).__name__}", advice="export it again"
         ) from error
-    for weight in model.graph.initializer:
-        _check_size(weight, path)
+    try:
+        for weight in model.graph.initializer:
+            _check_size(weight, path)
+        _ = [(node.op_type, *node.input, *node.output) for node in model.graph.node]
+    except UnicodeDecodeError as error:
+        raise ExportError(
+            f"{shown(path)} is damaged: a name in it is not UTF-8", advice="export it again"
+        ) from error
     return model
 
 

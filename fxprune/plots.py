@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from fxprune.escaping import plot
 from fxprune.files import atomic_path
 
 if TYPE_CHECKING:
@@ -79,7 +81,7 @@ def _draw_widths(axes: Axes, rows: Sequence[WidthRow]) -> None:
     axes.bar(at, [row.after for row in shown], color=SLIM, width=0.8, label="slim")
     size = 8 if len(shown) <= 40 else 6
     axes.set_xticks(
-        at, [row.name for row in shown], rotation=60, ha="right", fontsize=size, rotation_mode="anchor"
+        at, [plot(row.name) for row in shown], rotation=60, ha="right", fontsize=size, rotation_mode="anchor"
     )
     axes.margins(x=0.01)
     axes.legend(frameon=False, fontsize=9)
@@ -93,7 +95,7 @@ def _draw_latency(axes: Axes, rows: Sequence[BenchRow]) -> None:
     low = [max(0.0, row.median_ms - row.p10_ms) for row in rows]
     high = [max(0.0, row.p90_ms - row.median_ms) for row in rows]
     axes.barh(
-        [row.name for row in rows],
+        [plot(row.name) for row in rows],
         medians,
         xerr=[low, high],
         color=colors,
@@ -125,5 +127,6 @@ def _figure(width: float, height: float) -> Figure:
 
 
 def _save(figure: Figure, path: Path) -> None:
-    with atomic_path(path) as temporary:
+    with atomic_path(path) as temporary, warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph")  # a letter that the font has no picture of
         figure.savefig(temporary, dpi=_DPI)

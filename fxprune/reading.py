@@ -16,7 +16,16 @@ import psutil
 
 from fxprune.errors import FxpruneError
 
-__all__ = ["MIB", "check_archive", "check_unfolded", "read_text", "regular_file", "shown", "usable"]
+__all__ = [
+    "MIB",
+    "check_archive",
+    "check_unfolded",
+    "is_archive",
+    "read_text",
+    "regular_file",
+    "shown",
+    "usable",
+]
 
 MIB = 1 << 20
 
@@ -135,6 +144,14 @@ def read_text(
         raise error(f"{shown(path)} cannot be read: {cause.strerror}", advice=advice) from cause
     except UnicodeDecodeError as cause:
         raise error(f"{shown(path)} cannot be read: it is not UTF-8 text", advice=advice) from cause
+
+
+def is_archive(path: Path) -> bool:
+    """Whether a file looks like a zip archive, a damaged one included."""
+    try:
+        return zipfile.is_zipfile(path)
+    except zipfile.BadZipFile:
+        return True
 
 
 def check_archive(path: Path, *, error: type[FxpruneError] = FxpruneError) -> None:

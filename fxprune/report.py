@@ -15,6 +15,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from fxprune.escaping import line, markdown, terminal
 from fxprune.types import Plan
 
 if TYPE_CHECKING:  # a report shows what all stages made and imports none of them
@@ -113,23 +114,23 @@ class Sheet:
                 style="" if number else "bold",
             )
         for row in self.rows:
-            table.add_row(*(Text(cell) for cell in row))
+            table.add_row(*(Text(line(cell)) for cell in row))
         # Not the table's own title and caption: those are folded to its width.
-        title = [Text(self.title, style="bold")] if self.title else []
-        return Group(*title, table, Text(f"{self.footer}\n" if self.footer else "", style="dim"))
+        title = [Text(line(self.title), style="bold")] if self.title else []
+        return Group(*title, table, Text(terminal(f"{self.footer}\n") if self.footer else "", style="dim"))
 
     def markdown(self) -> str:
         """For a report."""
         marks = ["---:" if column.endswith(">") else "---" for column in self.columns]
         heads = [column.rstrip(">") for column in self.columns]
-        lines = [f"**{self.title}**", ""] if self.title else []
-        lines += [_line(heads), _line(marks), *(_line(row) for row in self.rows)]
-        lines += ["", self.footer] if self.footer else []
+        lines = [f"**{markdown(self.title)}**", ""] if self.title else []
+        lines += [_line(heads), f"| {' | '.join(marks)} |", *(_line(row) for row in self.rows)]
+        lines += ["", markdown(self.footer)] if self.footer else []
         return "\n".join(lines)
 
 
 def _line(cells: Sequence[str]) -> str:
-    return f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"
+    return f"| {' | '.join(map(markdown, cells))} |"
 
 
 def group_sheet(rows: Sequence[GroupRow]) -> Sheet:
@@ -243,14 +244,14 @@ def describe_plan(plan: Plan) -> str:
 
 def plan_view(plan: Plan, widths: Sequence[WidthRow]) -> RenderableType:
     """A plan for a terminal: costs, widths, notes."""
-    notes = [Text(f"note: {note}", style="yellow") for note in plan.notes]
+    notes = [Text(terminal(f"note: {note}"), style="yellow") for note in plan.notes]
     return Group(width_sheet(widths).rich(), cost_sheet(plan).rich(), *notes)
 
 
 def result_view(plan: Plan, table: BenchTable, why_no_onnx: str = "") -> RenderableType:
     """What a compression brought, for a terminal."""
     said = (*plan.notes, f"no ONNX files: {why_no_onnx}" if why_no_onnx else "", _no_gain(table))
-    notes = [Text(f"note: {note}", style="yellow") for note in said if note]
+    notes = [Text(terminal(f"note: {note}"), style="yellow") for note in said if note]
     return Group(cost_sheet(plan).rich(), table, *notes)
 
 
@@ -350,14 +351,14 @@ def report_markdown(
     m = table.machine
     threads = f"{table.threads} thread{'s' * (table.threads > 1)}"
     parts = [
-        f"# {title}",
+        f"# {markdown(title)}",
         *first,
         "## Cost",
         cost_sheet(plan).markdown(),
-        *(f"- {note}" for note in plan.notes),
+        *(f"- {markdown(note)}" for note in plan.notes),
         "## Proof",
-        f"{proof}.",
-        *(f"`{report.path.name}`: {describe_export(report)}." for report in exports.values()),
+        f"{markdown(str(proof))}.",
+        *(f"`{report.path.name}`: {markdown(describe_export(report))}." for report in exports.values()),
         *([f"No ONNX files: {why_no_onnx}."] if why_no_onnx else []),
         "## Latency",
         bench_sheet(table).markdown(),

@@ -180,14 +180,18 @@ def open_session(path: str | Path, *, threads: int = 1, name: str | Path | None 
     shown = Path(path if name is None else name)
     path = regular_file(path, error=ExportError, advice="check the path; fxprune export writes ONNX files")
     try:
-        handle = ort.InferenceSession(str(path), session_options(threads), providers=["CPUExecutionProvider"])
+        # Without its fallback, which prints on stdout and tries the same again.
+        handle = ort.InferenceSession(
+            str(path), session_options(threads), providers=["CPUExecutionProvider"], enable_fallback=0
+        )
+        ports = _ports(handle.get_inputs()), _ports(handle.get_outputs())
     except Exception as error:
         raise ExportError(
             f"onnxruntime cannot load {shown}: {_reason(error, path, shown)}",
             advice="the file is not a whole ONNX model, or needs an operator or data type that "
             f"onnxruntime {ort.__version__} does not have on the CPU; export it again",
         ) from error
-    return Session(shown, _ports(handle.get_inputs()), _ports(handle.get_outputs()), handle)
+    return Session(shown, *ports, handle)
 
 
 def machine() -> Machine:

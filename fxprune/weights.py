@@ -12,7 +12,6 @@ from __future__ import annotations
 import pickle
 import re
 import warnings
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -20,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from fxprune.errors import FxpruneError, SliceError
-from fxprune.reading import check_archive, check_unfolded, regular_file, shown
+from fxprune.reading import check_archive, check_unfolded, is_archive, regular_file, shown
 from fxprune.tensors import read_header, read_tensors
 
 __all__ = ["check_values", "fill", "load_pt", "load_weights", "read_metadata", "read_weights"]
@@ -192,7 +191,7 @@ def load_pt(path: str | Path, *, allow_pickle: bool = False) -> object:
     """
     path = regular_file(path)
     try:
-        if zipfile.is_zipfile(path):
+        if is_archive(path):
             check_archive(path)
         elif _is_torch_file(path):
             check_unfolded(path, path.stat().st_size)
@@ -223,7 +222,7 @@ def load_pt(path: str | Path, *, allow_pickle: bool = False) -> object:
 def _is_torch_file(path: Path) -> bool:
     """Whether the bytes look like a zip archive or a pickle stream."""
     with path.open("rb") as file:
-        return zipfile.is_zipfile(path) or file.read(1) == b"\x80"
+        return is_archive(path) or file.read(1) == b"\x80"
 
 
 def _strip_prefix(given: dict[str, Tensor], own: Mapping[str, Tensor]) -> dict[str, Tensor]:

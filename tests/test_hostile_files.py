@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import resource
 import zipfile
@@ -369,3 +370,30 @@ def test_values_no_recipe_takes(change: str, says: str, tmp_path: Path) -> None:
     )
     with pytest.raises(RecipeError, match=says):
         read_recipe(tmp_path / "r.yaml", [change])
+
+
+@pytest.mark.parametrize("old", [b"MatMul", b"xw", b"y"])
+def test_onnx_names_that_are_no_utf8(old: bytes, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    node = helper.make_node("MatMul", ["x", "xw"], ["y"])
+    weight = helper.make_tensor("xw", TensorProto.FLOAT, [1, 1], [1.0])
+    path = _onnx(tmp_path / "a.onnx", [node], [weight])
+    path.write_bytes(path.read_bytes().replace(old, old[:-1] + b"\xff"))
+    for read in (open_session, data_files, lambda p: count(p, {"x": (1, 1)}, 1)):
+        with contextlib.suppress(ExportError):  # nothing else may come
+            read(path)
+    assert capfd.readouterr().out == ""
+
+
+def test_archives_of_several_disks(tmp_path: Path) -> None:
+    """Python's reader refuses them before it has said whether they are archives."""
+    torch.save({"a": torch.zeros(2)}, tmp_path / "w.pt")
+    raw = bytearray((tmp_path / "w.pt").read_bytes())
+    at = raw.rfind(b"PK\x06\x07")  # where the end of a large archive is looked for
+    if at < 0:
+        at = raw.rfind(b"PK\x05\x06")
+        raw[at:at] = b"PK\x06\x07" + bytes(12) + (2).to_bytes(4, "little")
+    else:
+        raw[at + 16 : at + 20] = (2).to_bytes(4, "little")
+    (tmp_path / "w.pt").write_bytes(raw)
+    with pytest.raises(FxpruneError, match="damaged or not a weights file"):
+        read_weights(tmp_path / "w.pt")

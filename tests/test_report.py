@@ -73,7 +73,7 @@ def test_sheet_in_both_forms() -> None:
     )
     assert sheet.markdown() == (
         "**a title that is wider than the table**\n\n"
-        "| name | n |\n| --- | ---: |\n| a\\|b | 1 |\n| [red]c[/] | 22 |\n\na remark"
+        "| name | n |\n| --- | ---: |\n| a\\|b | 1 |\n| \\[red\\]c\\[/\\] | 22 |\n\na remark"
     )
     lines = printed(sheet.rich()).splitlines()
     assert lines[0] == "a title that is wider than the table"

@@ -212,15 +212,10 @@ def _weights(path: Path) -> None:
 
 
 def _slim(path: Path) -> None:
-    _, _, found = _read_slim(path)
-    assert found.checked
-
-
-def _unchecked(path: Path) -> None:
     _read_slim(path)
 
 
-def _kind(path: Path) -> None:
+def _saved(path: Path) -> None:
     checkpoint._read(path.rename(path.with_name("1-000000002.safetensors")))
 
 
@@ -228,6 +223,13 @@ def _onnx_file(path: Path) -> None:
     count(path, {"x": (1, 4)}, 1)
     data_files(path)
     open_session(path)
+
+
+def _images(path: Path) -> None:
+    try:
+        read_npz([path])
+    except ValueError as error:  # as it says; open_data names the recipe's line
+        raise FxpruneError(str(error)) from error
 
 
 def _text(path: Path) -> str:
@@ -286,7 +288,7 @@ def readers() -> tuple[Reader, ...]:
         Reader(
             "slim model (no digest)",
             _file(lambda p: save_file(state, p, facts)),
-            _unchecked,
+            _slim,
             ".safetensors",
             3,
         ),
@@ -299,7 +301,7 @@ def readers() -> tuple[Reader, ...]:
             ".pth",
             0.5,
         ),
-        Reader("checkpoint", _checkpoint(), _kind, "", 2),
+        Reader("checkpoint", _checkpoint(), _saved, "", 2),
         Reader("record (JSON)", _record().to_json().encode(), read_record, ".json", 3),
         Reader("recipe (YAML)", _RECIPE.encode(), read_recipe, ".yaml", 0.12),
         Reader("--set", b"sparse.lr=0.1", _changed, "", 0.08),
@@ -307,7 +309,7 @@ def readers() -> tuple[Reader, ...]:
         Reader(
             "images (npz)",
             _npz(images=images, labels=np.arange(4), packed=True),
-            lambda path: read_npz([path]),
+            _images,
             ".npz",
             2,
         ),
