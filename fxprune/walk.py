@@ -418,6 +418,7 @@ class Walk:
         # A recorded graph has an item for every result, read or not.
         used = {u.args[1] for u in node.users if u.users and getattr(u.target, "__name__", "") == "getitem"}
         shapes = _shapes(node.meta.get("val")) or ()
+        readers = [r for r in map(rule_for, (u.target for u in _readers(node))) if r is not None]
         return Call(
             qualified_name(node.target),
             args,
@@ -425,7 +426,8 @@ class Walk:
             symbolic=frozenset(symbolic),
             used=frozenset(used),  # type: ignore[arg-type]
             shared=node in self.shared,
-            stacked=any((r := rule_for(u.target)) is not None and r.stacked for u in node.users),
+            stacked=any(r.stacked for r in readers),
+            regrouped=any(r.regroups for r in readers),
         )
 
     def _argument(self, raw: object, name: str, symbolic: set[tuple[str, int]]) -> object:
@@ -443,6 +445,15 @@ class Walk:
                 items.append(value)
             return items
         return raw
+
+
+def _readers(node: fx.Node) -> list[fx.Node]:
+    """Who reads a result, copies of it looked through."""
+    found: list[fx.Node] = []
+    for user in node.users:
+        copy = qualified_name(user.target) in ("aten::contiguous", "aten::clone")
+        found.extend(_readers(user) if copy else [user])
+    return found
 
 
 def _macs_without_rule(node: fx.Node) -> int:

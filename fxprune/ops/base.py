@@ -74,6 +74,7 @@ class Call:
         used: Numbers of the results that are read, where there are several.
         shared: The result shares memory that a later operator writes to.
         stacked: The result is read as states: layers along the first dimension, units of each along the last.
+        regrouped: The result is read by an operator that merges or splits dimensions.
     """
 
     op: str
@@ -83,6 +84,7 @@ class Call:
     used: frozenset[int] = frozenset()
     shared: bool = False
     stacked: bool = False
+    regrouped: bool = False
 
     def tensor(self, name: str) -> Value:
         """A tensor argument that must be there."""
@@ -248,6 +250,7 @@ class OpRule:
             of its dimensions the other operands lie.  The oracle goes by it rather than by labels.
         stacked: Reads states that hold layers along the first dimension and the units of each along the last.
         fills: The result's entries depend on no operand's entries (``ones_like``).
+        regroups: Merges or splits dimensions.
     """
 
     ops: tuple[str, ...]
@@ -258,3 +261,4 @@ class OpRule:
     aligned: Callable[[Call], Mapping[str, tuple[int, ...]]] | None = None
     stacked: bool = False
     fills: bool = False
+    regroups: bool = False

@@ -5,11 +5,9 @@ from __future__ import annotations
 import numpy as np
 
 from fxprune.ops.base import Call, Context, OpRule, Rewrite, Value
+from fxprune.ops.moving import LONGEST
 
 __all__ = ["RULES"]
-
-# Longer axes are positions or vocabularies, never channels; labels for them would only cost time.
-LONGEST = 16384
 
 
 def _filled(ctx: Context, call: Call) -> Value:

@@ -14,6 +14,7 @@ from fxprune.ops.base import Call, Context, Move, OpRule, Output, Rewrite, Value
 from fxprune.types import BoolArray, IntArray
 
 __all__ = [
+    "LONGEST",
     "Resize",
     "Shape",
     "UnevenError",
@@ -26,10 +27,14 @@ __all__ = [
     "looked_up",
     "moved_by",
     "picked_by",
+    "repeated",
     "row",
 ]
 
 Shape = tuple[int, ...]
+
+# Longer axes are positions or vocabularies, never channels; labels for them would only cost time.
+LONGEST = 16384
 Resize = Callable[[Call, Call], Rewrite]
 
 
@@ -156,6 +161,30 @@ def looked_up(
         ctx.pin(bad, "positions along this axis are looked up by value")
     good = [a for a in x.arrays if not any(d in dims for d in varying(a))]
     return Value(shape, tuple(place(a) for a in good), x.origin)
+
+
+def repeated(ctx: Context, call: Call, name: str) -> list[IntArray]:
+    """Labels along dimensions of one position that a list of numbers makes wider: any width will do.
+
+    Not where the copies become a part of another dimension, whose rows would then be units of their own.
+
+    Args:
+        ctx: Makes the labels.
+        call: ``expand`` or ``repeat``.
+        name: The list.
+    """
+    _, x = first_tensor(call)
+    if call.regrouped or call.shared:
+        return []
+    rank = len(call.shape)
+    before = (1,) * (rank - x.rank) + x.shape
+    listed = rank - len(call.integers(name))
+    wider = [
+        d
+        for d, n in enumerate(call.shape)
+        if before[d] == 1 < n <= LONGEST and d >= listed and (name, d - listed) not in call.symbolic
+    ]
+    return [ctx.fresh(tuple(n if d == e else 1 for e, n in enumerate(call.shape))) for d in wider]
 
 
 def row(

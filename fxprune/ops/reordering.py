@@ -3,13 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 
 from fxprune import labels
 from fxprune.labels import varying
 from fxprune.ops.base import Call, Context, Move, OpRule, Output, Rewrite, Value, solid
-from fxprune.ops.moving import Shape, dim_of, first_tensor, live_groups, live_within, moved_by, row
+from fxprune.ops.moving import (
+    Resize,
+    Shape,
+    dim_of,
+    first_tensor,
+    live_groups,
+    live_within,
+    moved_by,
+    repeated,
+    row,
+)
 from fxprune.types import IntArray
 
 __all__ = ["RULES"]
@@ -52,6 +63,28 @@ def _repeat(name: str) -> Move:
         return np.tile(array, [t if n > 1 else 1 for t, n in zip(times, array.shape, strict=True)])
 
     return move
+
+
+def _couple_repeat(name: str) -> Callable[[Context, Call], Output]:
+    """A single position may come again any number of times."""
+
+    def rule(ctx: Context, call: Call) -> Output:
+        moved = moved_by(_repeat(name))(ctx, call)
+        assert isinstance(moved, Value)
+        return replace(moved, arrays=(*moved.arrays, *repeated(ctx, call, name)))
+
+    return rule
+
+
+def _resize_repeat(name: str) -> Resize:
+    def resize(dense: Call, slim: Call) -> Rewrite:
+        _, x = first_tensor(dense)
+        times = dense.integers(name)
+        sizes = ((1,) * len(times) + x.shape)[-len(times) :]
+        widths = slim.shape[len(slim.shape) - len(times) :]
+        return Rewrite({name: [w if n == 1 else t for t, n, w in zip(times, sizes, widths, strict=True)]})
+
+    return resize
 
 
 def _repeat_interleave(call: Call, array: IntArray, shape: Shape) -> IntArray:
@@ -140,8 +173,8 @@ def _resize_channel_shuffle(dense: Call, slim: Call) -> Rewrite:
 RULES = (
     row("flip", _flip),
     row("roll", _roll, _resize_roll),
-    row("repeat", _repeat("repeats")),
-    row("tile", _repeat("dims")),
+    OpRule(("aten::repeat",), _couple_repeat("repeats"), _resize_repeat("repeats"), _repeat("repeats")),
+    OpRule(("aten::tile",), _couple_repeat("dims"), _resize_repeat("dims"), _repeat("dims")),
     OpRule(("aten::pixel_unshuffle",), _whole_pictures(_pixel_unshuffle)),
     OpRule(("aten::im2col",), _whole_pictures(_im2col)),
     OpRule(("aten::repeat_interleave",), _couple_repeat_interleave, None, _repeat_interleave),

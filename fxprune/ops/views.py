@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from fxprune import labels
 from fxprune.labels import varying
 from fxprune.ops.base import Call, Context, Move, OpRule, Output, Rewrite, Value
-from fxprune.ops.moving import Resize, Shape, dim_of, first_tensor, moved_by, row
+from fxprune.ops.moving import Resize, Shape, dim_of, first_tensor, moved_by, repeated, row
 from fxprune.types import IntArray
 
 __all__ = ["RULES"]
@@ -56,6 +58,13 @@ def _expand(call: Call, array: IntArray, shape: Shape) -> IntArray:
     return array.reshape((1,) * (len(call.shape) - array.ndim) + array.shape)
 
 
+def _couple_expand(ctx: Context, call: Call) -> Output:
+    """Equal values everywhere along the new axes."""
+    moved = moved_by(_expand)(ctx, call)
+    assert isinstance(moved, Value)
+    return replace(moved, arrays=(*moved.arrays, *repeated(ctx, call, "size")))
+
+
 def _permute(call: Call, array: IntArray, shape: Shape) -> IntArray:
     return array.transpose([d % len(shape) for d in call.integers("dims")])
 
@@ -85,13 +94,14 @@ def _with_parts(call: Call, array: IntArray, shape: Shape) -> IntArray:
 
 
 RULES = (
-    row(("view", "_unsafe_view", "view_copy"), _reshape, _resize_sizes("size")),
-    row("reshape", _reshape, _resize_sizes("shape")),
-    row("unflatten", _reshape, _resize_unflatten),
-    row(("flatten", "unsqueeze"), _reshape),
+    replace(row(("view", "_unsafe_view", "view_copy"), _reshape, _resize_sizes("size")), regroups=True),
+    replace(row("reshape", _reshape, _resize_sizes("shape")), regroups=True),
+    replace(row("unflatten", _reshape, _resize_unflatten), regroups=True),
+    replace(row("flatten", _reshape), regroups=True),
+    row("unsqueeze", _reshape),
     OpRule(("aten::squeeze", "aten::squeeze_copy"), _squeeze, None, _reshape),
     OpRule(("aten::view_as", "aten::reshape_as"), _couple_view_as, None, _reshape),
-    row(("expand", "broadcast_to"), _expand, _resize_sizes("size")),
+    OpRule(("aten::expand", "aten::broadcast_to"), _couple_expand, _resize_sizes("size"), _expand),
     row("permute", _permute),
     row(("transpose", "swapdims"), _transpose("dim0", "dim1")),
     row("swapaxes", _transpose("axis0", "axis1")),

@@ -701,6 +701,36 @@ REDUCTION = (
             },
         ),
     ),
+    Probe(
+        "one filter for every channel, expanded",
+        layer(
+            lambda: Named(
+                lambda m, x: F.conv2d(x, m.k.expand(x.shape[1], -1, -1, -1), groups=x.shape[1]),
+                k=torch.rand(1, 1, 3, 3),
+            )
+        ),
+    ),
+    Probe(
+        "one filter for every channel, repeated",
+        layer(
+            lambda: Named(
+                lambda m, x: F.conv2d(x, m.k.repeat(12, 1, 1, 1), groups=12), k=torch.rand(1, 1, 3, 3)
+            )
+        ),
+    ),
+    Probe(
+        "one gate for all channels",
+        conv(lambda x: x * x.mean(1, keepdim=True).expand(-1, 12, -1, -1)),
+        "inexact",
+    ),
+    Probe(
+        "tokens picked by number",
+        tokens(
+            lambda: Named(
+                lambda m, x: x.gather(1, m.i.view(1, 2, 1).expand(len(x), -1, 12)), i=torch.tensor([2, 0])
+            )
+        ),
+    ),
     Probe("cumsum over channels", conv(lambda x: x.cumsum(1))),
 )
 
