@@ -125,7 +125,8 @@ def contract(ctx: Context, terms: Sequence[Term], out: str, *, positions: int = 
             results.append(array)
         elif kept:
             results.append(ctx.project(array, kept))
-    count_points(ctx, names, sizes, joint, positions)
+    if len(terms) > 1:
+        count_points(ctx, names, sizes, joint, positions)
     order = [names.index(a) for a in out]
     dropped = [d for d in range(len(names)) if d not in order]
 

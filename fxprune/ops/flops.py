@@ -4,7 +4,7 @@ Two operations are one multiply-accumulate.  Counted here: products of matrices 
 products, attention and recurrent layers that run as one kernel, deformable convolutions (as the convolution that follows
 the sampling; the sampling itself counts nothing), and Fourier transforms as radix-2 algorithms do them:
 ``n / 2 * log2(n)`` complex products, of four real ones each, for a transform of ``n`` complex numbers,
-half of that where one side is real; ``log2`` is rounded up.
+half of that where one side is real and the other holds no number twice; ``log2`` is rounded up.
 """
 
 from __future__ import annotations
@@ -40,8 +40,8 @@ def _complex(x: Shape, dims: Sequence[int], *_: object, out_shape: Shape) -> int
     return 2 * fourier_macs(x, dims, real=False)
 
 
-def _from_real(x: Shape, dims: Sequence[int], *_: object, out_shape: Shape) -> int:
-    return 2 * fourier_macs(x, dims, real=True)
+def _from_real(x: Shape, dims: Sequence[int], _: int, onesided: bool, *, out_shape: Shape) -> int:
+    return 2 * fourier_macs(x, dims, real=onesided)
 
 
 def _to_real(x: Shape, dims: Sequence[int], *_: object, out_shape: Shape) -> int:

@@ -161,8 +161,9 @@ def _fourier(dims: Dims) -> Callable[[Context, Call], Value]:
         kind = call.op.rpartition("fft_")[2]
         to_real = "c2r" in kind or "irfft" in kind
         real = to_real or "r2c" in kind or "rfft" in kind
-        line = call.shape if to_real else x.shape
-        lengths = [line[d] for d in along]
+        given = call.integers("s") or call.integers("n")
+        line = x.shape if real and not to_real else call.shape
+        lengths = [given[k] if given else line[d] for k, d in enumerate(along)]
         one = [1 if d in along else n for d, n in enumerate(x.shape)]
         names = "abcdefgh"[: x.rank]
         macs = fourier_macs(lengths, range(len(lengths)), real=real)

@@ -8,6 +8,7 @@ import torchvision  # noqa: F401 - registers its operators
 from engine.lawful import disturb, left, lone, plans, slimmed, zeroed
 from engine.samples import SAMPLES, TAGGED, WITHOUT_SAMPLE, Sample
 
+from fxprune.cost import counted_macs
 from fxprune.ops import RULES, qualified_name, rule_for
 
 EXACT = 1e-11
@@ -91,3 +92,11 @@ def test_slim_is_what_is_left(sample: Sample, monkeypatch: pytest.MonkeyPatch) -
         disturb(one, each)
         oracle, dense = zeroed(one, each)
         assert all(map(close, goal, left(one, oracle, dense))), f"{each.kept}: depends on what was removed"
+
+
+@pytest.mark.parametrize("sample", SAMPLES, ids=name_of)
+def test_costs_are_those_of_the_counter(sample: Sample, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Multiply-accumulates are what PyTorch's counter sees when the call runs."""
+    one = lone(sample, monkeypatch)
+    counted = counted_macs(lambda: one.trace.graph(*one.trace.args))
+    assert one.found.cost.dense.macs == counted
