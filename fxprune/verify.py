@@ -139,6 +139,9 @@ def verify(
     oracle and three to five for the mask oracle, which holds one byte more for every element and does not
     free less than a forward pass does.
 
+    Several threads may verify at once, and nothing of the process changes for others; a model must not be
+    trained by one thread while another one compares it.
+
     Args:
         trace: The trace of the dense model, with the weights that were sliced.
         plan: The plan.
