@@ -7,6 +7,7 @@ uses, and is checked against the shapes that result.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from difflib import get_close_matches
 from typing import Literal, TypeVar
 
@@ -15,7 +16,7 @@ import torch
 from torch import nn
 
 from fxprune import targets
-from fxprune.blocks import breach, close
+from fxprune.attempts import Attempts, Lessons, Way, ways_to
 from fxprune.couple import coupling, flow
 from fxprune.criteria.base import Criterion
 from fxprune.cutting import cut
@@ -25,13 +26,12 @@ from fxprune.planning.atoms import Mode
 from fxprune.planning.choice import freeze, ratios_of
 from fxprune.planning.notes import gap_notes, nothing_to_prune
 from fxprune.planning.problem import Scope, Width
-from fxprune.planning.solve import Options, solve
-from fxprune.resize import EmptiedError, resolve
+from fxprune.planning.solve import Options, Solution, solve
 from fxprune.score import score
-from fxprune.sources import source_of
 from fxprune.structures import choose_structures
 from fxprune.trace import Trace
-from fxprune.types import Axis, BoolArray, Budget, Coupling, FloatArray, Group, IntArray, Plan
+from fxprune.types import Axis, BoolArray, Budget, Coupling, IntArray, Plan
+from fxprune.units import plan_units
 
 __all__ = ["plan", "plan_removal", "plan_structures", "plan_units"]
 
@@ -101,47 +101,26 @@ def plan(
     scores = score(trace, criterion, data=data, loss=loss, seed=seed)
     frozen = freeze(found, _listed(protect), _listed(only), scores.units)
     step = targets.get(target).channel_step if align == "auto" else align
-    options = Options(
-        scope=scope,
-        blocks=blocks,
-        keep_at_least=keep_at_least,
-        widths=_widths(trace, found, step),
-        ratios=ratios_of(found, ratios or {}),
+    decided = ratios_of(found, ratios or {})
+
+    def choose(way: Way, lessons: Lessons) -> Solution:
+        options = Options(
+            scope=scope,
+            blocks=way.blocks,
+            keep_at_least=keep_at_least,
+            widths=_widths(trace, found, way.step),
+            ratios=decided,
+            ties=lessons.ties,
+        )
+        return solve(found, scores.units, lessons.stays, budget, options)
+
+    made = Attempts(trace, budget, scores.units, choose).run(
+        ways_to(found, blocks, step, other_steps=align == "auto"), Lessons(frozen.units)
     )
-
-    def spent(stays: BoolArray) -> Plan:
-        solution = solve(found, scores.units, stays, budget, options)
-        if not solution.n_atoms and budget.fraction < 1:
-            raise nothing_to_prune(found, frozen, solution.notes)
-        gap = gap_notes(found, frozen, budget, solution, step)
-        return plan_units(trace, solution.keep, notes=(*scores.notes, *solution.notes, *gap))
-
-    return _sparing(spent, frozen.units, scores.units, SPARED)
-
-
-def _sparing(spent: Callable[[BoolArray], Plan], stays: BoolArray, score: FloatArray, tries: int) -> Plan:
-    """Plan, and again with the best units staying wherever an operator would be left with too few."""
-    try:
-        return spent(stays)
-    except EmptiedError as error:
-        more = stays.copy()
-        for units, count in error.needs:
-            more[_best(units, count, score, more)] = True
-        if (more == stays).all() or not tries:
-            raise
-    return _sparing(spent, more, score, tries - 1)
-
-
-def _best(units: IntArray, count: int, score: FloatArray, frozen: BoolArray) -> IntArray:
-    """The highest units of those that may go, as many as make ``count`` together with those that stay."""
-    units, times = np.unique(units, return_counts=True)
-    free = units[~frozen[units] & ~np.isnan(score[units])]
-    missing = max(count - int(times[frozen[units]].sum()), 1)
-    return free[np.argsort(-score[free], kind="stable")[:missing]]
-
-
-SPARED = 32
-"""Most units that stay because a tensor would be emptied without them: half of a split, or a stream of tokens."""
+    if not made.solution.n_atoms and budget.fraction < 1:
+        raise nothing_to_prune(found, frozen, made.solution.notes)
+    gap = gap_notes(found, frozen, budget, made.solution, made.way.step)
+    return replace(made.plan, notes=(*scores.notes, *made.notes, *made.solution.notes, *gap))
 
 
 def _check_options(
@@ -288,106 +267,3 @@ def plan_structures(
             if keep is not None:
                 left[units[~keep[before]]] = False
     return plan_units(small, left, notes=notes)
-
-
-def plan_units(trace: Trace, keep: BoolArray, *, notes: Sequence[str] = ()) -> Plan:
-    """The plan that keeps exactly these units; what cannot live without the others goes as well.
-
-    Args:
-        trace: A traced model.
-        keep: bool[n_units] over the units of the coupling.
-        notes: What the user should know.
-
-    Raises:
-        PlanError: A unit is pinned, a layout would not stay rectangular, or a layer would be emptied.
-    """
-    found = coupling(trace)
-    if keep.shape != (found.n_units,) or keep.dtype != np.bool_:
-        raise PlanError(
-            f"a keep mask of {keep.dtype}{list(keep.shape)} does not fit {found.n_units} units",
-            advice="make it over the units of this trace: numpy.ones(n_units, bool)",
-        )
-    keep = close(found.blocks, keep)
-    _check_pins(found, keep)
-    _check_blocks(trace, found, keep)
-    _check_empty(found, keep)
-    _check_names(found, keep)
-    result = resolve(trace, keep)
-    predicted = found.cost.cost(keep)
-    assert predicted.params == _params_of(trace, result.kept), "the cost model and the slim shapes disagree"
-    return Plan(
-        kept=result.kept,
-        predicted=predicted,
-        dense=coupling(trace.parent or trace).cost.dense,
-        fingerprint=found.fingerprint,
-        removed=trace.cuts,
-        notes=tuple(notes),
-    )
-
-
-def _check_pins(found: Coupling, keep: BoolArray) -> None:
-    hit = found.pinned & ~keep
-    if not hit.any():
-        return
-    group = next((g for g in found.groups if hit[g.units].any()), None)
-    pin = group.pinned if group is not None else None
-    name = f"group '{group.name}'" if group is not None else "a row of a layout"
-    raise PlanError(
-        f"{int(hit.sum())} units of {name} cannot go: {pin.reason if pin else 'it is pinned'}",
-        node=pin.node if pin else "",
-        op=pin.op if pin else "",
-        source=pin.source if pin else "",
-        tensor=_first_member(group),
-        advice="leave these units in, or see `fxprune inspect --why` for what they are tied to",
-    )
-
-
-def _first_member(group: Group | None) -> str:
-    return group.members[0][0] if group is not None and group.members else ""
-
-
-def _check_blocks(trace: Trace, found: Coupling, keep: BoolArray) -> None:
-    for block in found.blocks:
-        problem = breach(block, keep)
-        if problem:
-            node = next((n for n in trace.graph.graph.nodes if n.name == block.node), None)
-            raise PlanError(
-                f"the layout at '{block.node}' would not stay rectangular: {problem}",
-                node=block.node,
-                op=str(node.target) if node is not None else "",
-                source=source_of(node) if node is not None else "",
-                advice="remove whole rows (heads, groups), or equally many units of each row",
-            )
-
-
-def _check_empty(found: Coupling, keep: BoolArray) -> None:
-    for (name, dim), units in found.axes.items():
-        if not keep[units].any():
-            group = next((g for g in found.groups if (name, dim) in g.indices), None)
-            raise PlanError(
-                f"nothing would be left of '{name}' along dimension {dim}"
-                + (f" (group '{group.name}')" if group is not None else ""),
-                tensor=name,
-                advice="keep at least one unit of it",
-            )
-
-
-def _check_names(found: Coupling, keep: BoolArray) -> None:
-    """Everything that goes occupies a tensor, or follows from what does: otherwise the plan would not say so."""
-    named = np.zeros(found.n_units, bool)
-    for units in found.axes.values():
-        named[units] = True
-    if (close(found.blocks, keep | ~named) != keep).any():
-        raise PlanError(
-            "positions would go that no tensor holds",
-            advice="remove units of groups; what they imply follows",
-        )
-
-
-def _params_of(trace: Trace, kept: Mapping[Axis, tuple[int, ...]]) -> int:
-    """Parameters of the shapes that are left."""
-    total = 0
-    for name, parameter in trace.model.named_parameters():
-        sizes = [len(kept.get((name, d), range(n))) for d, n in enumerate(parameter.shape)]
-        total += int(np.prod(sizes, dtype=np.int64))
-    return total

@@ -28,7 +28,7 @@ from fxprune.sources import source_of
 from fxprune.trace import Trace
 from fxprune.types import Axis, BoolArray, Cost, IntArray, Plan
 
-__all__ = ["EmptiedError", "Gather", "Resolution", "expect", "keep_mask", "resolve"]
+__all__ = ["CrossedError", "EmptiedError", "Gather", "Resolution", "expect", "keep_mask", "resolve"]
 
 Shape = tuple[int, ...]
 
@@ -157,6 +157,16 @@ class EmptiedError(PlanError):
     needs: tuple[tuple[IntArray, int], ...] = ()
 
 
+class CrossedError(PlanError):
+    """What would be left cannot be laid out, or not by this operator: other units must go together.
+
+    Attributes:
+        arrays: Units as they lie in the tensors that the operator reads and makes, size 1 along dimensions without.
+    """
+
+    arrays: tuple[IntArray, ...] = ()
+
+
 class _Resolver:
     """One pass over the graph with the labels that are left."""
 
@@ -234,10 +244,12 @@ class _Resolver:
                 np.arange(array.size).reshape(array.shape), alive, self.flow.walk.order(array)
             )
             if slim is None:
-                raise self._error(node, "would not stay rectangular: rows lose different numbers of units")
+                what = "would not stay rectangular: rows lose different numbers of units"
+                raise self._error(node, what, arrays=units)
             for d in varying(array):
                 if shape[d] not in (value.shape[d], slim.shape[d]):
-                    raise self._error(node, f"would have two different sizes along dimension {d}")
+                    what = f"would have two different sizes along dimension {d}"
+                    raise self._error(node, what, arrays=units)
                 shape[d] = slim.shape[d]
             left.append(units[k].ravel()[slim])
         # A recorded run may have met an empty tensor: no box on some level of a pyramid.
@@ -246,8 +258,14 @@ class _Resolver:
             raise self._error(node, "would be emptied", [(np.concatenate(empty), 1)])
         return Value(tuple(shape), tuple(left), value.origin, None)
 
-    def _error(self, node: fx.Node, what: str, needs: Sequence[tuple[IntArray, int]] = ()) -> PlanError:
-        error = (EmptiedError if needs else PlanError)(
+    def _error(
+        self,
+        node: fx.Node,
+        what: str,
+        needs: Sequence[tuple[IntArray, int]] = (),
+        arrays: Sequence[IntArray] = (),
+    ) -> PlanError:
+        error = (EmptiedError if needs else CrossedError if arrays else PlanError)(
             f"the result of '{node.name}' {what}",
             node=node.name,
             op=str(node.target),
@@ -256,6 +274,8 @@ class _Resolver:
         )
         if isinstance(error, EmptiedError):
             error.needs = tuple(needs)
+        if isinstance(error, CrossedError):
+            error.arrays = tuple(arrays)
         return error
 
     def _in_units(self, value: Value) -> Value:
@@ -315,18 +335,20 @@ class _Resolver:
             return self._effective(call, rule.resize(dense, slim))
         except UnevenError as error:
             if rule.move is None:
-                raise self._error(node, f"cannot be had by the same operator: {error}") from error
+                what = f"cannot be had by the same operator: {error}"
+                raise self._error(node, what, arrays=_unit_arrays(dense)) from error
             return None
 
     def _gather(self, node: fx.Node, call: Call, movement: Movement) -> Gather:
         if call.shared:
-            raise self._error(node, "is changed in place, and a selection of other channels would be a copy")
+            what = "is changed in place, and a selection of other channels would be a copy"
+            raise self._error(node, what, arrays=_unit_arrays(movement.dense))
         read = node.all_input_nodes[0].meta.get("val")
         sizes = read.shape if isinstance(read, torch.Tensor) else ()
         fixed = max((d + 1 for d, n in enumerate(sizes) if type(n) is not int), default=0)
         gather = movement.gather(fixed)
         if isinstance(gather, str):
-            raise self._error(node, gather)
+            raise self._error(node, gather, arrays=_unit_arrays(movement.dense))
         return gather
 
     def _effective(self, call: Call, rewrite: Rewrite) -> Rewrite:
@@ -361,6 +383,13 @@ def _scaled(old: object, new: object, symbolic: bool) -> object:
     if old == new:
         return None
     return Scaled(int(new), int(old)) if symbolic else new  # type: ignore[call-overload]
+
+
+def _unit_arrays(dense: Call) -> list[IntArray]:
+    """Units along the operand of a movement and along its results."""
+    made = dense.args["result"]
+    values = [dense.tensors()[0], *(made if isinstance(made, list) else [made])]
+    return [array for value in values if isinstance(value, Value) for array in value.arrays if varying(array)]
 
 
 def _rewritten(slim: Call, rewrite: Rewrite) -> Call:

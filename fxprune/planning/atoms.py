@@ -7,6 +7,7 @@ from which the lowest scores go first.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -46,7 +47,14 @@ class Atoms:
         return int(self.stream.max(initial=-1)) + 1
 
 
-def make_atoms(coupling: Coupling, score: FloatArray, frozen: BoolArray, *, mode: Mode = "auto") -> Atoms:
+def make_atoms(
+    coupling: Coupling,
+    score: FloatArray,
+    frozen: BoolArray,
+    *,
+    mode: Mode = "auto",
+    ties: Sequence[tuple[IntArray, IntArray]] = (),
+) -> Atoms:
     """Partition what may go into atoms.
 
     Args:
@@ -54,11 +62,12 @@ def make_atoms(coupling: Coupling, score: FloatArray, frozen: BoolArray, *, mode
         score: float64[n_units], NaN where a unit has none; those of virtual units are not looked at.
         frozen: bool[n_units], units that must stay.
         mode: Whether whole rows of a layout go, or as many cells of every row.
+        ties: Pairs of units that must go together beside what the coupling says.
 
     Returns:
         Atoms; bundles without any score are left out.
     """
-    item = _ties(coupling.blocks, coupling.n_units)
+    item = _ties(coupling.blocks, coupling.n_units, ties)
     n_items = int(item.max(initial=-1)) + 1
     real = np.zeros(coupling.n_units, bool)
     for group in coupling.groups:
@@ -82,11 +91,13 @@ def _any(flag: BoolArray, bundle: IntArray) -> BoolArray:
     return np.asarray(np.bincount(bundle[flag], minlength=int(bundle.max(initial=-1)) + 1) > 0)[bundle]
 
 
-def _ties(blocks: tuple[Block, ...], n_units: int) -> IntArray:
+def _ties(blocks: tuple[Block, ...], n_units: int, ties: Sequence[tuple[IntArray, IntArray]]) -> IntArray:
     """Items: units merged where a row has a single cell (a depthwise convolution), level by level."""
+    left = [one for one, _ in ties]
+    right = [other for _, other in ties]
     item = np.arange(n_units, dtype=np.int64)
-    left: list[IntArray] = []
-    right: list[IntArray] = []
+    if ties:
+        item = components(n_units, np.concatenate(left), np.concatenate(right))
     while True:
         n_edges = len(left)
         for block in blocks:

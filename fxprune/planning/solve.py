@@ -33,6 +33,7 @@ class Options:
         keep_at_least: Units that every group keeps.
         widths: Axes that should end on a step.
         ratios: float64[n_groups], share that a group keeps, NaN where the budget decides; None: nowhere.
+        ties: Pairs of units that go together though the coupling does not ask for it.
     """
 
     scope: Scope = "global"
@@ -40,6 +41,7 @@ class Options:
     keep_at_least: int = 1
     widths: Sequence[Width] = ()
     ratios: FloatArray | None = None
+    ties: Sequence[tuple[IntArray, IntArray]] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,7 +80,8 @@ def solve(
         options: How.
     """
     ratios = np.full(len(coupling.groups), np.nan) if options.ratios is None else options.ratios
-    atoms = make_atoms(coupling, np.where(frozen, np.nan, score), frozen, mode=options.blocks)
+    free = np.where(frozen, np.nan, score)
+    atoms = make_atoms(coupling, free, frozen, mode=options.blocks, ties=options.ties)
     problem = Problem.of(coupling, atoms)
     streams = problem.streams(scope=options.scope, keep_at_least=options.keep_at_least, ratios=ratios)
     chains = make_chains(streams, problem.lanes(options.widths))
