@@ -41,8 +41,7 @@ class Way:
     step: int
 
     def __str__(self) -> str:
-        words = {"whole": "by whole rows", "inside": "inside rows", "auto": "by rows or inside them"}
-        return words[self.blocks] + (f" in steps of {self.step}" if self.step > 1 else "")
+        return f"blocks='{self.blocks}', align={self.step}"
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,7 +88,7 @@ def ways_to(coupling: Coupling, blocks: Mode, step: int, *, other_steps: bool) -
     Example:
         >>> from types import SimpleNamespace
         >>> [str(way) for way in ways_to(SimpleNamespace(blocks=()), "auto", 4, other_steps=True)]
-        ['by rows or inside them in steps of 4', 'by rows or inside them in steps of 2', 'by rows or inside them']
+        ["blocks='auto', align=4", "blocks='auto', align=2", "blocks='auto', align=1"]
     """
     modes: list[Mode] = [blocks]
     if coupling.blocks:
@@ -216,7 +215,7 @@ class Attempts:
             return made
         reached = 100 * first.value / max(first.dense, 1)
         why = f"keeps {reached:.1f} % at least" if not self._meets(first) else "is refused by the graph"
-        return replace(made, notes=(f"widths shrink {made.way}: {asked} {why}", *made.notes))
+        return replace(made, notes=(f"planned with {made.way}: {asked} {why}", *made.notes))
 
 
 def _best(units: IntArray, count: int, score: FloatArray, frozen: BoolArray) -> IntArray:

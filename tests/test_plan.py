@@ -124,7 +124,7 @@ def test_same_plan_twice(residual: Trace) -> None:
 
 
 def test_unreachable_budget_says_why(residual: Trace) -> None:
-    made = plan(residual, Budget(macs=0.001), protect=["grow"])
+    made = plan(residual, Budget(macs=0.001), protect=["grow"], align=16)
     (note,) = made.notes
     assert "where 0.1 % was asked: everything that may go is at its minimum" in note
     assert "'grow' (protected," in note

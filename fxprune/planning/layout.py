@@ -103,7 +103,12 @@ def serve_whole(cluster: Cluster) -> Served | None:
     merger = _Merger(len(cluster.frozen))
     open_blocks = set(range(len(cluster.blocks)))
     taken = np.zeros(0, np.int64)  # rows that go whole
-    for index in sorted(open_blocks, key=lambda b: -len(np.unique(cluster.blocks[b].rows))):
+
+    def fineness(index: int) -> tuple[int, int]:
+        """The finest rows first; of equally many those with more cells, which take the others along."""
+        return -len(np.unique(cluster.blocks[index].rows)), -cluster.blocks[index].cells.shape[1]
+
+    for index in sorted(open_blocks, key=fineness):
         block = cluster.blocks[index]
         if index not in open_blocks or len(np.unique(block.rows)) < 2 or merger.merged[block.cells].any():
             continue
@@ -119,7 +124,14 @@ def serve_whole(cluster: Cluster) -> Served | None:
             return None
     if not taken.size:
         return None
-    # Rows of a layout that stays open, and columns, live as long as the layout does.
+    # Where the rows of a layout stay, its columns may still go: with the rows of another that take all their cells.
+    for index in open_blocks:
+        block = cluster.blocks[index]
+        if block.columns is not None and not merger.merged[block.rows].any():
+            merger.tie(block.columns, block.cells)
+    if len(np.unique(merger.bundle[taken])) < 2:
+        return None
+    # Rows of a layout that stays open, and columns of one that does not, live as long as the layout does.
     removable = np.ones(len(cluster.frozen), bool)
     for block in cluster.blocks:
         stays = [block.rows] if block.columns is None else [block.rows, block.columns]

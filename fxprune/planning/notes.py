@@ -28,7 +28,9 @@ def gap_notes(
     stated = f"keeps {100 * reached:.1f} % of the {words} where {100 * budget.fraction:.1f} % was asked"
     if reached > budget.fraction + EXCESS:
         steps = f", in steps of {step}" if step > 1 else ""
-        return (f"{stated}: everything that may go is at its minimum{steps}{_shares(found, frozen, budget)}",)
+        return (
+            f"{stated}: everything that may go is at its minimum{steps}{_shares(found, frozen, budget, solution)}",
+        )
     if budget.fraction - reached <= MISS:
         return ()
     if not solution.by_choice:
@@ -38,12 +40,13 @@ def gap_notes(
     return (f"{stated}: what may go comes in larger pieces",)
 
 
-def _shares(found: Coupling, frozen: Frozen, budget: Budget, most: int = 4) -> str:
-    """The groups that must stay and what share of the cost would go with each."""
+def _shares(found: Coupling, frozen: Frozen, budget: Budget, solution: Solution, most: int = 4) -> str:
+    """The groups that must stay, or mostly so, and what share of the cost would go with each."""
     quantity = budget.quantity if budget.quantity != "channels" else "params"
     dense = getattr(found.cost.dense, quantity)
     shares = []
     for group, why in zip(found.groups, frozen.why, strict=True):
+        why = why or ("held by a layout" if solution.held[group.units].any() else "")
         if why:
             keep = np.ones(found.n_units, bool)
             keep[group.units] = False

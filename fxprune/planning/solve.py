@@ -55,6 +55,7 @@ class Solution:
         n_atoms: Sets of units that may go; 0 if nothing may.
         exhausted: Everything that may go is gone.
         by_choice: Something went because of the budget rather than of a ratio.
+        held: bool[n_units], units that may go but that no layout lets go.
         notes: Constraints that could not be served.
     """
 
@@ -64,6 +65,7 @@ class Solution:
     n_atoms: int
     exhausted: bool
     by_choice: bool
+    held: BoolArray
     notes: tuple[str, ...]
 
 
@@ -95,7 +97,8 @@ def solve(
         assert value == real, "the search and the cost model disagree"
     exhausted = bool((state == chains.length).all())
     by_choice = bool(state.sum() > (chains.score == -np.inf).sum())
-    return Solution(keep, value, dense, len(atoms.score), exhausted, by_choice, atoms.notes)
+    held = (atoms.of_unit < 0) & ~frozen
+    return Solution(keep, value, dense, len(atoms.score), exhausted, by_choice, held, atoms.notes)
 
 
 def _nearest(meter: Meter, fraction: float, dense: int) -> IntArray:
