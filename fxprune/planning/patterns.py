@@ -32,7 +32,12 @@ def matching(groups: Sequence[Group], pattern: str, option: str) -> list[int]:
         fxprune.errors.PlanError: protect='layer1*' fits no group and no tensor
           what to do: use a group name or a tensor name (wildcards * ? [] allowed); `fxprune inspect` lists them
     """
+    named = [number for number, group in enumerate(groups) if group.name == pattern]
     found = [number for number, group in enumerate(groups) if _fits(group, pattern)]
+    if (
+        named and option != "protect"
+    ):  # a parameter's name may be a group's, too; protecting more does no harm
+        found = named
     if not found:
         names = dict.fromkeys(name for group in groups for name in _names(group))
         near = get_close_matches(pattern, list(names), n=NEAR_MISSES, cutoff=0.5)
