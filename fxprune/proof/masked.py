@@ -52,7 +52,9 @@ class Masked(Conditions):
         given = [t for t in pytree.tree_leaves(values) if isinstance(t, Tensor)]
         if not given:
             return self._noted(self.run(func, values), torch.full((), FREE, dtype=torch.uint8))
-        if func.is_view or not any(map(self.states.known, given)):
+        if func.is_view:
+            return self._viewed(func, values)
+        if not any(map(self.states.known, given)):
             return self.run(func, values)
         lost = next(filter(None, map(self.states.lost, given)), "")
         if lost:
@@ -65,6 +67,22 @@ class Masked(Conditions):
         for tensor in pytree.tree_leaves(result):
             if isinstance(tensor, Tensor):
                 self.states.warn(tensor, "", doubt)
+        return result
+
+    def _viewed(self, func: torch._ops.OpOverload, values: Values) -> object:
+        """A view shares its memory and so its states; where reshape and its like must copy, the states are copied too."""
+        result = self.run(func, values)
+        name = func._schema.arguments[0].name
+        given = values[name]
+        if not isinstance(given, Tensor) or not isinstance(result, Tensor) or not self.states.known(given):
+            return result
+        if result.untyped_storage()._cdata != given.untyped_storage()._cdata:
+            state = self.states.of(given)
+            if state is not None:
+                moved = self.run(func, {**values, name: state})
+                assert isinstance(moved, Tensor)
+                self.states.set(result, moved.to(torch.uint8))
+            self.states.warn(result, self.states.lost(given), self.states.doubt(given))
         return result
 
     def _lawful(self, func: torch._ops.OpOverload, values: Values) -> tuple[object, str]:

@@ -279,3 +279,27 @@ def test_outputs_keep_their_width() -> None:
     found = compare(net, plan_of(kept), small, (torch.randn(2, 7, dtype=torch.float64),))
     assert found.error == float("inf")
     assert "output of shape (2, 2) instead of (2, 3)" in found.fault
+
+
+@pytest.mark.parametrize("samples", [1, 2])
+def test_a_view_that_must_copy_keeps_what_is_gone(samples: int) -> None:
+    """Attention over tokens of which one is gone: with several samples its reshapes of transposed heads copy."""
+    torch.manual_seed(0)
+
+    class Tokens(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.table, self.z = nn.Parameter(torch.randn(1, 3, 12)), nn.Linear(12, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            heads = (self.table * x[:, None, None]).unflatten(2, (3, 4)).transpose(1, 2)
+            seen = nn.functional.scaled_dot_product_attention(heads, heads, heads)
+            return self.z(seen.transpose(1, 2).flatten(2)).sum(1)
+
+    dense = Tokens().double()
+    slim = deepcopy(dense)
+    slim.table = nn.Parameter(dense.table[:, [0, 2]].detach())
+    plan = plan_of({("table", 1): (0, 2)})
+    found = compare(dense, plan, slim, (torch.randn(samples).double(),))
+    assert (found.judged, found.unjudged) == (1.0, ())
+    assert found.error <= EXACT < 1e-3 < found.effect
