@@ -54,8 +54,10 @@ def slim(trace: Trace, plan: Plan, *, kind: Kind = "auto") -> nn.Module:
     Returns:
         The slim model.  ``.fxprune_kind`` is ``"module"`` or ``"graph"``; for a graph,
         ``.fxprune_sources`` names the source lines whose hard-coded sizes, or whose joins that lost
-        a structure, forced it.  A graph holds what ran in evaluation: batch norm and dropout follow
-        ``train()``, stochastic depth and the dropout inside a fused attention do not come back.
+        a structure, forced it.  A graph is traced anew, from the user's code without numbers, when it
+        is first called at another size, in another type, on another device, or in training where the
+        code does more there than batch norm and plain dropout: that call takes as long as a trace.
+        Other graphs than the first are not in its ``.graph``.
 
     Raises:
         PlanError: The plan was made for another model, or contradicts itself.
