@@ -177,7 +177,7 @@ def test_the_page(record: Record) -> None:
     assert "| from scratch | 52.5 % | 91.73 | – | 10.00 | 90.00 | +1.73 | – |" in first
     assert first.index("| DWGL | 52.5") < first.index("| from scratch | 52.5")  # the best first
     assert (
-        "| DWGL | 40.6 M -> 19.3 M | 270 k -> 120 k | 3.00 -> 2.00 | 1.53 | 16 + 24 | 0.01 + 0.02 | 0 | 21.0 | 1.2 % |"
+        "| DWGL | 40.6 M -\\> 19.3 M | 270 k -\\> 120 k | 3.00 -\\> 2.00 | 1.53 | 16 + 24 | 0.01 + 0.02 | 0 | 21.0 | 1.2 % |"
         in first
     )
     assert "- from scratch was continued 2 times." in first
@@ -199,8 +199,8 @@ def test_latencies_side_by_side(record: Record) -> None:
     where = {"machine": {"cpu": "B CPU", "capability": "AVX2", "onnxruntime": "9"}, "rounds": 7, "threads": 1}
     rows = [timed("dense", 5.0, 1.0), timed("resnet20_dwgl", 4.0, 1.25), timed("resnet20_gal", 1.0, 5.0)]
     page = results.render([record, other], {"resnet20": {**where, "rows": rows}})
-    assert "| 5.00 -> 4.00 | 1.25 (1.24..1.26) | 16 + 24 |" in page
-    assert "| 3.00 -> 2.00 | 1.53 | 16 + 24 |" in page
+    assert "| 5.00 -\\> 4.00 | 1.25 (1.24..1.26) | 16 + 24 |" in page
+    assert "| 3.00 -\\> 2.00 | 1.53 | 16 + 24 |" in page
     assert "one interleaved run of 7 rounds (`tools/reproduce/latency.py`), B CPU, AVX2, 1 thread" in page
     assert "- Latency of GAL: measured as the run ended." in page
 
