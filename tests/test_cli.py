@@ -175,7 +175,7 @@ def test_inspect_strict_names_the_op(nets: str) -> None:
     assert "no rule for" in done(*words).stdout
     said = refused(*words, "--strict")
     assert "unsupported op" in said
-    assert f"nets.py:{line_of("torch.linalg.pinv")}" in said
+    assert f"nets.py:{line_of('torch.linalg.pinv')}" in said
 
 
 def test_a_factory_may_bring_its_inputs(nets: str) -> None:
