@@ -25,6 +25,7 @@ import fxprune
 from fxprune import Budget
 from fxprune.bench import benchmark
 from fxprune.cost import measure
+from fxprune.errors import TraceError
 from fxprune.process import alone, quiet, uninterrupted
 from fxprune.score import score
 
@@ -382,6 +383,19 @@ def test_the_model_is_never_changed(kind: type[Net]) -> None:
             stage(net, x)
         after = holds(net, x)
         assert {k for k in before if before[k] != after[k]} == set(), name
+
+
+@pytest.mark.parametrize("name", STAGES)
+def test_a_model_that_draws_is_never_changed(name: str) -> None:
+    """Numbers drawn by Python are refused where a graph would hold one of them, and all generators are as before."""
+    net, x = Drawing().train(), torch.randn(IMAGE)
+    net.bn.eval()
+    before = holds(net, x)
+    traces = name in ("trace", "taylor", "activation")
+    refusal = pytest.raises(TraceError, match="random numbers of Python and numpy")
+    with as_before(), refusal if traces else contextlib.nullcontext():
+        STAGES[name](net, x)
+    assert holds(net, x) == before
 
 
 def test_the_mode_of_a_model_that_a_function_captures() -> None:
