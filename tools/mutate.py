@@ -64,8 +64,9 @@ def _rows_of(folder: Path, oracle: str) -> Path:
     return folder / ("mutation.jsonl" if oracle == "both" else f"mutation_{oracle}.jsonl")
 
 
-def _section(oracle: str, rows: Sequence[Mapping[str, object]]) -> list[str]:
+def _section(oracle: str, rows: Sequence[Mapping[str, object]], digest: str) -> list[str]:
     """The table by family, and every fault that the library did not notice."""
+    earlier = sum(r["digest"] != digest for r in rows)
     counts = Counter((str(r["family"]), str(r["by"])) for r in rows)
     totals = Counter(str(r["by"]) for r in rows)
     caught = totals["verify"] + totals["engine"]
@@ -76,6 +77,11 @@ def _section(oracle: str, rows: Sequence[Mapping[str, object]]) -> list[str]:
     lines = [
         f"## {TITLES[oracle]}",
         "",
+        *(
+            [f"{earlier} of {len(rows)} verdicts are of earlier states of the engine and its proof.", ""]
+            if earlier
+            else []
+        ),
         f"{len(rows)} seeded faults. The library itself caught {caught} ({caught / max(len(rows), 1):.1%}), "
         f"its laws and expected results {totals['laws']} more: {noticed / max(len(rows), 1):.1%}. "
         f"{totals['nothing']} survived.",
@@ -98,7 +104,7 @@ def _section(oracle: str, rows: Sequence[Mapping[str, object]]) -> list[str]:
     return [*lines, ""]
 
 
-def _page(folder: Path, names: Sequence[str]) -> str:
+def _page(folder: Path, names: Sequence[str], digest: str) -> str:
     """A section for every choice of oracles of which there are rows."""
     lines = ["# Mutation test", "", f"`python tools/mutate.py` wrote this: {machine_note()}.", ""]
     for oracle in PROVED:
@@ -106,7 +112,7 @@ def _page(folder: Path, names: Sequence[str]) -> str:
         rows = [json.loads(line) for line in path.read_text("utf-8").splitlines()] if path.exists() else []
         by_name = {str(row["name"]): row for row in rows}
         found = [by_name[n] for n in names if n in by_name]
-        lines += _section(oracle, found) if found else []
+        lines += _section(oracle, found, digest) if found else []
     return "\n".join(lines).rstrip() + "\n"
 
 
@@ -162,7 +168,7 @@ def main() -> int:
             )
     kept = [rows[m.name] for m in faults if m.name in rows]
     page = given.out / "MUTATION.md"
-    page.write_text(_page(given.out, [m.name for m in faults]), "utf-8")
+    page.write_text(_page(given.out, [m.name for m in faults], digest), "utf-8")
     unnoticed = sum(r["by"] == "nothing" for r in kept)
     print(f"{len(kept) - unnoticed} of {len(kept)} faults noticed; {page}")
     return int(unnoticed > 0.05 * len(kept))
