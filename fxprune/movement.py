@@ -107,6 +107,8 @@ class Movement:
             array: Their labels there.
             result: The dense result.
         """
+        if not varying(array):  # a single position was picked, and stays
+            return places
         mine = self.flow.units(array)
         if not any(np.array_equal(a, mine) for a in result.arrays):
             return None

@@ -223,3 +223,42 @@ class TurnedProduct(nn.Module):
 def test_layouts_of_one_row(build: type[nn.Module]) -> None:
     torch.manual_seed(0)
     assert proved(build(), torch.randn(2, 5))
+
+
+SINGLE: dict[str, Forward] = {
+    "index_select": lambda x: x.index_select(1, torch.tensor([6])),
+    "index": lambda x: x[:, [6]],
+    "slice": lambda x: x[:, 6:7],
+    "slice with a step": lambda x: x[:, 6::6],
+    "narrow": lambda x: x.narrow(1, 6, 1),
+    "select": lambda x: x.select(1, 6)[:, None],
+    "split": lambda x: x.split([6, 1, 5], 1)[1],
+    "turned and picked": lambda x: x.flip(1).index_select(1, torch.tensor([5])),
+    "cell of a row": lambda x: x.unflatten(1, (3, 4))[:, 1, 2:3],
+}
+
+
+class Picked(nn.Module):
+    """One of twelve channels is read by number, all of them by a layer."""
+
+    def __init__(self, pick: Forward) -> None:
+        super().__init__()
+        self.make, self.read, self.pick = nn.Linear(5, 12), nn.Linear(12, 3), pick
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.make(x)
+        return self.read(x.tanh()) * self.pick(x)
+
+
+@pytest.mark.parametrize("name", SINGLE)
+def test_a_single_position_stays_the_one_that_was_picked(name: str) -> None:
+    torch.manual_seed(0)
+    x = torch.randn(2, 5, dtype=torch.float64)
+    model = Picked(SINGLE[name]).double()
+    trace = fxprune.trace(model, x)
+    gone = [0, 5, 11]  # one of every row of four
+    plan = plan_removal(trace, {("make.weight", 0): gone})
+    assert sorted(set(range(12)) - set(plan.kept["make.weight", 0])) == gone
+    for kind in ("auto", "graph"):
+        slim = fxprune.slim(trace, plan, kind=kind)
+        assert fxprune.verify(trace, plan, slim).error < EXACT
