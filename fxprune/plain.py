@@ -5,11 +5,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Collection
 from typing import Any, NoReturn
 
-__all__ = ["are_texts", "are_whole", "fields", "is_text", "is_whole", "parse", "row"]
+__all__ = ["are_texts", "are_whole", "digest", "fields", "is_text", "is_whole", "parse", "row"]
 
 _LARGEST = 2**63 - 1  # what an int64 holds
 _LETTERS = 1 << 20  # of one text
@@ -41,6 +42,16 @@ def parse(source: object, *, most: int) -> object:
         return json.loads(source, object_pairs_hook=_unique, parse_constant=_refuse)
     except RecursionError as error:
         raise ValueError("it is nested too deep") from error
+
+
+def digest(data: object) -> str:
+    """SHA-256 of plain data, whatever the order of keys and the spacing in a file.
+
+    Example:
+        >>> digest({"a": 1, "b": [2]}) == digest({"b": [2], "a": 1})
+        True
+    """
+    return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()
 
 
 def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fxprune.errors import PlanError
-from fxprune.plain import are_texts, are_whole, fields, is_text, is_whole, parse, row
+from fxprune.plain import are_texts, are_whole, digest, fields, is_text, is_whole, parse, row
 
 if TYPE_CHECKING:  # the vocabulary imports no machinery when it runs
     from fxprune.cost import CostModel
@@ -326,7 +326,7 @@ class Plan:
         _demand(type(self.version) is int and self.version == PLAN_VERSION, "its version is another")
 
     def to_json(self) -> str:
-        """The plan as JSON text.
+        """The plan as JSON text, with a digest of its values.
 
         Example:
             >>> plan = Plan({("a.weight", 0): (0, 2)}, Cost(2, 2), Cost(3, 3), "f")
@@ -347,15 +347,17 @@ class Plan:
             "notes": list(self.notes),
             "kept": kept,
         }
-        return json.dumps(data)
+        return json.dumps({**data, "digest": digest(data)})
 
     @staticmethod
     def from_json(text: str) -> Plan:
         """Read a plan back.
 
+        Plans without a digest are read too: they were written by hand, or edited on purpose.
+
         Raises:
-            PlanError: The text is no plan, one of another version, or has fields that are unknown, missing, twice
-                or of another type.
+            PlanError: The text is no plan, one of another version, has fields that are unknown, missing, twice or of
+                another type, or values that do not fit its digest.
         """
         try:
             data = fields(parse(text, most=LONGEST), "plan")
@@ -368,7 +370,13 @@ class Plan:
                     f"plan version {str(data['version'])[:20]}, this fxprune reads version {PLAN_VERSION}",
                     advice="make the plan again with this version",
                 )
-            return _plan_of(data)
+            plan = _plan_of(data)
+            if "digest" in data and data.pop("digest") != digest(data):
+                raise PlanError(
+                    "this plan was changed since it was written: its digest does not fit",
+                    advice="make it again; if it was edited on purpose, remove the field 'digest'",
+                )
+            return plan
         except PlanError:
             raise
         except ValueError as error:
@@ -408,7 +416,9 @@ def _plan_of(data: dict[str, Any]) -> Plan:
         ValueError: A field too few or too many, or no list where there should be one.
     """
     needed = ("format", "version", "fingerprint", "predicted", "dense", "removed", "notes", "kept")
-    fields(data, "plan", needed, optional=("crops",))  # plans were made without before there were crops
+    fields(
+        data, "plan", needed, optional=("crops", "digest")
+    )  # plans were made without before there were crops
     sizes = ("kernel", "before", "after")
     crops = [fields(c, "crops", ("tensor", *sizes)) for c in row(data.get("crops", []), "crops")]
     return Plan(

@@ -38,9 +38,15 @@ def made() -> Plan:
     return with_crops(traced(), plan, [Crop("0.weight", (3, 3), (1, 0), (0, 0))])
 
 
+def without_digest() -> str:
+    data = json.loads(made().to_json())
+    del data["digest"]
+    return json.dumps(data)
+
+
 def changed(path: str, value: object) -> str:
-    """The plan's text with one value replaced; ``-`` in front of the last name drops it."""
-    data: Any = json.loads(made().to_json())
+    """The plan's text with one value replaced and no digest; ``-`` in front of the last name drops it."""
+    data: Any = json.loads(without_digest())
     *parents, last = path.split("/")
     inner = data
     for name in parents:
@@ -130,6 +136,25 @@ def test_keys_that_stand_twice_are_refused_wherever_they_stand() -> None:
             Plan.from_json(text.replace(f'"{name}":', f'"{name}": 1, "{name}":', 1))
 
 
+def test_a_plan_that_was_changed_is_refused_and_an_edited_one_says_so() -> None:
+    data = json.loads(made().to_json())
+    assert Plan.from_json(json.dumps(data, indent=2, sort_keys=True)) == made()
+    data["kept"]["0.weight"]["0"][-1] -= 1
+    with pytest.raises(PlanError, match=r"digest does not fit[\s\S]*remove the field 'digest'"):
+        Plan.from_json(json.dumps(data))
+    del data["digest"]
+    assert Plan.from_json(json.dumps(data)) != made()
+
+
+def test_every_flipped_bit_of_a_plan_is_noticed() -> None:
+    raw = made().to_json().encode()
+    for bit in range(0, 8 * len(raw), 7):
+        flipped = bytearray(raw)
+        flipped[bit // 8] ^= 1 << bit % 8
+        with pytest.raises(PlanError):
+            Plan.from_json(flipped.decode("utf-8", "replace"))
+
+
 @pytest.mark.parametrize(
     "make",
     [
@@ -195,9 +220,9 @@ ODD = (
 
 
 def mutations(seed: int, count: int) -> Iterator[str]:
-    """Valid text with values exchanged, dropped, doubled, or with letters changed."""
+    """Valid text without a digest, with values exchanged, dropped, doubled, or with letters changed."""
     chance = random.Random(seed)
-    text = made().to_json()
+    text = without_digest()
     for number in range(count):
         if number % 3:
             data = json.loads(text)

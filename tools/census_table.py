@@ -39,8 +39,9 @@ ABOUT = """# Census of models
 Written by `python tools/census.py`; every model has random live weights and goes through trace, couple, a
 uniform plan that keeps half the channels (`Budget(channels=0.5)`, `scope="local"`, `align=1`), slim and verify.
 
-* *error*: the largest relative difference between the slim model and the dense one with the same units zeroed
-  where they are read, in float64.
+* *error*: the largest difference that both oracles of `verify` find in float64, relative to what the removal does to
+  that output channel.  The first runs the graph with the dead units zeroed where they are read, the second the user's
+  module under masks.
 * *error, exact groups*: a second plan removes a quarter of the units of every exact group at random; here plain
   zeroing in the dense model must equal slicing, without statistics taken over what is left.
 * *pins*: units of parameter axes that cannot go, by kind. `unknown` is an operator without a rule.
@@ -116,11 +117,26 @@ def _overall(rows: Sequence[Row]) -> list[str]:
     said.append(
         f"* Rows by digest of the engine's source: {made}. `--stale` measures those of other engines again."
     )
+    said.extend(_judged(rows))
     unknown = {str(r["model"]) for r in rows if any(p["kind"] == "unknown" for p in _pins(r))}
     said.append(
         f"* Operators without a rule were met in {len(unknown)} models{': ' if unknown else ''}{', '.join(sorted(unknown))}."
     )
     return said
+
+
+def _judged(rows: Sequence[Row]) -> list[str]:
+    """Which share of the outputs each oracle judged."""
+    shares = {str(r["model"]): r["uniform"]["judged"] for r in rows if "judged" in (r.get("uniform") or {})}  # type: ignore[operator,index]
+    said = []
+    for oracle in ("graph", "masks"):
+        part = sorted((judged[oracle], name) for name, judged in shares.items() if judged[oracle] < 1)
+        named = ", ".join(f"{name} {share:.0%}" for share, name in part[:12])
+        said.append(
+            f"* The {oracle} oracle judged every output of {len(shares) - len(part)} of {len(shares)} models"
+            + (f"; of the others: {named}." if part else ".")
+        )
+    return said if shares else []
 
 
 def _worst(rows: Sequence[Row], which: str) -> str:

@@ -95,6 +95,12 @@ def _net() -> nn.Module:
     return nn.Sequential(nn.Conv2d(1, 3, 2), nn.BatchNorm2d(3), nn.Linear(2, 2)).eval()
 
 
+def _without_digest(plan: bytes) -> bytes:
+    data = json.loads(plan)
+    del data["digest"]
+    return json.dumps(data).encode()
+
+
 def _plan() -> Plan:
     cost = Cost(params=100, macs=1000)
     return Plan(kept={("0.weight", 0): (0, 2)}, predicted=cost, dense=cost, fingerprint="0" * 16)
@@ -216,7 +222,7 @@ def _slim(path: Path) -> None:
 
 
 def _saved(path: Path) -> None:
-    checkpoint._read(path.rename(path.with_name("1-000000002.safetensors")))
+    checkpoint.read_checkpoint(path.rename(path.with_name("1-000000002.safetensors")))
 
 
 def _onnx_file(path: Path) -> None:
@@ -277,7 +283,8 @@ def readers() -> tuple[Reader, ...]:
     Image.fromarray(np.arange(64, dtype=np.uint8).reshape(8, 8)).save(picture, "png")
     plan = _plan().to_json().encode()
     return (
-        Reader("plan (JSON)", plan, read_plan, ".json", 7),
+        Reader("plan (JSON, digest)", plan, read_plan, ".json", 3),
+        Reader("plan (JSON, no digest)", _without_digest(plan), read_plan, ".json", 4),
         Reader(
             "slim model (safetensors, digest)",
             _file(lambda p: write_tensors(p, state, facts)),

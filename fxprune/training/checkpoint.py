@@ -29,7 +29,15 @@ from fxprune.training.record import Ledger, reason
 from fxprune.training.team import Team, assembled, laid_like, shard_dims
 from fxprune.types import Plan
 
-__all__ = ["Checkpoint", "Folder", "Running", "load_model_state", "model_state", "set_random_state"]
+__all__ = [
+    "Checkpoint",
+    "Folder",
+    "Running",
+    "load_model_state",
+    "model_state",
+    "read_checkpoint",
+    "set_random_state",
+]
 
 FORMAT = "fxprune-checkpoint"
 VERSION = 2
@@ -335,7 +343,7 @@ class Folder:
         troubles: list[str] = []
         for path in self.files():
             try:
-                return _read(path), tuple(troubles)
+                return read_checkpoint(path), tuple(troubles)
             except FxpruneError as error:
                 troubles.append(error.what)
         return None, tuple(troubles)
@@ -355,7 +363,12 @@ def _finite(tensor: Tensor) -> bool:
     return not tensor.is_floating_point() or bool(torch.isfinite(tensor).all())
 
 
-def _read(path: Path) -> Checkpoint:
+def read_checkpoint(path: Path) -> Checkpoint:
+    """A checkpoint from its file.
+
+    Raises:
+        FxpruneError: It is damaged, or was not written by this version.
+    """
     match = _NAME.fullmatch(path.name)
     assert match is not None
     try:

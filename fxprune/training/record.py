@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import time
 import warnings
@@ -15,6 +14,7 @@ from typing import Annotated, Literal
 import annotated_types
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 
+from fxprune import plain
 from fxprune.errors import FxpruneError, IntegrityWarning
 from fxprune.reading import MIB, read_text, shown
 from fxprune.regularizers import Regularizer
@@ -76,7 +76,7 @@ class Record:
     def to_json(self) -> str:
         """The record as JSON text, with a digest of its values."""
         data = {"format": FORMAT, "version": VERSION, **asdict(self)}
-        return json.dumps({**data, "digest": _digest(data)}, indent=1)
+        return json.dumps({**data, "digest": plain.digest(data)}, indent=1)
 
 
 Share = Annotated[float, annotated_types.Ge(0), annotated_types.Le(1)]
@@ -149,7 +149,9 @@ def read_record(path: str | Path) -> Record:
     digest = data.pop("digest", None)
     if digest is None:
         warnings.warn(f"{shown(path)} was written without a digest", IntegrityWarning, stacklevel=2)
-    elif digest != _digest(data) or text.rstrip("\n") != json.dumps({**data, "digest": digest}, indent=1):
+    elif digest != plain.digest(data) or text.rstrip("\n") != json.dumps(
+        {**data, "digest": digest}, indent=1
+    ):
         raise FxpruneError(
             f"{shown(path)} is no record of a run any more: it was changed since it was written",
             advice="make the run again, or get the file from where it was made",
@@ -157,11 +159,6 @@ def read_record(path: str | Path) -> Record:
     costs = {name: Cost(**data[name]) for name in ("dense", "slim")}
     values = {key: value for key, value in data.items() if key not in ("format", "version")}
     return Record(**{**values, **costs, "notes": found.notes})
-
-
-def _digest(data: Mapping[str, object]) -> str:
-    """SHA-256 of values as JSON, whatever their order and spacing in the file."""
-    return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()
 
 
 def reason(error: Exception) -> str:
