@@ -10,7 +10,6 @@ import numpy as np
 from fxprune import labels
 from fxprune.errors import TraceError, UnsupportedOp
 from fxprune.labels import varying
-from fxprune.ops import qualified_name
 from fxprune.ops.base import Value
 from fxprune.sources import source_of
 from fxprune.steering import pin_steering
@@ -67,9 +66,9 @@ def couple(trace: Trace, *, strict: bool = False) -> tuple[Group, ...]:
     found = coupling(trace)
     unsupported = flow(trace).walk.unsupported
     if strict and unsupported:
-        node = unsupported[0]
+        node, why = unsupported[0]
         raise UnsupportedOp(
-            f"no rule for {qualified_name(node.target)}",
+            why,
             node=node.name,
             op=str(node.target),
             source=source_of(node),

@@ -57,15 +57,15 @@ class Pin:
         node: Its node in the graph.
         source: The user's source line, as ``model.py:31``.
         kind: ``"input"``, ``"output"``, ``"contract"`` (the op fixes this width, a kernel
-            extent say), ``"data"`` (tied with an axis that carries no units) or
-            ``"unknown"`` (no rule for the op).
+            extent say), ``"data"`` (tied with an axis that carries no units), ``"size"`` (their number
+            or their places depend on data) or ``"unknown"`` (no rule for the op, or none to be believed).
     """
 
     reason: str
     op: str = ""
     node: str = ""
     source: str = ""
-    kind: Literal["input", "output", "contract", "data", "unknown"] = "contract"
+    kind: Literal["input", "output", "contract", "data", "size", "unknown"] = "contract"
 
     def __str__(self) -> str:
         where = f" [{self.op} '{self.node}'" + (f" at {self.source}]" if self.source else "]")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from itertools import permutations
 from math import prod
@@ -11,18 +11,20 @@ from math import prod
 import numpy as np
 import torch
 from torch import fx
-from torch.utils import _pytree as pytree
 
 from fxprune import labels
-from fxprune.cost import CostBuilder, counted_macs
+from fxprune.accounts import adrift, flaw
+from fxprune.binding import bind, fake_tensors, held_tensors, macs_without_rule, shapes_of
+from fxprune.cost import CostBuilder
 from fxprune.errors import TraceError
 from fxprune.labels import varying
 from fxprune.ops import qualified_name, rule_for, written_later
-from fxprune.ops.base import Call, Output, PinKind, Value
+from fxprune.ops.base import Call, OpRule, Output, PinKind, Value
+from fxprune.sizes import SYMBOLIC, concrete, concrete_shape, one_of_each, open_dims
 from fxprune.trace import Trace
 from fxprune.types import Axis, IntArray, Pin
 
-__all__ = ["Layout", "Walk", "concrete"]
+__all__ = ["Layout", "Walk"]
 
 Shape = tuple[int, ...]
 
@@ -71,7 +73,8 @@ class Walk:
     placed: dict[int, tuple[weakref.ref[IntArray], Placed]] = field(default_factory=dict)
     values: dict[fx.Node, object] = field(default_factory=dict)
     calls: dict[fx.Node, Call] = field(default_factory=dict)
-    unsupported: list[fx.Node] = field(default_factory=list)
+    origins: dict[str, PinKind] = field(default_factory=dict)
+    unsupported: list[tuple[fx.Node, str]] = field(default_factory=list)
     costs: CostBuilder = field(default_factory=CostBuilder)
     counting: bool = True
     node: fx.Node | None = None
@@ -151,7 +154,9 @@ class Walk:
         """Multiply-accumulates of the call."""
         if self.counting:
             below = None if divisor is None else self.costs.form(divisor)
-            self.costs.add_macs(int(constant), *(self.costs.form(a) for a in arrays), divisor=below)
+            assert self.node is not None
+            count = one_of_each(int(constant), fake_tensors(self.node))
+            self.costs.add_macs(count, *(self.costs.form(a) for a in arrays), divisor=below)
 
     # --- layouts -------------------------------------------------------------------------------
 
@@ -310,11 +315,9 @@ class Walk:
         """Labels that meet an axis without units cannot go: of a layout its rows, or its columns, along that axis."""
         met = [a for v in operands if v is not value for a in v.arrays]
         bad = [self.project(a, sorted(fixed & set(varying(a)))) for a in met if fixed & set(varying(a))]
-        if bad and value.origin.startswith("the model input"):
-            self.pin(bad, f"meets {value.origin}, whose width is part of the contract", "input")
-        elif bad:
+        if bad:
             what = value.origin or "data whose axis carries no units (positions, pixels, samples)"
-            self.pin(bad, f"meets {what}", "data")
+            self.pin(bad, f"meets {what}", self.origins.get(what, "data"))
 
     def _meet(self, result: list[IntArray], array: IntArray, count: int) -> list[IntArray]:
         """Tie an operand's array with those of the operands before it (the first ``count``)."""
@@ -356,11 +359,13 @@ class Walk:
     def _input(self, node: fx.Node) -> object:
         value = node.meta.get("val")
         if isinstance(value, torch.Tensor):
-            return Value(concrete_shape(value), (), f"the model input '{node.name}'")
+            origin = f"the model input '{node.name}', whose width is part of the contract"
+            self.origins[origin] = "input"
+            return Value(concrete_shape(value), (), origin)
         return concrete(value)
 
     def _pin_outputs(self, node: fx.Node) -> None:
-        for value in _tensors(fx.map_arg(node.args, lambda n: _Held(self.values.get(n)))):  # type: ignore[arg-type,return-value]
+        for value in held_tensors(node.args, self.values):
             if value.arrays:
                 self.pin(value.arrays, "the model's output, whose width is part of the contract", "output")
 
@@ -370,127 +375,84 @@ class Walk:
             index = node.args[1]
             return source[index] if isinstance(source, list) and isinstance(index, int) else None
         result = node.meta.get("val")
-        if not isinstance(node.target, torch._ops.OpOverload) or isinstance(
-            result, (int, float, bool, torch.SymInt, torch.SymFloat, torch.SymBool)
-        ):
-            if _is_scalar(result):
-                return concrete(result)
-            return self._unknown(node, [])
-        call = self._bind(node)
-        self.calls[node] = call
+        if isinstance(result, (int, float, bool, *SYMBOLIC)):
+            return concrete(result)
+        if not isinstance(node.target, torch._ops.OpOverload):
+            return None if result is None else self._unknown(node, [])
+        call = bind(node, self.values, self.shared)
         rule = rule_for(node.target)
+        if rule is not None and call.unsettled:
+            call = self._held_fast(call, adrift(call, rule))
+        self.calls[node] = call
         if rule is None:
-            self.macs(_macs_without_rule(node), [])
+            self.macs(macs_without_rule(node), [])
             return self._unknown(node, call.tensors())
-        result = rule.couple(self, call)
+        found = self._by_rule(node, rule, call)
         operands = call.tensors()
-        if isinstance(result, Value) and (rule.fills or (operands and all(v.filled for v in operands))):
-            return replace(result, filled=True)
-        return result
+        if isinstance(found, Value) and (rule.fills or (operands and all(v.filled for v in operands))):
+            return replace(found, filled=True)
+        return found
 
-    def _unknown(self, node: fx.Node, operands: Sequence[Value]) -> Output:
-        """An op without a rule: everything that reaches it stays, and it says so."""
-        if not operands:
-            operands = [v for a in node.all_input_nodes for v in _tensors(_Held(self.values.get(a)))]
-        arrays = [a for v in operands for a in v.arrays]
-        if arrays:
-            self.unsupported.append(node)
-            self.pin(arrays, f"no rule for {qualified_name(node.target)}", "unknown")
-        shapes = _shapes(node.meta.get("val"))
-        if isinstance(shapes, list):
-            return [Value(s) for s in shapes]
-        return None if shapes is None else Value(shapes)
+    def _by_rule(self, node: fx.Node, rule: OpRule, call: Call) -> Output:
+        """What the rule says; where it fails, or cannot be right, the operator is one without a rule."""
+        try:
+            found = rule.couple(self, call)
+            wrong = flaw(call, found)
+        except Exception as error:  # noqa: BLE001 - whatever a rule did not foresee, its labels stay
+            wrong = f"fails ({type(error).__name__}: {error})"
+        if wrong:
+            return self._unknown(node, call.tensors(), f"the rule for {qualified_name(node.target)} {wrong}")
+        return self._settled(node, found)
 
-    def _bind(self, node: fx.Node) -> Call:
-        """Arguments by the names of the operator's schema, nodes replaced by their values."""
-        symbolic: set[tuple[str, int]] = set()
-        args: dict[str, object] = {}
-        schema = node.target._schema  # type: ignore[union-attr]
-        for k, argument in enumerate(schema.arguments):
-            if k < len(node.args):
-                raw = node.args[k]
-            elif argument.name in node.kwargs:
-                raw = node.kwargs[argument.name]
-            else:
-                args[argument.name] = argument.default_value
-                continue
-            args[argument.name] = self._argument(raw, argument.name, symbolic)
-        # A recorded graph has an item for every result, read or not.
-        used = {u.args[1] for u in node.users if u.users and getattr(u.target, "__name__", "") == "getitem"}
-        shapes = _shapes(node.meta.get("val")) or ()
-        readers = [r for r in map(rule_for, (u.target for u in _readers(node))) if r is not None]
-        return Call(
-            qualified_name(node.target),
-            args,
-            shapes,
-            symbolic=frozenset(symbolic),
-            used=frozenset(used),  # type: ignore[arg-type]
-            shared=node in self.shared,
-            stacked=any(r.stacked for r in readers),
-            regrouped=any(r.regroups for r in readers),
-        )
+    def _held_fast(self, call: Call, arrays: Sequence[IntArray]) -> Call:
+        """The call without labels that a number moves which only the data know: they stay."""
+        if not arrays:
+            return call
+        origin = self._stay(arrays, "a number that depends on data decides which positions are meant", "size")
+        stay = {id(a) for a in arrays}
 
-    def _argument(self, raw: object, name: str, symbolic: set[tuple[str, int]]) -> object:
-        if isinstance(raw, fx.Node):
-            value = self.values.get(raw)
-            if isinstance(value, int) and not isinstance(value, bool):
-                symbolic.add((name, -1))
+        def without(argument: object) -> object:
+            if isinstance(argument, Value):
+                left = tuple(a for a in argument.arrays if id(a) not in stay)
+                return replace(argument, arrays=left, origin=origin)
+            return [without(a) for a in argument] if isinstance(argument, list) else argument
+
+        return replace(call, args={name: without(a) for name, a in call.args.items()})
+
+    def _settled(self, node: fx.Node, found: Output) -> Output:
+        """Labels along a dimension whose size only the data know stay."""
+        made = node.meta["val"]
+        if isinstance(found, list):
+            return [self._along_settled(v, open_dims(t)) for v, t in zip(found, made, strict=True)]
+        return self._along_settled(found, open_dims(made)) if isinstance(found, Value) else found
+
+    def _along_settled(self, value: Value, dims: frozenset[int]) -> Value:
+        loose = [a for a in value.arrays if dims & set(varying(a))] if dims else []
+        if not loose:
             return value
-        if isinstance(raw, (list, tuple)):
-            items: list[object] = []
-            for k, item in enumerate(raw):
-                value = self.values.get(item) if isinstance(item, fx.Node) else item
-                if isinstance(item, fx.Node) and isinstance(value, int):
-                    symbolic.add((name, k))
-                items.append(value)
-            return items
-        return raw
+        origin = self._stay(loose, "the data decide how many positions there are", "size")
+        left = tuple(a for a in value.arrays if not dims & set(varying(a)))
+        return replace(value, arrays=left, origin=origin)
 
+    def _unknown(self, node: fx.Node, operands: Sequence[Value], why: str = "") -> Output:
+        """An op without a rule: everything that reaches it stays, and it says so."""
+        why = why or f"no rule for {qualified_name(node.target)}"
+        arrays = [a for v in operands or held_tensors(node.all_input_nodes, self.values) for a in v.arrays]
+        if arrays:
+            self.unsupported.append((node, why))
+        origin = self._stay(arrays, why, "unknown")
+        shapes = shapes_of(node)
+        if isinstance(shapes, list):
+            return [Value(s, origin=origin) for s in shapes]
+        return None if shapes is None else Value(shapes, origin=origin)
 
-def _readers(node: fx.Node) -> list[fx.Node]:
-    """Who reads a result, copies of it looked through."""
-    found: list[fx.Node] = []
-    for user in node.users:
-        copy = qualified_name(user.target) in ("aten::contiguous", "aten::clone")
-        found.extend(_readers(user) if copy else [user])
-    return found
-
-
-def _macs_without_rule(node: fx.Node) -> int:
-    """What PyTorch's counter knows of an op: nothing of it goes, so the number stays."""
-
-    def empty(value: object) -> object:
-        if isinstance(value, torch.Tensor):
-            return torch.empty(concrete_shape(value), dtype=value.dtype, device="meta")
-        return concrete(value)
-
-    operands = fx.map_arg((node.args, dict(node.kwargs)), lambda n: pytree.tree_map(empty, n.meta.get("val")))
-    args, kwargs = operands
-    try:
-        return counted_macs(lambda: node.target(*args, **kwargs))  # type: ignore[operator]
-    except Exception:  # noqa: BLE001 - an op that does not run without data counts nothing
-        return 0
-
-
-class _Held:
-    """Keeps a value opaque to fx's argument mapping."""
-
-    def __init__(self, value: object) -> None:
-        self.value = value
-
-
-def _tensors(tree: object) -> Iterator[Value]:
-    """Every Value inside nested containers."""
-    if isinstance(tree, _Held):
-        yield from _tensors(tree.value)
-    elif isinstance(tree, Value):
-        yield tree
-    elif isinstance(tree, dict):
-        for item in tree.values():
-            yield from _tensors(item)
-    elif isinstance(tree, (list, tuple)):
-        for item in tree:
-            yield from _tensors(item)
+    def _stay(self, arrays: Sequence[IntArray], why: str, kind: PinKind) -> str:
+        """Pin labels that are followed no further; what is made of them has this origin, for whoever meets it."""
+        assert self.node is not None
+        self.pin(arrays, why, kind)
+        origin = f"the result of '{self.node.name}' ({why})"
+        self.origins[origin] = kind
+        return origin
 
 
 def _tensor_or_none(trace: Trace, name: str) -> torch.Tensor | None:
@@ -517,28 +479,3 @@ def _distinct_slices(cells: IntArray, dim: int) -> tuple[IntArray, IntArray]:
 
 def _equal_arrays(one: Sequence[IntArray], two: Sequence[IntArray]) -> bool:
     return len(one) == len(two) and all(map(np.array_equal, one, two))
-
-
-def _is_scalar(value: object) -> bool:
-    return value is None or isinstance(value, (int, float, bool, torch.SymInt, torch.SymFloat, torch.SymBool))
-
-
-def concrete(value: object) -> object:
-    """A symbolic number as the number it has on the example inputs."""
-    if isinstance(value, (torch.SymInt, torch.SymFloat, torch.SymBool)):
-        hint = value.node.hint
-        return hint if hint is not None else int(value)
-    return value
-
-
-def concrete_shape(tensor: torch.Tensor) -> Shape:
-    """Shape of a (fake) tensor on the example inputs."""
-    return tuple(n if type(n) is int else int(concrete(n)) for n in tensor.shape)  # type: ignore[call-overload]
-
-
-def _shapes(value: object) -> Shape | list[Shape] | None:
-    if isinstance(value, torch.Tensor):
-        return concrete_shape(value)
-    if isinstance(value, (list, tuple)):
-        return [concrete_shape(v) if isinstance(v, torch.Tensor) else () for v in value]
-    return None

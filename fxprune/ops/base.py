@@ -23,7 +23,7 @@ __all__ = [
 ]
 
 Shape = tuple[int, ...]
-PinKind = Literal["input", "output", "contract", "data", "unknown"]
+PinKind = Literal["input", "output", "contract", "data", "size", "unknown"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,6 +71,7 @@ class Call:
         args: Tensors as Value, lists of tensors as lists of Value, the rest as plain numbers.
         out: Shape of the result, or the list of shapes where there are several.
         symbolic: Names of arguments (with the list position) that are symbolic sizes.
+        unsettled: The same of numbers that only the data know; another number stands for each.
         used: Numbers of the results that are read, where there are several.
         shared: The result shares memory that a later operator writes to.
         stacked: The result is read as states: layers along the first dimension, units of each along the last.
@@ -81,6 +82,7 @@ class Call:
     args: Mapping[str, Argument]
     out: Shape | list[Shape]
     symbolic: frozenset[tuple[str, int]] = frozenset()
+    unsettled: frozenset[tuple[str, int]] = frozenset()
     used: frozenset[int] = frozenset()
     shared: bool = False
     stacked: bool = False

@@ -44,9 +44,9 @@ def silently(*names: str) -> Callable[[Method], Method]:
 def _first_operand(right: Method) -> Method:
     """An unknown operator hands the labels of its first operand on."""
 
-    def unknown(walk: Walk, node: fx.Node, operands: Sequence[Value]) -> Output:
+    def unknown(walk: Walk, node: fx.Node, operands: Sequence[Value], why: str = "") -> Output:
         with overridden(walk, pin=lambda *_: None):
-            result = right(walk, node, operands)
+            result = right(walk, node, operands, why)
         first = next(iter(operands), None)
         if isinstance(result, Value) and first is not None and first.shape == result.shape:
             return first
@@ -283,8 +283,8 @@ WALK = (
         "sizes are numbers",
         "Sizes that follow the batch are written down as numbers.",
         at(
-            "fxprune.walk:Walk._argument",
-            lambda right: lambda walk, raw, name, symbolic: right(walk, raw, name, set()),
+            "fxprune.binding:_argument",
+            lambda right: lambda raw, name, values, symbolic: right(raw, name, values, set()),
         ),
         first=("one batch and width in one size",),
     ),
