@@ -10,11 +10,15 @@ from torch import fx, nn
 from torch.utils import _pytree as pytree
 
 from fxprune.graph_module import is_plain, plainly, set_tensor, tensor_at
+from fxprune.ops import overload
 
 __all__ = ["exported"]
 
 # Checks of types and devices that torch.export writes beside casts: they would refuse what the model accepts.
 CHECKS = frozenset({"aten::_assert_tensor_metadata"})
+
+SIZES = (int, float, bool, torch.SymInt, torch.SymFloat, torch.SymBool)
+"""What is no tensor among the results of operators."""
 
 
 def exported(
@@ -87,22 +91,46 @@ def _inlined(module: fx.GraphModule) -> fx.GraphModule:
         inner = module.get_submodule(str(inner_node.target))
         assert isinstance(inner, fx.GraphModule)
         _inlined(inner)
+        silent = name == "wrap_with_set_grad_enabled" and node.args[0] is False
+        guarded = silent and any(_writes(part) for part in inner.graph.nodes)
         values: dict[fx.Node, object] = {}
         operands = iter(node.args[at + 1 :])
         with module.graph.inserting_before(node):
             for part in inner.graph.nodes:
                 if part.op == "placeholder":
-                    values[part] = next(operands)
+                    operand = next(operands)
+                    values[part] = _without_gradient(module.graph, operand) if guarded else operand
                 elif part.op == "output":
                     results = fx.map_arg(part.args[0], values.__getitem__)  # type: ignore[arg-type]
                 else:
                     values[part] = module.graph.node_copy(part, values.__getitem__)  # type: ignore[arg-type]
+            if silent:
+                results = fx.map_arg(results, lambda n: _without_gradient(module.graph, n))  # type: ignore[arg-type, return-value]
         _replace_results(module.graph, node, results)
         module.graph.erase_node(node)
         changed = True
-    if module.graph.eliminate_dead_code() or changed:
+    if module.graph.eliminate_dead_code(_is_run) or changed:
         module.recompile()
     return module
+
+
+def _writes(node: fx.Node) -> bool:
+    return isinstance(node.target, torch._ops.OpOverload) and node.target._schema.is_mutable
+
+
+def _without_gradient(graph: fx.Graph, value: object) -> object:
+    """A tensor cut off from its gradient, as code under ``torch.no_grad`` leaves it and may write into it."""
+    if not isinstance(value, fx.Node) or not isinstance(value.meta.get("val"), torch.Tensor):
+        return value
+    node = graph.call_function(overload("aten::detach"), (value,))
+    node.meta = dict(value.meta)
+    return node
+
+
+def _is_run(node: fx.Node) -> bool:
+    """Whether a call stays though nobody reads its result: the user's code runs it, and it must fit what is left."""
+    made = node.op == "call_function" and isinstance(node.target, torch._ops.OpOverload)
+    return (made and not isinstance(node.meta.get("val"), SIZES)) or node.is_impure()
 
 
 def _replace_results(graph: fx.Graph, node: fx.Node, results: object) -> None:

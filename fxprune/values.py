@@ -89,10 +89,12 @@ class Names:
     Attributes:
         numbers: By a key that says how the value is made.
         held: Names of tensors that the compared models share, by their id.
+        forms: By such a key and the forms of its operands, how the value lies in memory: an equal call is made once.
     """
 
     numbers: dict[object, int] = field(default_factory=dict)
     held: dict[int, int] = field(default_factory=dict)
+    forms: dict[object, object] = field(default_factory=dict)
 
     def of(self, key: object) -> int:
         """The number of a value described by this key."""
@@ -196,6 +198,23 @@ def _modes(model: nn.Module, training: bool, whole: bool) -> Iterator[None]:
             module.training = mode
 
 
+@dataclass(frozen=True)
+class _Form:
+    """How a tensor without numbers lies in memory."""
+
+    size: torch.Size
+    stride: tuple[int, ...]
+    dtype: torch.dtype
+    device: torch.device
+
+    @staticmethod
+    def of(tensor: torch.Tensor) -> _Form:
+        return _Form(tensor.size(), tensor.stride(), tensor.dtype, tensor.device)
+
+    def make(self) -> torch.Tensor:
+        return torch.empty_strided(self.size, self.stride, dtype=self.dtype, device=self.device)
+
+
 class _Namer(TorchDispatchMode):
     """Names every tensor that is made while it is active."""
 
@@ -227,8 +246,7 @@ class _Namer(TorchDispatchMode):
     ) -> object:
         kwargs = dict(kwargs or {})
         key = self._key(func, args, kwargs)
-        call: Callable[..., object] = SHORT.get(func._schema.name, func)
-        result = call(*args, **kwargs)
+        result = self._result(func, args, kwargs, key)
         for k, leaf in enumerate(result if isinstance(result, (tuple, list)) else (result,)):
             # What is written in place keeps its name; its memory gets another.
             if isinstance(leaf, torch.Tensor) and not any(leaf is a for a in args):
@@ -239,6 +257,21 @@ class _Namer(TorchDispatchMode):
                 for tensor in pytree.tree_leaves(given.get(argument.name)):
                     if isinstance(tensor, torch.Tensor):
                         self.written[_memory(tensor)] = self.names.of(key)
+        return result
+
+    def _result(
+        self, func: torch._ops.OpOverload, args: tuple[object, ...], kwargs: dict[str, object], key: object
+    ) -> object:
+        """What a call gives; without memory of its own (a view) or with an effect it is made each time."""
+        call: Callable[..., object] = SHORT.get(func._schema.name, func)
+        if any(a.alias_info is not None for a in (*func._schema.arguments, *func._schema.returns)):
+            return call(*args, **kwargs)
+        operands = (a for a in pytree.tree_leaves((args, kwargs)) if isinstance(a, torch.Tensor))
+        known = (key, tuple((a.dtype, a.shape, a.stride()) for a in operands))
+        if known in self.names.forms:
+            return pytree.tree_map_only(_Form, _Form.make, self.names.forms[known])
+        result = call(*args, **kwargs)
+        self.names.forms[known] = pytree.tree_map_only(torch.Tensor, _Form.of, result)
         return result
 
     def _key(self, func: torch._ops.OpOverload, args: object, kwargs: object) -> tuple[object, ...]:

@@ -124,6 +124,13 @@ def grouped(maker: Maker, name: str, reads: IntArray, groups: int, *, columns: b
     return out
 
 
+def square(maker: Maker, reads: IntArray) -> IntArray:
+    """A product of everything with everything: row k and column k of the layout are one unit. Returns the cells."""
+    cells = maker.units(len(reads), len(reads))
+    maker.blocks.append(Block(reads, cells, reads, f"view_{len(maker.blocks)}"))
+    return cells
+
+
 @st.composite
 def couplings(draw: st.DrawFn) -> Coupling:
     """Random networks of residual streams, attention, grouped convolutions, shuffles and padded shortcuts."""
@@ -136,7 +143,7 @@ def couplings(draw: st.DrawFn) -> Coupling:
     for k in range(draw(st.integers(1, 4))):
         part = draw(
             st.sampled_from(
-                ["mlp", "attention", "grouped", "columns", "shuffle", "pad", "nested", "gn", "glu"]
+                ["mlp", "attention", "grouped", "columns", "shuffle", "pad", "nested", "gn", "glu", "square"]
             )
         )
         name = f"b{k}"
@@ -185,6 +192,10 @@ def couplings(draw: st.DrawFn) -> Coupling:
             maker.block(hidden.reshape(2, -1))
             out = grouped(maker, f"{name}.group", hidden, 4)
             maker.layer(f"{name}.out", out, stream)
+        elif part == "square":
+            hidden = maker.units(draw(st.integers(2, 6)))
+            maker.layer(f"{name}.in", stream, hidden)
+            maker.layer(f"{name}.out", square(maker, hidden), stream)
         else:
             hidden = maker.units(draw(st.integers(2, 12)))
             maker.layer(f"{name}.in", stream, np.concatenate([hidden, hidden]))

@@ -106,7 +106,7 @@ RULES = (
     row(("transpose", "swapdims"), _transpose("dim0", "dim1")),
     row("swapaxes", _transpose("axis0", "axis1")),
     row(("t", "numpy_T"), _t),
-    row(("mT", "adjoint"), _mt),
+    row(("mT", "adjoint", "matrix_H"), _mt),
     row("movedim", _movedim),
     row("view_as_real", _with_parts),
 )

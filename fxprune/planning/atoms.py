@@ -8,7 +8,7 @@ from which the lowest scores go first.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -168,9 +168,13 @@ def _serve_one(cluster: Cluster, mode: Mode) -> Served:
     rows = max(len(np.unique(block.rows)) for block in cluster.blocks)
     if mode == "whole" or (mode == "auto" and rows >= FEWEST_ROWS):
         served = serve_whole(cluster)
-        return serve_inside(cluster) if served is None or not served.removable.any() else served
-    served = serve_inside(cluster)
-    return served if served.removable.any() else serve_whole(cluster) or served
+        served = serve_inside(cluster) if served is None or not served.removable.any() else served
+    else:
+        served = serve_inside(cluster)
+        served = served if served.removable.any() else serve_whole(cluster) or served
+    if served.stuck or served.removable.any() or cluster.frozen.all():
+        return served
+    return replace(served, stuck=tuple(block.node for block in cluster.blocks))
 
 
 def _atoms(

@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -45,6 +46,11 @@ EXACT = 1e-9
 
 SHARED_ONNX = 50
 """Every so many nets one is exported."""
+
+IN_GRAPHS = ("graph", "another batch", "training")
+
+TURNS = (IN_GRAPHS, ("save and load",), IN_GRAPHS, ("second slim",), IN_GRAPHS, ("save and load",))
+"""What is tried beside proof and cost on the first plan of a net, by its seed: each costs as much as the rest."""
 
 STEERED = ("spectral_norm", "F.dropout")
 """Code that does something else in training: not held by a graph, or random numbers laid out another way."""
@@ -170,12 +176,17 @@ class _Trial:
         self.trace = trace(self.model, self.inputs)
         self.found = coupling(self.trace)
         self.other = net.inputs(self.trace.batch + 1) if self.trace.dynamic_batch else None
-        self.counted = self._is_counted()
-        self.trains = _trained(self.model, self.inputs) is not None
 
-    def _is_counted(self) -> bool:
+    @cached_property
+    def counted(self) -> bool:
         """Torch's counter sees every product of the dense model."""
         return measure(self.model, self._batched(self.trace)) == self.found.cost.dense
+
+    @cached_property
+    def unread(self) -> bool:
+        """The code makes something that nobody reads."""
+        nodes = self.trace.graph.graph.nodes
+        return any(n.op == "call_function" and not n.users for n in nodes)
 
     def _batched(self, traced: Trace) -> Inputs:
         return self.net.inputs(traced.batch) if traced.dynamic_batch else self.inputs
@@ -237,21 +248,22 @@ class _Trial:
                     run()
 
     def _stages(self, made: Plan, smalls: list[nn.Module], *, first: bool) -> dict[str, Callable[[], object]]:
-        """What is tried on a slim model; of what takes another trace one on each net, by turns."""
+        """What is tried on a slim model: proof and cost on each, what takes further traces on one a net, by turns."""
         stages: dict[str, Callable[[], object]] = {
             "verify": lambda: self._verified(made, smalls[0]),
             "cost": lambda: self._costs(made, smalls[0]),
+        }
+        further: dict[str, Callable[[], object]] = {
             "graph": lambda: self._graph(made, smalls),
             "another batch": lambda: self._other_batch(smalls),
             "training": lambda: self._trains(smalls),
-        }
-        once: dict[str, Callable[[], object]] = {
             "save and load": lambda: self._file(made, smalls[0]),
             "second slim": lambda: self._again(smalls[0]),
         }
-        if first or self.only is not None:
-            turn = list(once)[self.net.seed % 2]
-            stages[turn] = once[turn]
+        if self.only is not None:
+            stages |= further
+        elif first:
+            stages |= {name: further[name] for name in TURNS[self.net.seed % len(TURNS)]}
         if self.onnx and (first or self.only is not None):
             stages["onnx"] = lambda: self._exported(smalls[0])
         return stages
@@ -271,8 +283,10 @@ class _Trial:
         cost = measure(small.eval(), self._batched(self.trace))
         if cost.params != made.predicted.params:
             raise Wrong(f"{cost.params} parameters, predicted {made.predicted.params}")
-        # torch.einsum multiplies where it would sum over one position, and its counter sees products of matrices only.
+        # torch.einsum multiplies where it would sum over one position, and its counter sees products of matrices only;
+        # a graph leaves out what nobody reads.
         hidden = "einsum" in self.net.source and any(len(kept) == 1 for kept in made.kept.values())
+        hidden |= small.fxprune_kind == "graph" and self.unread
         if self.counted and not hidden and cost.macs != made.predicted.macs:
             raise Wrong(f"{cost.macs} multiply-accumulates, predicted {made.predicted.macs}")
 
@@ -282,7 +296,7 @@ class _Trial:
             _equal("at another batch size", *(_outputs(small.eval(), self.other) for small in smalls))
 
     def _trains(self, smalls: Sequence[nn.Module]) -> None:
-        if not self.trains:
+        if _trained(self.model, self.inputs) is None:
             return
         results = [_trained(small, self.inputs) for small in smalls]
         if any(result is None for result in results):

@@ -326,6 +326,7 @@ MOVEMENT = (
     a("numpy_T", p(2, 3), free="01"),
     a("mT", p(2, 3, 4), free="012"),
     a("adjoint", p(2, 3, 4), free="012"),
+    a("matrix_H", p(3, 4), free="01"),
     a("movedim.intlist", p(2, 3, 4), [0], [2], free="012"),
     a("slice.Tensor", p(2, 8), 1, 1, 7, 2, free="01"),
     a("slice.Tensor", p(2, 8), 1, -3, free="01"),

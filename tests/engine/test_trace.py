@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from fxprune.cost import measure
 from fxprune.couple import coupling
 from fxprune.errors import TraceError, UnsupportedOp, VerificationError
 from fxprune.plan import plan, plan_removal
@@ -465,3 +467,71 @@ def test_functional_parameters() -> None:
     small = slim(found, made)
     assert (small.fxprune_kind, tuple(small.w1.shape), tuple(small.w2.shape)) == ("module", (5, 4), (2, 5))
     assert verify(found, made, small, tolerance=1e-10).units == 1
+
+
+# --- what nobody reads -------------------------------------------------------------------------
+
+
+class Unread(nn.Module):
+    """Layers that run and whose results come to nothing, as a head that was switched off."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Conv2d(3, 8, 3, padding=1), nn.Linear(8, 4)
+        self.up, self.then = nn.ConvTranspose2d(8, 6, 2, stride=2), nn.Conv2d(6, 2, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.first(x).relu()
+        self.then(self.up(x))
+        return self.last(x.mean((2, 3)))
+
+
+@pytest.mark.parametrize("kind", ["module", "graph"])
+def test_what_nobody_reads_runs_on_what_is_left(kind: Literal["module", "graph"]) -> None:
+    """The user's code runs such layers all the same: they lose the channels that they would not find any more."""
+    torch.manual_seed(0)
+    model, x = Unread().eval(), torch.randn(2, 3, 6, 6)
+    found = trace(model, x)
+    made = plan_removal(found, {("first.weight", 0): [1, 4, 5]})
+    assert made.kept["up.weight", 0] == (0, 2, 3, 6, 7)
+    assert made.dense == measure(model, (x,)), "they cost what they cost"
+    small = slim(found, made, kind=kind)
+    assert small.up.weight.shape == (5, 6, 2, 2)
+    assert verify(found, made, small).judged == {"graph": 1.0, "masks": 1.0}
+    if kind == "module":
+        assert measure(small, (x,)) == made.predicted
+
+
+class Silenced(nn.Module):
+    """A part without gradient, and a running mean that is written under ``no_grad`` in training."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.still, self.last = nn.Linear(6, 8), nn.Linear(8, 8), nn.Linear(8, 4)
+        self.register_buffer("mean", torch.zeros(8))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.first(x)
+        with torch.no_grad():
+            if self.training:
+                self.mean.mul_(0.9).add_(x.mean(0), alpha=0.1)
+            shift = self.still(x).tanh()
+        return self.last(x.relu() + shift - self.mean)
+
+
+def test_no_grad_holds_in_a_graph() -> None:
+    """A slim graph computes the same gradients as a copy of the module, and writes the same state."""
+    torch.manual_seed(0)
+    model, x = Silenced().double().eval(), torch.randn(5, 6).double()
+    found = trace(model, x)
+    made = plan_removal(found, {("first.weight", 0): [1, 4]})
+    module, graph = (slim(found, made, kind=kind).train() for kind in ("module", "graph"))
+    for _ in range(2):  # what is written must not carry a graph over to the next step
+        for small in (module, graph):
+            small.zero_grad()
+            small(x).square().sum().backward()
+    assert graph.still.weight.grad is None
+    assert torch.allclose(graph.mean, module.mean, rtol=1e-12)
+    for name in ("first.weight", "first.bias", "last.weight"):
+        one, two = (dict(small.named_parameters())[name].grad for small in (module, graph))
+        assert torch.allclose(one, two, rtol=1e-10, atol=1e-12), name
