@@ -27,7 +27,7 @@ from fxprune.copies import unchanged_buffers
 from fxprune.errors import ExportError
 from fxprune.files import atomic_path, check_writable
 from fxprune.onnx_cost import data_files
-from fxprune.parity import check_module, headline, largest_error, parity, rounding, run_module
+from fxprune.parity import check_module, draws, headline, largest_error, parity, rounding, run_module
 from fxprune.runtime import Port, Session, open_session
 
 __all__ = ["ExportReport", "export_onnx", "parity"]
@@ -93,7 +93,7 @@ def export_onnx(
     """Write a module as an ONNX file that onnxruntime runs with the same results.
 
     The module is exported in evaluation mode and is given back as it was, every submodule in its
-    own mode; torch's random state is not touched.  Weights are in the file, unless they exceed
+    own mode; torch's random state is not touched.  Other threads see it in evaluation mode meanwhile.  Weights are in the file, unless they exceed
     2 GB: then they are in a file beside it that is named after what is in it
     (``NAME.onnx.0123456789abcdef.data``), so that a graph never finds the weights of another export.
 
@@ -297,15 +297,27 @@ def _gate(session: Session, job: _Job, call: Call, which: str) -> float:
     error = largest_error(session, job.module, call, which)
     if error <= job.tolerance:
         return error
-    lost = rounding(job.module, call)
     raise ExportError(
         f"{job.target.name} differs from the module by {error:.1e} (relative) on {which}, "
         f"more than the tolerance {job.tolerance:.0e}",
-        advice="the module itself loses as much to rounding: the same weights in float64 differ from float32 by "
-        f"{lost:.1e}; raise the tolerance"
-        if lost is not None and lost > job.tolerance / 4
-        else "this is no rounding: report it with the model; another opset may be translated rightly",
+        advice=_remedy(job, call),
     )
+
+
+def _remedy(job: _Job, call: Call) -> str:
+    """What to do about a file that differs."""
+    if draws(job.module, call):
+        return (
+            "the module draws random numbers in evaluation mode, and no file draws the same ones: make them an input, "
+            "or pass verify=False and compare yourself"
+        )
+    lost = rounding(job.module, call)
+    if lost is not None and lost > job.tolerance / 4:
+        return (
+            "the module itself loses as much to rounding: the same weights in float64 differ from float32 by "
+            f"{lost:.1e}; raise the tolerance"
+        )
+    return "this is no rounding: report it with the model; another opset may be translated rightly"
 
 
 # --- arguments -------------------------------------------------------------------------------

@@ -21,7 +21,7 @@ from fxprune.errors import ExportError
 from fxprune.runtime import RUN_LIMIT_S, Array, Port, Session, open_session
 from fxprune.sources import source_of
 
-__all__ = ["check_module", "headline", "largest_error", "parity", "rounding", "run_module"]
+__all__ = ["check_module", "draws", "headline", "largest_error", "parity", "rounding", "run_module"]
 
 _SLOWER = 100  # times what torch takes: so much slower than the module no file of it is
 
@@ -88,6 +88,15 @@ def _difference(expected: Array, got: Array, port: Port, which: str) -> float:
     largest = float(np.abs(a - b).max(initial=0.0))
     largest = float("inf") if np.isnan(largest) else largest
     return largest / scale if scale else largest
+
+
+def draws(module: nn.Module, call: Call) -> bool:
+    """Whether the module returns something else when torch's random numbers are others."""
+    runs = []
+    for seed in (0, 1):
+        torch.manual_seed(seed)
+        runs.append([_as_array(t) for t in run_module(module, call, "the same inputs").values()])
+    return any(not np.array_equal(a, b, equal_nan=True) for a, b in zip(*runs))
 
 
 def rounding(module: nn.Module, call: Call) -> float | None:

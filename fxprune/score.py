@@ -56,6 +56,8 @@ def score(
 ) -> Scores:
     """Score every unit of a model.
 
+    While it runs on data, the model is in evaluation mode and its gradients are set aside, for other threads, too.
+
     Args:
         trace: A traced model; its weights are read as they are now.
         criterion: Name of a criterion, or one with its own options (``criteria.L1(members="producers")``).

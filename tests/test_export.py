@@ -391,6 +391,21 @@ def test_rounding_is_told_from_mistakes(tmp_path: Path) -> None:
     assert "loses as much to rounding" in caught.value.advice
 
 
+def test_random_numbers_are_told_from_mistakes(tmp_path: Path) -> None:
+    class Sampling(nn.Linear):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            y = super().forward(x)
+            return y + torch.randn_like(y)
+
+    module, x = Sampling(6, 4), torch.rand(2, 6)
+    state = torch.get_rng_state()
+    with pytest.raises(ExportError, match="differs from the module") as caught:
+        export_onnx(module, x, tmp_path / "m.onnx")
+    assert "draws random numbers" in caught.value.advice
+    assert torch.equal(state, torch.get_rng_state())
+    assert export_onnx(module, x, tmp_path / "m.onnx", verify=False).path.exists()
+
+
 def test_error_measure() -> None:
     port = export_stage.Port("y", "float32", (3,))
     measure = parity_module._difference
