@@ -1,19 +1,23 @@
 """What the walk does not take a rule's word for.
 
-A number that only the data know moves positions nobody can follow; a result must have the shape that the
-operator gives it.
+A number that only the data know moves positions nobody can follow.  A result must have the shape that the
+operator gives it.  Labels that come in come out, or the rule says what became of them: summed over, seen by
+others, pinned, or tied to what comes out.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from math import prod
+
+import numpy as np
 
 from fxprune.labels import varying
 from fxprune.ops.base import Call, OpRule, Output, Value
 from fxprune.ops.pointwise import pointwise
 from fxprune.types import IntArray
 
-__all__ = ["adrift", "flaw", "results"]
+__all__ = ["Ledger", "adrift", "flaw"]
 
 SETTLED = frozenset(
     {
@@ -35,12 +39,6 @@ SETTLED = frozenset(
 """Arguments in which such a number moves nothing but along the dimensions whose sizes it changes."""
 
 DIMS = ("dim", "dims", "dimension", "dim1", "dim2", "dim0")
-
-
-def results(output: Output) -> list[Value]:
-    """What a rule returned, as a list."""
-    held = output if isinstance(output, list) else [output]
-    return [v for v in held if isinstance(v, Value)]
 
 
 def adrift(call: Call, rule: OpRule) -> list[IntArray]:
@@ -66,7 +64,9 @@ def flaw(call: Call, output: Output) -> str:
     """What is wrong with the shape of a result or of its labels, or empty."""
     shapes = call.out if isinstance(call.out, list) else [call.out]
     held = output if isinstance(output, list) else [output]
-    if output is not None and len(held) != len(shapes):
+    if output is None:
+        return "gives nothing" if call.out else ""
+    if len(held) != len(shapes):
         return f"gives {len(held)} results where there are {len(shapes)}"
     for value, shape in zip(held, shapes, strict=False):
         if not isinstance(value, Value):
@@ -79,3 +79,62 @@ def flaw(call: Call, output: Output) -> str:
             ):
                 return f"gives labels of shape {array.shape} for a result of shape {shape}"
     return ""
+
+
+class Ledger:
+    """Finds labels that go into a call and are nowhere any more, though nothing was said of them.
+
+    Arrays are looked for, not every label: an operator may leave out positions.
+    """
+
+    def __init__(self) -> None:
+        self._marks: IntArray = np.zeros(0, np.int64)  # of each label the last call that accounted for it
+        self._call = 0
+
+    def forgets(
+        self,
+        call: Call,
+        output: Output,
+        told: Sequence[IntArray],
+        ties: Sequence[tuple[IntArray, IntArray, object]],
+        n_labels: int,
+    ) -> bool:
+        """Whether all labels of some array of an operand are forgotten.
+
+        Args:
+            call: With its operands.
+            output: What the rule returned.
+            told: Labels that it pinned, summed over or called inexact.
+            ties: Pairs that it tied.
+            n_labels: Labels there are by now.
+        """
+        if len(self._marks) < n_labels:
+            self._marks = np.zeros(2 * n_labels, np.int64)
+        self._call += 1
+        made = output if isinstance(output, list) else [output]
+        for array in (*(a for v in made if isinstance(v, Value) for a in v.arrays), *told):
+            self._marks[array] = self._call
+        lost = [a for v in call.tensors() for a in v.arrays if a.size > 1 and not self._known(a)]
+        if lost:
+            self._follow(lost, ties)
+        return not all(map(self._known, lost))
+
+    def _known(self, array: IntArray) -> bool:
+        # The first one tells in nearly all cases, and is quickly read.
+        return self._first(array) == self._call or bool((self._marks[array] == self._call).any())
+
+    def _first(self, array: IntArray) -> int:
+        return int(self._marks.item(array.item(0)))
+
+    def _follow(self, lost: Sequence[IntArray], ties: Sequence[tuple[IntArray, IntArray, object]]) -> None:
+        """What is tied to something that is not lost is not lost."""
+        for array in lost:
+            self._marks[array] = -self._call
+        found = True
+        while found:
+            found = False
+            for one, other, _ in ties:
+                for end, far in ((one, other), (other, one)):
+                    if end.size and self._first(end) == -self._call != self._first(far):
+                        self._marks[end] = self._call
+                        found = True

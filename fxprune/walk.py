@@ -13,7 +13,7 @@ import torch
 from torch import fx
 
 from fxprune import labels
-from fxprune.accounts import adrift, flaw
+from fxprune.accounts import Ledger, adrift, flaw
 from fxprune.binding import bind, fake_tensors, held_tensors, macs_without_rule, shapes_of
 from fxprune.cost import CostBuilder
 from fxprune.errors import TraceError
@@ -69,6 +69,8 @@ class Walk:
     restricted: dict[fx.Node, list[IntArray]] = field(default_factory=dict)
     produced_labels: list[IntArray] = field(default_factory=list)
     consumed_labels: list[IntArray] = field(default_factory=list)
+    told: list[IntArray] = field(default_factory=list)
+    ledger: Ledger = field(default_factory=Ledger)
     layouts: dict[tuple[Shape, bytes], Layout] = field(default_factory=dict)
     placed: dict[int, tuple[weakref.ref[IntArray], Placed]] = field(default_factory=dict)
     values: dict[fx.Node, object] = field(default_factory=dict)
@@ -126,11 +128,13 @@ class Walk:
     def pin(self, arrays: Sequence[IntArray], reason: str, kind: PinKind = "contract") -> None:
         """None of these labels may go."""
         assert self.node is not None
+        self.told.extend(arrays)
         self.pins.extend((a.ravel(), (reason, kind, self.node)) for a in arrays)
 
     def inexact(self, arrays: Sequence[IntArray]) -> None:
         """Removing these labels changes what is computed from the others."""
         assert self.node is not None
+        self.told.extend(arrays)
         self.blurred.extend(a.ravel() for a in arrays)
         self.restricted.setdefault(self.node, []).extend(arrays)
 
@@ -143,10 +147,12 @@ class Walk:
     def consume(self, argument: str, arrays: Sequence[IntArray]) -> None:
         """The call sums over these labels of an argument."""
         assert self.node is not None
+        self.told.extend(arrays)
         self.consumed.setdefault(self.node, []).append((argument, tuple(arrays)))
 
     def role(self, produced: Sequence[IntArray], consumed: Sequence[IntArray]) -> None:
         """Weight labels that make units, and those that read them."""
+        self.told.extend(consumed)
         self.produced_labels.extend(a.ravel() for a in produced)
         self.consumed_labels.extend(a.ravel() for a in consumed)
 
@@ -395,9 +401,14 @@ class Walk:
 
     def _by_rule(self, node: fx.Node, rule: OpRule, call: Call) -> Output:
         """What the rule says; where it fails, or cannot be right, the operator is one without a rule."""
+        self.told, before = [], len(self.ties)
         try:
             found = rule.couple(self, call)
             wrong = flaw(call, found)
+            # What only moves positions is run on them.
+            followed = rule.move is None and not rule.fills and not wrong
+            if followed and self.ledger.forgets(call, found, self.told, self.ties[before:], self.size):
+                wrong = "forgets channels"
         except Exception as error:  # noqa: BLE001 - whatever a rule did not foresee, its labels stay
             wrong = f"fails ({type(error).__name__}: {error})"
         if wrong:

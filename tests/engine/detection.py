@@ -26,7 +26,7 @@ from engine.probing import prepared
 from engine.samples import SAMPLES, SQUARE
 from torch.utils._pytree import tree_map_only
 
-from fxprune.couple import coupling
+from fxprune.couple import coupling, flow
 from fxprune.errors import PlanError
 from fxprune.ops import qualified_name
 from fxprune.plan import plan, plan_units
@@ -236,6 +236,9 @@ def challenge(net: Net, oracles: tuple[OracleName, ...] = BOTH) -> Challenge:
         makers = _makers(net)
     except Exception as error:  # noqa: BLE001 - a faulty engine may break down in any way
         return Challenge("engine", _told(error), frozenset(), 0)
+    doubted = [why for _, why in flow(trace).walk.unsupported if why.startswith("the rule for")]
+    if doubted:  # the walk does not believe the rule, pins what the operator reads, and says so
+        return Challenge("engine", doubted[0], frozenset(), 0)
     for number, (make, chosen) in enumerate(makers):
         try:
             made = make()

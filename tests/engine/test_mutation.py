@@ -46,7 +46,6 @@ def test_the_library_notices(name: str) -> None:
 @pytest.mark.parametrize(
     "name",
     [
-        "pointwise: ties nothing",
         "aten::conv2d: inputs of the next group",
         "aten::transpose: taken for elementwise",
         "aten::roll: the other way",
