@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+from collections import OrderedDict
 from collections.abc import Callable, Iterator
 
 import torch
@@ -15,17 +16,25 @@ from torch.utils import _pytree as pytree
 
 from fxprune.errors import FxpruneError, SliceError
 
-__all__ = ["as_parameter", "copied", "held", "on_meta", "unchanged_buffers"]
+__all__ = ["as_parameter", "copied", "held", "on_meta", "unchanged_buffers", "without_numbers"]
 
 Change = Callable[[torch.Tensor], torch.Tensor]
+
+_HOLDERS = frozenset({"_parameters", "_buffers", "_modules"})
+_PLAIN = frozenset({bool, int, float, str, type(None)})
 
 
 def held(model: nn.Module) -> Iterator[torch.Tensor]:
     """Every tensor a model holds: parameters, buffers, and what its code keeps in plain attributes (a cached grid)."""
     for module in model.modules():
         yield from (t for t in (*module._parameters.values(), *module._buffers.values()) if t is not None)
-        plain = [v for n, v in vars(module).items() if n not in ("_parameters", "_buffers", "_modules")]
+        plain = [v for n, v in vars(module).items() if n not in _HOLDERS and not _is_bare(v)]
         yield from (t for t in pytree.tree_leaves(plain) if isinstance(t, torch.Tensor))
+
+
+def _is_bare(value: object) -> bool:
+    """There is surely no tensor in it."""
+    return type(value) in _PLAIN or (type(value) in (dict, OrderedDict) and not value)
 
 
 def copied(model: nn.Module, change: Change) -> nn.Module:
@@ -44,6 +53,7 @@ def copied(model: nn.Module, change: Change) -> nn.Module:
         for tensor in held(model):
             if id(tensor) not in memo:
                 memo[id(tensor)] = as_parameter(change(tensor), tensor)
+    memo.update(_empty_hooks(model))
     try:
         module = copy.deepcopy(model, memo)
     except FxpruneError:
@@ -58,6 +68,14 @@ def copied(model: nn.Module, change: Change) -> nn.Module:
     return module
 
 
+def _empty_hooks(model: nn.Module) -> Iterator[tuple[int, OrderedDict[object, object]]]:
+    """A new dictionary for each empty one of ten that every module holds: most of what deepcopy would copy."""
+    for module in model.modules():
+        for value in vars(module).values():
+            if type(value) is OrderedDict and not value and not vars(value):
+                yield id(value), OrderedDict()
+
+
 def as_parameter(tensor: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
     """The tensor as a parameter where the other is one."""
     if isinstance(like, nn.Parameter) and not isinstance(tensor, nn.Parameter):
@@ -67,7 +85,14 @@ def as_parameter(tensor: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
 
 def on_meta(model: nn.Module) -> nn.Module:
     """The model without its numbers; copying costs nothing and nothing can be changed."""
-    return copied(model, lambda t: torch.empty_like(t, device="meta"))
+    return copied(model, without_numbers)
+
+
+def without_numbers(tensor: torch.Tensor) -> torch.Tensor:
+    """A tensor like this one on the meta device."""
+    if tensor.layout is torch.strided and tensor.is_contiguous():  # the other way is written in Python
+        return torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device="meta")
+    return torch.empty_like(tensor, device="meta")
 
 
 def _compute_again(model: nn.Module) -> None:

@@ -6,6 +6,7 @@ import operator
 from dataclasses import dataclass, replace
 from functools import cached_property
 
+import numpy as np
 import torch
 from torch import fx, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
@@ -16,7 +17,7 @@ from fxprune.copies import copied
 from fxprune.crop import crop_calls
 from fxprune.cutting import cut, drop_gaps
 from fxprune.errors import SliceError
-from fxprune.graph_module import set_tensor, tensor_at
+from fxprune.graph_module import NamedGraph, set_tensor, tensor_at
 from fxprune.graphs import Draft, arguments_by_name, draft
 from fxprune.ops import overload
 from fxprune.ops.base import Rewrite, Scaled
@@ -24,7 +25,7 @@ from fxprune.resize import Gather, Resolution, keep_mask, resolve
 from fxprune.slim_graph import Leaf, Made, SlimGraph, Way
 from fxprune.trace import Trace, trace_as
 from fxprune.types import Plan
-from fxprune.values import DryRun, Inputs, Names, UnknownValue
+from fxprune.values import Calls, DryRun, Inputs, Names, UnknownValue
 
 __all__ = ["Parts"]
 
@@ -52,6 +53,14 @@ class Parts:
         return {id(t): _sliced(t, name, self.found) for name, t in named.items()}
 
     @cached_property
+    def calls(self) -> Calls:
+        """What the graph computes, before there is a module for it."""
+        root = NamedGraph(type(self.trace.model).__name__)
+        made = _rewritten(self.trace, self.found, root, "")
+        own = {n: self.tensors[id(self.trace.tensor(a))] for n, a in self.trace.aliases.items()}
+        return Calls(made.swept(), {**dict(root.named_buffers()), **own})
+
+    @cached_property
     def graph(self) -> SlimGraph:
         """The slim model as a graph; batch norm and dropout follow train and eval."""
         trace = self.trace
@@ -62,7 +71,7 @@ class Parts:
         for name, alias in trace.aliases.items():
             slim = self.tensors[id(trace.tensor(alias))]
             set_tensor(root, name, slim, persistent=name in persistent)
-        graph = _rewritten(trace, self.found, root, "")
+        graph = _rewritten(trace, self.found, root, "").finish()
         way = Way.of(trace.model, trace.args, trace.kwargs)
         root.settle(Made(graph, replace(way, training=False), trace.dynamic_batch, trains=False))
         root.train(trace.model.training)
@@ -72,25 +81,30 @@ class Parts:
 def _sliced(tensor: torch.Tensor, name: str, found: Resolution) -> torch.Tensor:
     """A copy of the tensor with the kept indices of every axis."""
     result = tensor.detach()
-    for dim in range(tensor.ndim):
+    for dim in reversed(range(tensor.ndim)):
         index = found.kept.get((name, dim))
         if index is not None:
-            result = result.index_select(dim, torch.tensor(index, device=tensor.device))
-    # Channels last stays channels last: the dimensions lie in memory in the order in which they lay.
-    laid = torch.empty_permuted(result.shape, tensor.dim_order(), dtype=result.dtype, device=result.device)
-    result = laid.copy_(result)
+            chosen = torch.from_numpy(np.fromiter(index, np.int64, len(index)))
+            result = result.index_select(dim, chosen.to(tensor.device))
+    in_order = list(tensor.stride()) == sorted(tensor.stride(), reverse=True) and result.is_contiguous()
+    if not in_order or not any((name, dim) in found.kept for dim in range(tensor.ndim)):
+        # Channels last stays channels last: the dimensions lie in memory in the order in which they lay.
+        laid = torch.empty_permuted(
+            result.shape, tensor.dim_order(), dtype=result.dtype, device=result.device
+        )
+        result = laid.copy_(result)
     if isinstance(tensor, nn.Parameter):
         return nn.Parameter(result, requires_grad=tensor.requires_grad)
     return result
 
 
-def _rewritten(trace: Trace, found: Resolution, root: SlimGraph, prefix: str) -> fx.Graph:
-    """The traced graph with slim sizes.
+def _rewritten(trace: Trace, found: Resolution, root: NamedGraph, prefix: str) -> Draft:
+    """The traced graph with slim sizes, frozen in evaluation.
 
     Args:
         trace: The trace.
         found: What is left of it.
-        root: Holds the model's slim tensors; takes what else the graph reads.
+        root: Takes what else the graph reads besides the model's tensors.
         prefix: What names of such parts begin with.
     """
     made = draft(trace, root)
@@ -102,7 +116,7 @@ def _rewritten(trace: Trace, found: Resolution, root: SlimGraph, prefix: str) ->
         if node in made.copies:
             _apply_gather(made.graph, root, made.copies[node], gather, prefix)
     drop_gaps(made.graph)
-    return made.finish(prefix)
+    return made
 
 
 def _attach_constants(trace: Trace, found: Resolution, made: Draft, prefix: str) -> None:
@@ -203,7 +217,8 @@ class _Again:
         small = cut(trace, self.plan.removed)
         plan = replace(self.plan, fingerprint=trace.fingerprint)
         prefix = f"fxprune_{number}_"
-        graph = _rewritten(small, resolve(small, keep_mask(small, plan)), owner, prefix)
+        found = resolve(small, keep_mask(small, plan))
+        graph = _rewritten(small, found, owner, prefix).finish(prefix)
         for crop in plan.crops:
             crop_calls(graph, crop)
         return Made(graph, way, trace.dynamic_batch, False)

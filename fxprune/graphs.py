@@ -51,6 +51,10 @@ class Draft:
         """
         self.graph.owning_module = self.root
         _attach_modes(self.graph, self.root, prefix)
+        return self.swept()
+
+    def swept(self) -> fx.Graph:
+        """The graph without dead nodes."""
         for node in reversed(self.graph.nodes):
             # fx's own sweep looks parts up as attributes, which not every name can be.
             called = node.op == "call_function" and node.is_impure()

@@ -101,6 +101,21 @@ def keep_mask(trace: Trace, plan: Plan) -> BoolArray:
             is pinned, or removes only part of a unit.
     """
     expect(trace, plan)
+    last = trace.cache.get("mask")
+    if not (isinstance(last, _Mask) and last.plan is plan):
+        trace.cache["mask"] = last = _Mask(plan, _keep_mask(trace, plan))
+    return last.keep.copy()
+
+
+@dataclass(frozen=True, eq=False)
+class _Mask:
+    """What a plan keeps; recounting, slim and verify ask for the same one."""
+
+    plan: Plan
+    keep: BoolArray
+
+
+def _keep_mask(trace: Trace, plan: Plan) -> BoolArray:
     found = coupling(trace)
     if plan.fingerprint != found.fingerprint:
         raise PlanError(
@@ -124,13 +139,14 @@ def keep_mask(trace: Trace, plan: Plan) -> BoolArray:
                 tensor=axis[0],
                 advice="keep at least one index of it",
             )
-        if min(index) < 0 or max(index) >= len(units) or sorted(set(index)) != list(index):
+        positions = np.fromiter(index, np.int64, len(index))
+        if positions[0] < 0 or positions[-1] >= len(units) or (np.diff(positions) <= 0).any():
             raise PlanError(
                 f"the kept indices of '{axis[0]}' along dimension {axis[1]} are not ascending positions below {len(units)}",
                 tensor=axis[0],
                 advice="make plans with fxprune.plan",
             )
-        dropped[list(index)] = False
+        dropped[positions] = False
         keep[units[dropped]] = False
     if (found.pinned & ~keep).any():
         unit = int(np.flatnonzero(found.pinned & ~keep)[0])

@@ -8,7 +8,7 @@ float64 on weights of which every one matters and on inputs of two scales.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import nn
@@ -18,7 +18,7 @@ from fxprune.calls import untouched_random_state
 from fxprune.copies import copied
 from fxprune.live import live_value
 from fxprune.proof.conditions import Conditions, unfused
-from fxprune.values import DryRun, Inputs, Names, UnknownValue
+from fxprune.values import Calls, DryRun, Inputs, Names, UnknownValue
 
 __all__ = ["difference"]
 
@@ -32,24 +32,28 @@ And the largest difference that rounding explains, relative to the largest entry
 """
 
 
-def difference(module: nn.Module, graph: nn.Module, dense: nn.Module, inputs: Inputs) -> str:
+def difference(
+    module: nn.Module, calls: Calls, graph: Callable[[], nn.Module], dense: nn.Module, inputs: Inputs
+) -> str:
     """Why a module cannot stand for a graph, or empty.
 
     Args:
         module: A copy of the user's module with slim tensors.
-        graph: The slim graph over the very same tensors.
+        calls: What the slim graph computes from the very same tensors.
+        graph: Makes the graph a module, which only numbers need.
         dense: The model both were made from.
         inputs: Example inputs.
     """
     names = Names()
     names.share(_tensors(module))
+    # The graph first: where the module computes the same, its shapes are known by then.
+    wanted = _named(DryRun(calls, names), inputs)
     copy = DryRun(module, names)
     got = _named(copy, inputs)
     if isinstance(got, str):
         _run_for_real(module, inputs)
-    wanted = _named(DryRun(graph, names), inputs)
     if got != wanted or isinstance(got, str):
-        why = _in_numbers(module, graph, inputs)
+        why = _in_numbers(module, graph(), inputs)
         if why:
             return why
     # A graph runs the same operators in training, unless another one was traced there.

@@ -8,9 +8,9 @@ in training, at any scale.  Different names need not mean different functions.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cache, partial
 
 import torch
 from torch import fx, nn
@@ -19,10 +19,10 @@ from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from fxprune.copies import as_parameter, copied
+from fxprune.copies import as_parameter, copied, without_numbers
 from fxprune.graph_module import plainly
 
-__all__ = ["DryRun", "Inputs", "Names", "UnknownValue"]
+__all__ = ["Calls", "DryRun", "Inputs", "Names", "UnknownValue"]
 
 Inputs = tuple[tuple[object, ...], Mapping[str, object]]
 """Positional and keyword arguments."""
@@ -59,11 +59,27 @@ FOLLOWED: Flags = {f: FLAGS[f] for f in (F.dropout, F.dropout1d, F.dropout2d, F.
 
 
 def _like(x: torch.Tensor, *_: object, **__: object) -> torch.Tensor:
+    # torch.empty_like is written in Python where there are no numbers.
+    if x.is_contiguous():
+        return torch.empty_strided(x.shape, x.stride(), dtype=x.dtype, device="meta")
     return torch.empty_like(x)
 
 
 def _norm_like(x: torch.Tensor, *_: object, **__: object) -> tuple[torch.Tensor, ...]:
-    return torch.empty_like(x), torch.empty((), device="meta"), torch.empty((), device="meta")
+    return _like(x), torch.empty((), device="meta"), torch.empty((), device="meta")
+
+
+def _itself(x: torch.Tensor, *_: object, **__: object) -> torch.Tensor:
+    return x
+
+
+def _sum_in_place(x: torch.Tensor, other: torch.Tensor | complex, **scale: complex) -> torch.Tensor:
+    same = (
+        (other.shape, other.dtype) == (x.shape, x.dtype)
+        if isinstance(other, torch.Tensor)
+        else type(other) is int
+    )
+    return x if same else x.add_(other, **scale)
 
 
 SHORT: Mapping[str, Callable[..., object]] = {
@@ -71,6 +87,8 @@ SHORT: Mapping[str, Callable[..., object]] = {
         ("aten::native_batch_norm", "aten::native_layer_norm", "aten::native_group_norm"), _norm_like
     ),
     **dict.fromkeys(("aten::gelu", "aten::hardswish", "aten::hardsigmoid"), _like),
+    **dict.fromkeys(("aten::relu_", "aten::silu_", "aten::hardswish_"), _itself),
+    "aten::add_": _sum_in_place,
 }
 """Operators that torch takes apart where there are no numbers, and the shapes of their results.
 
@@ -89,12 +107,12 @@ class Names:
     Attributes:
         numbers: By a key that says how the value is made.
         held: Names of tensors that the compared models share, by their id.
-        forms: By such a key and the forms of its operands, how the value lies in memory: an equal call is made once.
+        results: How the results of operators lie in memory, by name and by how the operands lie.
     """
 
     numbers: dict[object, int] = field(default_factory=dict)
     held: dict[int, int] = field(default_factory=dict)
-    forms: dict[object, object] = field(default_factory=dict)
+    results: dict[object, _Made] = field(default_factory=dict)
 
     def of(self, key: object) -> int:
         """The number of a value described by this key."""
@@ -115,6 +133,35 @@ class Names:
         return self.of(("constant", str(tensor.dtype), tuple(tensor.shape), entries.numpy().tobytes()))
 
 
+@dataclass(frozen=True, eq=False)
+class Calls:
+    """A graph of operators that no module holds.
+
+    Attributes:
+        graph: Inputs, tensors and operators.
+        tensors: What it reads, by name.
+    """
+
+    graph: fx.Graph
+    tensors: Mapping[str, torch.Tensor]
+
+    def run(self, tensors: Mapping[str, torch.Tensor], leaves: Sequence[object]) -> object:
+        """What the graph returns, flat, for tensors in the place of its own."""
+        values: dict[fx.Node, object] = {}
+        given = iter(leaves)
+        for node in self.graph.nodes:
+            if node.op == "placeholder":
+                values[node] = next(given)
+            elif node.op == "get_attr":
+                values[node] = tensors[str(node.target)]
+            else:
+                args, kwargs = fx.map_arg((node.args, node.kwargs), values.__getitem__)  # type: ignore[arg-type]
+                if node.op == "output":
+                    return args
+                values[node] = node.target(*args, **kwargs)
+        raise AssertionError("every graph has an output")
+
+
 class DryRun:
     """A model without numbers, whose results are named.
 
@@ -123,11 +170,15 @@ class DryRun:
         names: Shared by the runs that are compared.
     """
 
-    def __init__(self, model: nn.Module, names: Names) -> None:
+    def __init__(self, model: nn.Module | Calls, names: Names) -> None:
         self._namer = _Namer(names)
-        self._model: nn.Module = model
+        self._model = nn.Module() if isinstance(model, Calls) else model
         self._call: Callable[..., object]
-        if isinstance(model, fx.GraphModule):  # has no state in Python, and is slow to copy
+        if isinstance(model, Calls):
+            empty = {id(t): self._empty(t) for t in model.tensors.values()}
+            state = {name: empty[id(t)] for name, t in model.tensors.items()}
+            self._call = lambda args, kwargs: model.run(state, pytree.tree_leaves((args, kwargs)))
+        elif isinstance(model, fx.GraphModule):  # has no state in Python, and is slow to copy
             held = _tensors(model)
             empty = {id(t): self._empty(t) for t in held.values()}
             state = {name: empty[id(t)] for name, t in held.items()}
@@ -174,7 +225,7 @@ class DryRun:
             return self._call(args, dict(kwargs))
 
     def _empty(self, tensor: torch.Tensor) -> torch.Tensor:
-        made = as_parameter(torch.empty_like(tensor, device="meta"), tensor)
+        made = as_parameter(without_numbers(tensor), tensor)
         self._namer.learn(made, self._namer.names.constant(tensor))
         return made
 
@@ -198,23 +249,6 @@ def _modes(model: nn.Module, training: bool, whole: bool) -> Iterator[None]:
             module.training = mode
 
 
-@dataclass(frozen=True)
-class _Form:
-    """How a tensor without numbers lies in memory."""
-
-    size: torch.Size
-    stride: tuple[int, ...]
-    dtype: torch.dtype
-    device: torch.device
-
-    @staticmethod
-    def of(tensor: torch.Tensor) -> _Form:
-        return _Form(tensor.size(), tensor.stride(), tensor.dtype, tensor.device)
-
-    def make(self) -> torch.Tensor:
-        return torch.empty_strided(self.size, self.stride, dtype=self.dtype, device=self.device)
-
-
 class _Namer(TorchDispatchMode):
     """Names every tensor that is made while it is active."""
 
@@ -234,6 +268,8 @@ class _Namer(TorchDispatchMode):
         if id(tensor) not in self.known:
             self.learn(tensor, self.names.constant(tensor))
         number = self.known[id(tensor)][1]
+        if not self.written:
+            return number
         state = self.written.get(_memory(tensor))
         return number if state is None else self.names.of(("written", number, state))
 
@@ -246,13 +282,15 @@ class _Namer(TorchDispatchMode):
     ) -> object:
         kwargs = dict(kwargs or {})
         key = self._key(func, args, kwargs)
-        result = self._result(func, args, kwargs, key)
+        result = self._result(func, key, args, kwargs)
         for k, leaf in enumerate(result if isinstance(result, (tuple, list)) else (result,)):
             # What is written in place keeps its name; its memory gets another.
             if isinstance(leaf, torch.Tensor) and not any(leaf is a for a in args):
                 self._name(func._schema.name, key, k, leaf, args)
+        if not func._schema.is_mutable:
+            return result
         given = {**dict(zip([a.name for a in func._schema.arguments], args, strict=False)), **kwargs}
-        for argument in func._schema.arguments if func._schema.is_mutable else ():
+        for argument in func._schema.arguments:
             if argument.alias_info is not None and argument.alias_info.is_write:
                 for tensor in pytree.tree_leaves(given.get(argument.name)):
                     if isinstance(tensor, torch.Tensor):
@@ -260,29 +298,41 @@ class _Namer(TorchDispatchMode):
         return result
 
     def _result(
-        self, func: torch._ops.OpOverload, args: tuple[object, ...], kwargs: dict[str, object], key: object
+        self,
+        func: torch._ops.OpOverload,
+        key: tuple[object, ...],
+        args: tuple[object, ...],
+        kwargs: Mapping[str, object],
     ) -> object:
-        """What a call gives; without memory of its own (a view) or with an effect it is made each time."""
+        """What an operator returns; not run again where the same values, lying alike, went through it before."""
+        laid = (key, tuple(_strides(args)), tuple(_strides(kwargs.values())))
+        made = self.names.results.get(laid)
+        if made is not None:
+            return made.again()
         call: Callable[..., object] = SHORT.get(func._schema.name, func)
-        if any(a.alias_info is not None for a in (*func._schema.arguments, *func._schema.returns)):
-            return call(*args, **kwargs)
-        operands = (a for a in pytree.tree_leaves((args, kwargs)) if isinstance(a, torch.Tensor))
-        known = (key, tuple((a.dtype, a.shape, a.stride()) for a in operands))
-        if known in self.names.forms:
-            return pytree.tree_map_only(_Form, _Form.make, self.names.forms[known])
         result = call(*args, **kwargs)
-        self.names.forms[known] = pytree.tree_map_only(torch.Tensor, _Form.of, result)
+        if _makes_new(func):
+            made = _Made.of(result)
+            if made is not None:
+                self.names.results[laid] = made
         return result
 
-    def _key(self, func: torch._ops.OpOverload, args: object, kwargs: object) -> tuple[object, ...]:
-        leaves: list[object] = [
-            ("tensor", self.number(a)) if isinstance(a, torch.Tensor) else (type(a), a)
-            for a in pytree.tree_leaves((args, kwargs))
-        ]
+    def _key(
+        self, func: torch._ops.OpOverload, args: tuple[object, ...], kwargs: Mapping[str, object]
+    ) -> tuple[object, ...]:
+        leaves = [self._leaf(a) for a in args]
+        leaves.extend((name, self._leaf(a)) for name, a in kwargs.items())
         if torch.Tag.nondeterministic_seeded in func.tags:
             self.draws += 1
             leaves.append(("draw", self.draws))
         return (func, *leaves)
+
+    def _leaf(self, value: object) -> object:
+        if isinstance(value, torch.Tensor):
+            return "tensor", self.number(value)
+        if isinstance(value, (list, tuple)):
+            return tuple([self._leaf(v) for v in value])
+        return type(value), value
 
     def _name(
         self, op: str, key: tuple[object, ...], k: int, leaf: torch.Tensor, args: tuple[object, ...]
@@ -294,6 +344,54 @@ class _Namer(TorchDispatchMode):
             self.learn(leaf, self.names.of((SHAPED[op], key[1], tuple(leaf.shape))))
         else:
             self.learn(leaf, self.names.of((*key, "result", k)))
+
+
+@dataclass(frozen=True, eq=False)
+class _Made:
+    """How new tensors lie in memory that nothing else shares.
+
+    Attributes:
+        laid: Shape, strides, type and device of each.
+        kind: What holds them, None for a single one.
+    """
+
+    laid: tuple[tuple[torch.Size, tuple[int, ...], torch.dtype, torch.device], ...]
+    kind: Callable[[list[torch.Tensor]], object] | None
+
+    @staticmethod
+    def of(result: object) -> _Made | None:
+        """None where there is more to say about the result."""
+        leaves = [result] if isinstance(result, torch.Tensor) else result
+        if not isinstance(leaves, (list, tuple)) or not all(type(t) is torch.Tensor for t in leaves):
+            return None
+        if not all(t.layout is torch.strided and t.storage_offset() == 0 for t in leaves):
+            return None
+        laid = tuple((t.shape, t.stride(), t.dtype, t.device) for t in leaves)
+        return _Made(laid, None if isinstance(result, torch.Tensor) else type(leaves))
+
+    def again(self) -> object:
+        """New tensors that lie like these."""
+        made = [torch.empty_strided(s, at, dtype=d, device=where) for s, at, d, where in self.laid]
+        return made[0] if self.kind is None else self.kind(made)
+
+
+@cache
+def _makes_new(func: torch._ops.OpOverload) -> bool:
+    """The operator changes nothing and shares no memory with its operands."""
+    schema = func._schema
+    return not schema.is_mutable and all(
+        part.alias_info is None for part in (*schema.arguments, *schema.returns)
+    )
+
+
+def _strides(values: Iterable[object]) -> Iterator[object]:
+    """How the tensors among some values lie."""
+    for value in values:
+        if isinstance(value, torch.Tensor):
+            yield value.shape
+            yield value.stride()
+        elif isinstance(value, (list, tuple)):
+            yield from _strides(value)
 
 
 def _memory(tensor: torch.Tensor) -> int:
