@@ -158,6 +158,11 @@ class Oracle(fx.Interpreter):
         with mode, unfused():
             result = node.target(**values)  # type: ignore[operator]
         for tensor in pytree.tree_leaves(result):
-            if isinstance(tensor, torch.Tensor) and (why := mode.states.lost(tensor)):
+            if not isinstance(tensor, torch.Tensor):
+                continue
+            if why := mode.states.lost(tensor):
                 raise Unknown(why)
+            state = mode.states.of(tensor)
+            if state is not None and bool((odd := (state == DEAD) & ~tensor.isfinite()).any()):
+                tensor.masked_fill_(odd, 0)  # a softmax over nothing, which would outlast a product with zero
         return result

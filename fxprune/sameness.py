@@ -47,7 +47,8 @@ def difference(
     names = Names()
     names.share(_tensors(module))
     # The graph first: where the module computes the same, its shapes are known by then.
-    wanted = _named(DryRun(calls, names), inputs)
+    rewritten = DryRun(calls, names)
+    wanted = _named(rewritten, inputs)
     copy = DryRun(module, names)
     got = _named(copy, inputs)
     if isinstance(got, str):
@@ -56,6 +57,8 @@ def difference(
         why = _in_numbers(module, graph(), inputs)
         if why:
             return why
+    elif copy.calls - rewritten.calls:
+        _run_for_real(module, inputs)  # what nobody reads has no name to compare, and runs all the same
     # A graph runs the same operators in training, unless another one was traced there.
     trained = _named(copy, inputs, training=True)
     return "" if trained in (wanted, got) else _in_training(dense, inputs, trained)
@@ -88,7 +91,7 @@ def _in_training(dense: nn.Module, inputs: Inputs, got: list[object] | str) -> s
 
 
 def _run_for_real(module: nn.Module, inputs: Inputs) -> None:
-    """A dry run that fails is no verdict; this raises what the user's code does."""
+    """A dry run says little of what fails, or of what nobody reads; this raises what the user's code does."""
     if not _is_empty(module):
         _run(copied(module, torch.clone), inputs)
 

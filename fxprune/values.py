@@ -168,9 +168,13 @@ class DryRun:
     Args:
         model: Left untouched; a copy runs.
         names: Shared by the runs that are compared.
+
+    Attributes:
+        calls: Numbers of everything that the last run made, read or not.
     """
 
     def __init__(self, model: nn.Module | Calls, names: Names) -> None:
+        self.calls: frozenset[int] = frozenset()
         self._namer = _Namer(names)
         self._model = nn.Module() if isinstance(model, Calls) else model
         self._call: Callable[..., object]
@@ -207,11 +211,13 @@ class DryRun:
             if isinstance(leaf, torch.Tensor):
                 self._namer.learn(leaf, self._namer.names.of(("input", k)))
         arguments = pytree.tree_unflatten(given, spec)
+        self._namer.made.clear()
         try:
             with _modes(self._model, training, whole), torch.no_grad(), torch.device("meta"):
                 result = self._run(arguments, FOLLOWED if whole else FLAGS)
         except Exception as error:
             raise UnknownValue(f"{type(error).__name__}: {error}") from error
+        self.calls = frozenset(self._namer.made)
         return [
             self._namer.number(leaf) if isinstance(leaf, torch.Tensor) else leaf
             for leaf in pytree.tree_leaves(result)
@@ -257,6 +263,7 @@ class _Namer(TorchDispatchMode):
         self.names = names
         self.known: dict[int, tuple[torch.Tensor, int]] = {}
         self.written: dict[int, int] = {}
+        self.made: set[int] = set()
         self.draws = 0
 
     def learn(self, tensor: torch.Tensor, number: int) -> None:
@@ -339,11 +346,13 @@ class _Namer(TorchDispatchMode):
     ) -> None:
         if op in SAME_VALUES:
             assert isinstance(args[0], torch.Tensor)
-            self.learn(leaf, self.number(args[0]))
+            number = self.number(args[0])
         elif op in SHAPED:
-            self.learn(leaf, self.names.of((SHAPED[op], key[1], tuple(leaf.shape))))
+            number = self.names.of((SHAPED[op], key[1], tuple(leaf.shape)))
         else:
-            self.learn(leaf, self.names.of((*key, "result", k)))
+            number = self.names.of((*key, "result", k))
+        self.made.add(number)
+        self.learn(leaf, number)
 
 
 @dataclass(frozen=True, eq=False)

@@ -25,6 +25,12 @@ hypothesis.settings.register_profile(
 hypothesis.settings.load_profile("fxprune")
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--nets", type=int, default=16, metavar="N", help="random nets to go through (default: 16)"
+    )
+
+
 @pytest.fixture(autouse=True)
 def repeatable() -> Iterator[None]:
     """Seed every generator, and give back torch's default dtype and grad mode if a test changed them."""

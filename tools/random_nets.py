@@ -1,10 +1,11 @@
 """Random nets by the thousand: ``python tools/random_nets.py --seeds 0:10000 --jobs 2``.
 
 Every net is written from a seed, pruned in several ways and checked (``fxprune.testing``).  Rows go into
-``out/random_nets/rows.jsonl`` one by one: the command may be stopped at any moment and goes on where it was, as long as
-nets and engine are the same; ``--any-engine`` takes rows of earlier engines too.  With ``--shrink`` failing nets are
-made small (a minute each) and written to ``out/random_nets/corpus``, from where ``--corpus`` tries them again.  The
-table goes to ``results/RANDOM_NETS.md``.
+``out/random_nets/rows.jsonl`` one by one: the command may be stopped at any moment and goes on where it was.  At its
+end, or with ``--table``, they are added to ``results/random_nets.jsonl``, from which ``results/RANDOM_NETS.md`` is
+made; seeds that have a row there are not tried again, unless with ``--anew`` their row is of another engine.  With
+``--shrink`` failing nets are made small (a minute each) and written to ``out/random_nets/corpus``, from where
+``--corpus`` tries them again.
 
     python tools/random_nets.py --seeds 0:500            # sweep, then the table
     python tools/random_nets.py --again --shrink         # only the seeds that were wrong or crashed so far
@@ -27,8 +28,12 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
+from random_nets_table import FAILED, Record, page
+
 ROOT = Path(__file__).resolve().parent.parent
 FOLDER = ROOT / "out" / "random_nets"
+ROWS = FOLDER / "rows.jsonl"
+RESULTS = ROOT / "results" / "random_nets.jsonl"
 PAGE = ROOT / "results" / "RANDOM_NETS.md"
 LIMIT_S = 120
 """Seconds for one net; beyond, it counts as crashed."""
@@ -49,7 +54,7 @@ def digest(*folders: str) -> str:
     for folder in folders:
         for path in sorted((ROOT / folder).rglob("*.py")):
             found.update(path.read_bytes())
-    return found.hexdigest()[:12]
+    return found.hexdigest()[:8]
 
 
 def _prepare() -> None:
@@ -78,7 +83,7 @@ def try_seed(seed: int, *, small: bool, folder: Path) -> Row:
         report = check(net)
     finally:
         signal.alarm(0)
-    bad = {f.what: f for f in report.findings if f.verdict in ("wrong", "crashed")}
+    bad = {f.what: f for f in report.findings if f.verdict in FAILED}
     for number, finding in enumerate(bad.values()) if small else ():
         folder.mkdir(parents=True, exist_ok=True)
         text = shrink(net, finding, tries=60).text
@@ -104,15 +109,15 @@ def _chunk(seeds: Sequence[int], small: bool, folder: str) -> list[Row]:
 
 def sweep(seeds: Sequence[int], jobs: int, *, small: bool) -> None:
     """Try every seed that has no row yet and write its row."""
-    rows, engine = FOLDER / "rows.jsonl", digest("fxprune")
+    engine = digest("fxprune")
     FOLDER.mkdir(parents=True, exist_ok=True)
     chunks = [seeds[k : k + CHUNK] for k in range(0, len(seeds), CHUNK)]
-    with rows.open("a", encoding="utf-8") as file:
+    with ROWS.open("a", encoding="utf-8") as file:
         for done in _results(chunks, jobs, small):
             for row in done:
                 row["engine"] = engine
                 file.write(json.dumps(row) + "\n")
-                if row["verdict"] in ("wrong", "crashed"):
+                if row["verdict"] in FAILED:
                     print(row["seed"], row["verdict"], _worst(row), flush=True)
             file.flush()
 
@@ -133,12 +138,15 @@ def _results(chunks: Sequence[Sequence[int]], jobs: int, small: bool) -> Iterato
         yield from pool.map(_chunk, chunks, [small] * len(chunks), [folder] * len(chunks))
 
 
-def known(*, any_engine: bool) -> dict[int, Row]:
-    """The newest row of every seed."""
-    path, engine = FOLDER / "rows.jsonl", digest("fxprune")
-    lines = path.read_text("utf-8").splitlines() if path.exists() else []
-    rows = [json.loads(line) for line in lines if line.endswith("}")]  # a kill may have cut the last one
-    return {int(row["seed"]): row for row in rows if any_engine or row["engine"] == engine}
+def known(paths: Sequence[Path]) -> Record:
+    """What the results hold, with the rows of sweeps."""
+    record = Record.read(RESULTS)
+    for path in paths:
+        lines = path.read_text("utf-8").splitlines() if path.exists() else []
+        record.add(
+            json.loads(line) for line in lines if line.endswith("}")
+        )  # a kill may have cut the last one
+    return record
 
 
 # --- the corpus --------------------------------------------------------------------------------
@@ -153,8 +161,8 @@ def try_corpus(folder: Path) -> int:
     for path in sorted(folder.glob("*.py")):
         net = from_source(path.read_text("utf-8"), name=path.name)
         report = check(net, removal=_removed(net.source), onnx=False)
-        plans = report if report.verdict in ("wrong", "crashed") else check(net, onnx=False)
-        failing += plans.verdict in ("wrong", "crashed")
+        plans = report if report.verdict in FAILED else check(net, onnx=False)
+        failing += plans.verdict in FAILED
         said = next((f.said for f in plans.findings), "").splitlines()
         print(f"{path.name:28} {plans.verdict:8} {said[0][:100] if said else ''}", flush=True)
     return failing
@@ -166,81 +174,6 @@ def _removed(source: str) -> dict[tuple[str, int], list[int]] | None:
             removal: dict[tuple[str, int], list[int]] = ast.literal_eval(node.value)
             return removal or None
     return None
-
-
-# --- the table ---------------------------------------------------------------------------------
-
-
-def page(rows: Sequence[Row]) -> str:
-    """What came of all nets, as Markdown."""
-    from machine_note import machine_note
-
-    verdicts = Counter(str(row["verdict"]) for row in rows)
-    units, free, plans = (sum(int(str(row[k])) for row in rows) for k in ("units", "free", "plans"))
-    modules = sum(int(str(row["modules"])) for row in rows)
-    judged = [float(str(row["judged"])) for row in rows if row["judged"] is not None]
-    seeds = [int(str(row["seed"])) for row in rows]
-    seconds = sum(float(str(row["seconds"])) for row in rows)
-    kinds = {kind for row in rows for kind in row["kinds"]}  # type: ignore[attr-defined]
-    engines = Counter(str(row["engine"]) for row in rows)
-    lines = [
-        "# Random nets",
-        "",
-        f"`python tools/random_nets.py` wrote this: {machine_note()}.",
-        "",
-        f"{len(rows)} nets (seeds {min(seeds)} to {max(seeds)}) of {len(kinds)} kinds of statements, {plans} plans, "
-        f"{seconds / len(rows):.2f} s a net of one core; engine {', '.join(f'{e} ({n} nets)' for e, n in engines.items())}.",
-        "",
-        "| nets | |",
-        "|---|---|",
-        *(f"| {v} | {verdicts[v]} |" for v in ("right", "refused", "wrong", "crashed")),
-        "",
-        f"Right: every plan's slim model equals the dense one by both oracles, in both kinds, at another batch size, in "
-        f"training, and its cost is the predicted one. Refused: no plan was possible. {modules} of {plans} slim "
-        f"models are copies of the user's module. The oracle without rules judged {sum(judged) / max(len(judged), 1):.1%} of "
-        f"the outputs. {free} of {units} units may go ({free / max(units, 1):.1%}; points of kernels apart).",
-    ]
-    lines += _table("Units that may not go", "reason", _pinned(rows), units)
-    lines += _table("Refused", "stage and reason", _said(rows, "refused"), 0)
-    lines += _table("Wrong", "stage", _said(rows, "wrong"), 0)
-    lines += _table("Crashed", "stage", _said(rows, "crashed"), 0)
-    return "\n".join(lines) + "\n"
-
-
-def _pinned(rows: Sequence[Row]) -> Counter[str]:
-    total: Counter[str] = Counter()
-    for row in rows:
-        total.update(row["pinned"])  # type: ignore[call-overload]
-    return total
-
-
-def _said(rows: Sequence[Row], verdict: str) -> Counter[str]:
-    """Findings of a verdict; the same one counts once a net."""
-    total: Counter[str] = Counter()
-    for row in rows:
-        findings = row["findings"]
-        assert isinstance(findings, list)
-        total.update({f"{stage}: {what}" for stage, _, v, what in findings if v == verdict})
-    return total
-
-
-def _table(title: str, what: str, counts: Counter[str], whole: int) -> list[str]:
-    if not counts:
-        return []
-    rows = [
-        f"| {said.replace('|', '/')} | {count}{f' ({count / whole:.1%})' if whole else ''} |"
-        for said, count in counts.most_common(30)
-    ]
-    rest = sum(count for _, count in counts.most_common()[30:])
-    return [
-        "",
-        f"## {title}",
-        "",
-        f"| {what} | |",
-        "|---|---|",
-        *rows,
-        *([f"| others | {rest} |"] if rest else []),
-    ]
 
 
 # --- the command -------------------------------------------------------------------------------
@@ -260,7 +193,7 @@ def show(seed: int) -> int:
             f"# {finding.stage}, {finding.how}: {finding.verdict}\n#   "
             + finding.said.replace("\n", "\n#   ")
         )
-    return int(report.verdict in ("wrong", "crashed"))
+    return int(report.verdict in FAILED)
 
 
 def main() -> int:
@@ -270,12 +203,13 @@ def main() -> int:
     )
     parser.add_argument("--seeds", default="0:100", help="A:B, B left out")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
-    parser.add_argument("--any-engine", action="store_true", help="rows of earlier engines count as well")
+    parser.add_argument("--anew", action="store_true", help="rows of earlier engines do not count")
     parser.add_argument(
         "--again", action="store_true", help="only seeds that failed when they were last tried"
     )
     parser.add_argument("--shrink", action="store_true", help="make failing nets small and keep them")
-    parser.add_argument("--table", action="store_true", help="only write the table")
+    parser.add_argument("--table", action="store_true", help="only write results and table")
+    parser.add_argument("--rows", type=Path, action="append", default=[], help="rows of a sweep elsewhere")
     parser.add_argument("--corpus", type=Path, help="try the nets of a folder")
     parser.add_argument("--show", type=int, help="print the net of one seed and its report")
     options = parser.parse_args()
@@ -283,20 +217,33 @@ def main() -> int:
         return show(options.show)
     if options.corpus is not None:
         return int(try_corpus(options.corpus) > 0)
-    first, _, last = options.seeds.partition(":")
-    seeds = list(range(int(first), int(last)))
-    before = known(any_engine=options.any_engine or options.again)
-    if options.again:
-        seeds = [s for s, row in before.items() if row["verdict"] in ("wrong", "crashed")]
-    elif not options.table:
-        seeds = [s for s in seeds if s not in before]
     if not options.table:
-        sweep(seeds, options.jobs, small=options.shrink)
-    rows = list(known(any_engine=options.any_engine).values())
-    if rows:
-        PAGE.write_text(page(rows), "utf-8")
-        print(f"{dict(Counter(str(r['verdict']) for r in rows))}; {PAGE}")
-    return int(any(row["verdict"] in ("wrong", "crashed") for row in rows))
+        sweep(_wanted(options, known([ROWS, *options.rows])), options.jobs, small=options.shrink)
+    return _conclude(known([ROWS, *options.rows]))
+
+
+def _wanted(options: argparse.Namespace, record: Record) -> list[int]:
+    """Seeds that are to be tried."""
+    if options.again:
+        return [seed for seed, row in record.rows.items() if row["verdict"] in FAILED]
+    first, _, last = options.seeds.partition(":")
+    engine = digest("fxprune")
+    done = {s for s, row in record.rows.items() if not options.anew or row["engine"] == engine}
+    return [seed for seed in range(int(first), int(last)) if seed not in done]
+
+
+def _conclude(record: Record) -> int:
+    """Write results and table; 1 if anything is wrong or crashed."""
+    from machine_note import machine_note
+
+    from fxprune.testing.statements import STATEMENTS
+
+    if record.rows:
+        record.write(RESULTS)
+        PAGE.write_text(page(record, len(STATEMENTS), machine_note(), digest("fxprune")), "utf-8")
+    verdicts = Counter(str(row["verdict"]) for row in record.rows.values())
+    print(f"{dict(verdicts)}; {PAGE}")
+    return int(any(verdicts[v] for v in FAILED))
 
 
 if __name__ == "__main__":

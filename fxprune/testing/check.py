@@ -135,6 +135,7 @@ def headline(error: BaseException) -> str:
     text = re.sub(r"; the first pin: ([^\[]*).*", r": \1", text)
     text = re.sub(r"'[^']*'|\"[^\"]*\"", "...", text)
     text = re.sub(r"-?\d[\d.,e+-]*", "#", text)
+    text = re.sub(r"#(?: #)+", "#", text)
     own = isinstance(error, (FxpruneError, Wrong))
     return text[:160] if own else f"{type(error).__name__}: {text[:140]}"
 

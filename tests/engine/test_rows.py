@@ -262,3 +262,25 @@ def test_a_single_position_stays_the_one_that_was_picked(name: str) -> None:
     for kind in ("auto", "graph"):
         slim = fxprune.slim(trace, plan, kind=kind)
         assert fxprune.verify(trace, plan, slim).error < EXACT
+
+
+class Shares(nn.Module):
+    """Shares of the rows, read by both factors of a product."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.z = nn.Linear(6, 8), nn.Linear(5, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        shares = self.a(x).unflatten(-1, (2, 4)).softmax(-2).flatten(-2)
+        return self.z((shares @ shares.mT).mean(1))
+
+
+def test_a_softmax_over_nothing_does_not_outlast_its_product() -> None:
+    """A column that goes whole has no softmax in the oracle of the graph: not a number times zero is none either."""
+    torch.manual_seed(0)
+    trace = fxprune.trace(Shares().double().eval(), torch.randn(2, 5, 6).double())
+    plan = plan_removal(trace, {("a.weight", 0): [1, 5]})
+    proof = fxprune.verify(trace, plan, fxprune.slim(trace, plan))
+    assert proof.error < EXACT
+    assert proof.judged == {"graph": 1.0, "masks": 1.0}

@@ -502,6 +502,31 @@ def test_what_nobody_reads_runs_on_what_is_left(kind: Literal["module", "graph"]
         assert measure(small, (x,)) == made.predicted
 
 
+class UnreadIndex(nn.Module):
+    """An index that nobody follows, beyond what is left."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(6, 8), nn.Linear(8, 4)
+        self.register_buffer("order", torch.randperm(8))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.first(x)
+        x.index_select(1, self.order)
+        return self.last(x)
+
+
+def test_code_that_does_not_run_on_what_is_left_is_no_module() -> None:
+    """Nobody compares what nobody reads, but a copy of the module would stumble over it."""
+    torch.manual_seed(0)
+    model, x = UnreadIndex().eval(), torch.randn(2, 6)
+    found = trace(model, x)
+    made = plan_removal(found, {("first.weight", 0): [1, 4]})
+    small = slim(found, made)
+    assert small.fxprune_kind == "graph"
+    assert verify(found, made, small).judged == {"graph": 1.0, "masks": 1.0}
+
+
 class Silenced(nn.Module):
     """A part without gradient, and a running mean that is written under ``no_grad`` in training."""
 

@@ -137,6 +137,7 @@ def test_the_checker_notices_what_is_no_error_of_ours(monkeypatch: pytest.Monkey
 
 def test_headlines_hide_names_and_numbers() -> None:
     assert headline(Wrong("484 multiply-accumulates at 'a.b', 1.5e-03")) == "# multiply-accumulates at ..., #"
+    assert headline(Wrong("rows would keep 5, 3, 4 of 6")) == "rows would keep # of #"
 
 
 def test_shrinking_keeps_what_fails(monkeypatch: pytest.MonkeyPatch) -> None:
