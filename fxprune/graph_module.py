@@ -5,10 +5,14 @@ from __future__ import annotations
 import copy
 import keyword
 import re
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
 from torch import fx, nn
 from torch.fx.graph import PythonCode
+
+from fxprune.graph_pickle import packed
 
 __all__ = ["SHARED", "NamedGraph", "is_plain", "plainly", "set_tensor", "tensor_at"]
 
@@ -77,6 +81,30 @@ class NamedGraph(fx.GraphModule):
         made._graph.owning_module = made
         made.recompile()
         return made
+
+    def __reduce__(self) -> tuple[Callable[..., NamedGraph], tuple[object, ...]]:
+        """Everything but objects that cannot be pickled, and those as data."""
+        own, kind = type(self).__mro__[:2]
+        return _restored, (kind, own.__name__, self._state())
+
+    def _state(self) -> dict[str, object]:
+        """The attributes, ready to be pickled."""
+        left_out = ("_code", "_lineno_map", "_prologue_start")  # the code is written anew
+        kept = {name: value for name, value in self.__dict__.items() if name not in left_out}
+        return {**kept, "_graph": packed(self._graph)}
+
+    def _restore(self, state: Mapping[str, Any]) -> None:
+        """Take attributes that were pickled."""
+        self.__dict__.update(state)
+        self.graph = state["_graph"].unpacked()
+
+
+def _restored(kind: type[NamedGraph], name: str, state: Mapping[str, Any]) -> NamedGraph:
+    made = fx.GraphModule.__new__(kind)
+    assert isinstance(made, NamedGraph)
+    type(made).__name__ = name
+    made._restore(state)
+    return made
 
 
 def plainly(model: nn.Module) -> nn.Module:

@@ -11,7 +11,7 @@ import functools
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import fx, nn
@@ -21,6 +21,7 @@ from torch.utils._python_dispatch import _disable_current_modes, _get_current_di
 
 from fxprune.errors import FxpruneError, SliceError
 from fxprune.graph_module import SHARED, NamedGraph
+from fxprune.graph_pickle import packed
 
 __all__ = ["Leaf", "Made", "Maker", "SlimGraph", "Way"]
 
@@ -151,6 +152,14 @@ class SlimGraph(NamedGraph):
         if self._made:
             self._made[0] = replace(self._made[0], graph=self._graph)
         return code
+
+    def _state(self) -> dict[str, object]:
+        ways = [(packed(m.graph), m.way, m.dynamic_batch, m.trains) for m in self._made]
+        return {**super()._state(), "_made": ways}
+
+    def _restore(self, state: Mapping[str, Any]) -> None:
+        made = [Made(graph.unpacked(), *others) for graph, *others in state["_made"]]
+        super()._restore({**state, "_made": made})
 
     def run_for(self, way: Way) -> int:
         """The number of the graph for a way, made now if there is none."""

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import copy
+import io
+import pickle
 from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
 import torch
-from torch import nn
+from torch import fx, nn
 from torch.nn import functional as F
 
 from fxprune.errors import SliceError
@@ -380,3 +382,36 @@ def test_what_a_model_keeps_from_its_first_call_makes_no_other_model(tmp_path) -
     small = slim(found, made)
     save(small, made, tmp_path / "small.safetensors")
     assert torch.equal(load(Grid(), tmp_path / "small.safetensors", x)(x), small(x))
+
+
+def test_pickled_graphs_are_as_they_were_and_go_on_being_made() -> None:
+    model, x, made = resized()
+    small = slim(trace(model, x), made, kind="graph").eval()
+    large = torch.randn(2, 3, 48, 40)
+    before = small(large)  # a second graph, pickled along
+    file = io.BytesIO()
+    torch.save(small, file)
+    file.seek(0)
+    again = torch.load(file, weights_only=False)
+    assert type(again).__name__ == "Resized" and again.fxprune_kind == "graph"
+    assert list(again.state_dict()) == list(small.state_dict())
+    assert torch.equal(again(large), before) and torch.equal(again(x), small(x))
+    other = torch.randn(1, 3, 20, 24)
+    assert torch.equal(again(other), small(other))
+    with torch.no_grad():
+        again.get_parameter("out.bias").add_(1.0)
+    assert torch.allclose(again(large), before + 1, atol=1e-5)  # all graphs hold the same tensors
+    again.train()(x).sum().backward()
+    assert again.get_parameter("a.weight").grad is not None
+
+
+def test_pickled_graphs_keep_names_that_no_code_can_hold() -> None:
+    odd = NamedGraph("Odd")
+    set_tensor(odd, "class.code", nn.Parameter(torch.tensor([2.0])))
+    graph = fx.Graph()
+    x, weight = graph.placeholder("x"), graph.get_attr("class.code")
+    graph.output(graph.call_function(torch.ops.aten.mul.Tensor, (x, weight)))
+    odd.graph = graph
+    again = pickle.loads(pickle.dumps(odd))
+    assert torch.equal(again(torch.ones(3)), torch.full((3,), 2.0))
+    assert [n for n, _ in again.named_parameters()] == ["class.code"]
