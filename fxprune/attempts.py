@@ -1,8 +1,8 @@
 """Attempts: a choice of units that the graph refuses, or that misses the budget, is made again in another way.
 
 The planner knows layouts only as far as rules asked for them.  Whether what is left can be written down operator
-by operator shows when the choice is carried through the graph; what is refused there is a lesson: units that must
-stay, or units that must go together.  A choice that obeys all lessons is looked for, first in the way that was asked
+by operator shows when the choice is carried through the graph, and of a recorded model when its own code runs on
+it; what is refused there is a lesson: units that must stay, or units that must go together.  A choice that obeys all lessons is looked for, first in the way that was asked
 for, then in others.
 """
 
@@ -17,6 +17,7 @@ from fxprune.errors import PlanError
 from fxprune.labels import varying
 from fxprune.planning.atoms import Mode
 from fxprune.planning.solve import EXCESS, Solution
+from fxprune.rehearsal import rehearse
 from fxprune.resize import CrossedError, EmptiedError
 from fxprune.trace import Trace
 from fxprune.types import BoolArray, Budget, Coupling, FloatArray, IntArray, Plan
@@ -160,7 +161,9 @@ class Attempts:
     def _realise(self, way: Way, solution: Solution, lessons: Lessons) -> Made:
         """The plan of a choice, or of the next one that obeys what was learnt from its refusal."""
         try:
-            return Made(plan_units(self.trace, solution.keep), solution, way, lessons.told)
+            plan = plan_units(self.trace, solution.keep)
+            rehearse(self.trace, plan)
+            return Made(plan, solution, way, lessons.told)
         except (EmptiedError, CrossedError) as error:
             refusal = error
         best: Made | None = None

@@ -6,16 +6,14 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-from torch import fx, nn
+from torch import nn
 from torch.utils import _pytree as pytree
 
-from fxprune.copies import copied
 from fxprune.crop import crop_
 from fxprune.cutting import cut, cut_sources
 from fxprune.errors import FxpruneError, PlanError, SliceError
 from fxprune.graph_copy import Parts
-from fxprune.modules import Setting, refresh
-from fxprune.ops.base import Value
+from fxprune.module_copy import module_copy
 from fxprune.proof.conditions import private
 from fxprune.reading import shown
 from fxprune.recount import recounted
@@ -23,7 +21,7 @@ from fxprune.resize import Resolution, keep_mask, resolve
 from fxprune.sameness import difference
 from fxprune.sources import source_of
 from fxprune.tensors import DIGEST, Content, read_tensors, warn_unchecked, write_tensors
-from fxprune.trace import ExampleInputs, Trace, evaluating
+from fxprune.trace import ExampleInputs, Trace
 from fxprune.trace import trace as _trace
 from fxprune.types import Plan
 from fxprune.weights import check_values, fill
@@ -37,9 +35,6 @@ FORMAT = "fxprune"
 
 # Arguments that torch.nn modules cache and ``modules.refresh`` updates.
 CACHED = frozenset({"groups", "normalized_shape", "num_groups", "group"})
-
-# How operators call a number of groups.
-GROUPS = frozenset({"groups", "num_groups", "group"})
 
 
 def slim(trace: Trace, plan: Plan, *, kind: Kind = "auto") -> nn.Module:
@@ -89,7 +84,7 @@ def _applied(trace: Trace, plan: Plan, kind: Kind, *, trusted: bool = False) -> 
     if kind != "graph":
         module: nn.Module | None = None
         try:
-            module = _module_copy(parts)
+            module = module_copy(parts)
             problem = "" if trusted else _difference(parts, module)
         except FxpruneError:
             raise
@@ -101,10 +96,12 @@ def _applied(trace: Trace, plan: Plan, kind: Kind, *, trusted: bool = False) -> 
             module.fxprune_kind = "module"  # type: ignore[assignment]
             return module
         if kind == "module" or trace.kind == "recorded":
+            declined = f"; {trace.why_static}" if trace.kind == "recorded" else ""
             raise SliceError(
                 f"the model's own code does not run on fewer channels: {problem}",
                 source=", ".join(_hard_coded(found)),
-                advice="replace the hard-coded sizes by those of the tensors, or protect what they concern",
+                advice="replace the hard-coded sizes by those of the tensors, or protect what they concern"
+                + declined,
             )
     graph = crop_(parts.graph, plan.crops)
     graph.fxprune_kind = "graph"  # type: ignore[assignment]
@@ -116,52 +113,6 @@ def _hard_coded(found: Resolution) -> tuple[str, ...]:
     """Source lines of the nodes whose sizes no torch.nn module caches."""
     nodes = [n for n, r in found.rewrites.items() if not set(r.args) <= CACHED]
     return tuple(dict.fromkeys(s for n in [*nodes, *found.gathers] if (s := source_of(n))))
-
-
-# --- a copy of the user's module ---------------------------------------------------------------
-
-
-def _module_copy(parts: Parts) -> nn.Module:
-    """Copy the model with slim tensors in the place of its own, and refresh cached integers."""
-    slims = parts.tensors
-    module = copied(parts.trace.model, lambda t: slims[id(t)] if id(t) in slims else t.detach().clone())
-    with evaluating(module):  # looking at a parametrised weight computes it, which in training may count
-        refresh(module, _settings(parts.trace, parts.found))
-    return module
-
-
-def _settings(trace: Trace, found: Resolution) -> dict[str, Setting]:
-    """New arguments and widths of calls, by their module and by the parameters (a norm's scale) they read."""
-    settings: dict[str, Setting] = {}
-    for node, value in found.values.items():
-        stack = node.meta.get("nn_module_stack")
-        if stack and isinstance(value, Value) and value.rank > 1:
-            path, _ = list(stack.values())[-1]
-            settings[path] = {"width": value.shape[1]}
-    for node, rewrite in found.rewrites.items():
-        stack = node.meta.get("nn_module_stack")
-        if stack:
-            path, _ = list(stack.values())[-1]
-            settings[path] = {**settings.get(path, {}), **rewrite.args}
-        if not set(rewrite.args).isdisjoint(GROUPS):
-            for source in node.all_input_nodes[1:]:
-                for weight in _parameters_behind(source):
-                    settings[trace.aliases.get(weight, weight)] = rewrite.args
-    return settings
-
-
-def _parameters_behind(node: fx.Node) -> list[str]:
-    """Names of the parameters that a weight operand is computed from."""
-    names, stack = [], [node]
-    while stack:
-        current = stack.pop()
-        if current.op == "get_attr":
-            names.append(str(current.target))
-        elif current.op == "call_function":
-            stack.extend(current.all_input_nodes)
-        if len(names) + len(stack) > 16:
-            return []
-    return names
 
 
 def _difference(parts: Parts, module: nn.Module) -> str:

@@ -388,6 +388,9 @@ class _Case:
         if self.what.inexact:
             why = "the graph oracle cannot take statistics of a recorded model over what is left"
             return {n: Output(t, unjudged=why) for n, t in self.small.items()}
+        if _reads_without_weight(self.what):
+            why = "the graph oracle zeroes weights of a recorded model, and one of its operators reads without any"
+            return {n: Output(t, unjudged=why) for n, t in self.small.items()}
         found = self._run(_zeroed_copy(self.what))
         # Widths that were pruned differ; the other oracle looks at them.
         odd = {n for n, t in found.items() if n not in self.small or self.small[n].shape != t.shape}
@@ -457,6 +460,23 @@ def _zeroed_copy(what: _Removal) -> nn.Module:
         weight = parameters[crop.tensor].data
         weight.masked_fill_(outside(crop, weight), 0)
     return module
+
+
+def _reads_without_weight(what: _Removal) -> bool:
+    """Something sums over dead units, and no parameter lies beside them (features convolved with features)."""
+    known = flow(what.trace)
+    return any(
+        not what.found.keep[known.units(array)].all() and not any(map(_is_weight, node.all_input_nodes))
+        for node, said in known.walk.consumed.items()
+        for _, arrays in said
+        for array in arrays
+    )
+
+
+def _is_weight(node: fx.Node) -> bool:
+    while node.op == "call_function" and len(node.all_input_nodes) == 1:
+        node = node.all_input_nodes[0]
+    return node.op == "get_attr"
 
 
 def _counts_samples(trace: Trace) -> bool:

@@ -49,7 +49,6 @@ def test_the_library_notices(name: str) -> None:
         "aten::conv2d: inputs of the next group",
         "aten::transpose: taken for elementwise",
         "aten::roll: the other way",
-        "aten::mean: is exact",
         "aten::layer_norm: scale off by one",
     ],
 )
