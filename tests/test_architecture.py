@@ -85,7 +85,7 @@ ALLOWED: frozenset[tuple[str, str]] = frozenset()
 STAGES = frozenset({"plan", "slim", "verify", "export", "bench", "inspect", "report"})
 JOINTS = frozenset({"pipeline", "cli", "verify", "demo", "train", "training", "testing", "__init__"})
 
-NEVER = frozenset({"torch_pruning", "timm", "transformers", "onnxsim"})
+NEVER = frozenset({"torch_pruning", "torch_kirigami", "timm", "transformers", "onnxsim"})
 NEVER_EXCEPT = frozenset({("loading", "timm")})  # the user's own words "timm:NAME" ask for it
 
 TORCH_FREE = {"labels", "blocks"}

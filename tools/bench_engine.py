@@ -1,11 +1,11 @@
-"""Time the engine on one core, side by side with Torch-Pruning, and how both grow with depth.
+"""Time the engine on one core, side by side with its peers, and how all grow with depth.
 
     python tools/bench_engine.py                 # models, growth, table and plot into results/
     python tools/bench_engine.py --models resnet50 vit_b_16 --repeats 3
 
 What is timed.  fxprune: ``couple`` + ``plan`` (l1, half of the channels, uniform) + ``slim``; the time
-of ``torch.export`` itself stands apart.  Torch-Pruning: building its dependency graph, the pass
-over its groups, and pruning half of the channels by magnitude.  Both run in one process, in turn,
+of ``torch.export`` itself stands apart.  The peers (``peer_tools.py``): building their
+graph, finding what may go, and pruning half of the channels by magnitude.  All run in one process, in turn,
 on one thread, and processor time is counted, so that what else the machine does is not; the figure is the
 median of the repeats, its spread their range.  A run that has not ended after 90 such seconds is given up.  Needs the ``peers`` extra for the comparison.
 
@@ -24,6 +24,7 @@ import sys
 import time
 import warnings
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -36,6 +37,8 @@ MODELS = (
     *("densenet121", "densenet201", "maxvit_t"),
 )
 LIMIT = 90
+NAMES = {"fxprune": "fxprune", "torch_pruning": "Torch-Pruning", "kirigami": "torch-kirigami"}
+TOOLS = tuple(NAMES)
 ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -115,15 +118,13 @@ def _fxprune(model: nn.Module, x: torch.Tensor) -> dict[str, float]:
     }
 
 
-def _torch_pruning(model: nn.Module, x: torch.Tensor) -> dict[str, float]:
-    import torch_pruning as tp
+def _peer(number: int, model: nn.Module, x: torch.Tensor) -> dict[str, float]:
+    from peer_tools import PEERS, Call
 
-    outputs = [m for m in model.modules() if isinstance(m, nn.Linear) and m.out_features in (10, 1000)]
+    layers = model.named_modules()
+    outputs = [n for n, m in layers if isinstance(m, nn.Linear) and m.out_features in (10, 1000)]
     start = time.process_time()
-    pruner = tp.pruner.MagnitudePruner(
-        model, x, tp.importance.GroupMagnitudeImportance(p=1), pruning_ratio=0.5, ignored_layers=outputs
-    )
-    pruner.step()
+    PEERS[number].halve(Call(model, (x,), {}, outputs))
     return {"total": time.process_time() - start}
 
 
@@ -150,10 +151,13 @@ def _timed(run: Callable[[nn.Module, torch.Tensor], dict[str, float]], name: str
 
 
 def _measure(name: str, repeats: int, peers: bool) -> dict[str, object]:
-    """Both tools in turn in this process."""
+    """All tools in turn in this process."""
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
-    tools = {"fxprune": _fxprune, **({"torch_pruning": _torch_pruning} if peers else {})}
+    tools: dict[str, Callable[[nn.Module, torch.Tensor], dict[str, float]]] = {
+        "fxprune": _fxprune,
+        **({t: partial(_peer, k) for k, t in enumerate(TOOLS[1:])} if peers else {}),
+    }
     runs: dict[str, list[dict[str, float]]] = {t: [] for t in tools}
     failed: dict[str, str] = {}
     _timed(_fxprune, "residual:2")  # imports and first-call costs stay out of the figures
@@ -210,8 +214,8 @@ def _spread(record: dict[str, object], tool: str) -> str:
 
 def _table(records: list[dict[str, object]]) -> str:
     lines = [
-        "| model | edges | torch.export s | couple s | plan s | slim s | fxprune s | with export s | Torch-Pruning s | ratio | ratio, with export |",
-        "|" + "---|" * 11,
+        "| model | edges | torch.export s | couple s | plan s | slim s | fxprune s | with export s | Torch-Pruning s | ratio | ratio, with export | torch-kirigami s |",
+        "|" + "---|" * 12,
     ]
     for r in records:
         edges, *own = (
@@ -232,7 +236,13 @@ def _table(records: list[dict[str, object]]) -> str:
                 f"{plan:.2f}",
                 f"{slim:.2f}",
             ),
-            *(_spread(r, "fxprune"), f"{export + total:.2f}", _spread(r, "torch_pruning"), *ratios),
+            *(
+                _spread(r, "fxprune"),
+                f"{export + total:.2f}",
+                _spread(r, "torch_pruning"),
+                *ratios,
+                _spread(r, "kirigami"),
+            ),
         )
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
@@ -243,13 +253,12 @@ def _growth(records: list[dict[str, object]]) -> list[str]:
     found = []
     for kind in ("residual", "dense"):
         rows = [r for r in records if str(r["model"]).startswith(kind + ":")]
-        for tool in ("fxprune", "torch_pruning"):
+        for tool, name in NAMES.items():
             points = [(_median(r, "fxprune", "edges"), _median(r, tool)) for r in rows]
             points = [(e, t) for e, t in points if e is not None and t is not None and e >= 100]
             if len(points) > 1:
                 x, y = np.log(np.array(points, float)).T
                 slope = np.polyfit(x, y, 1)[0]
-                name = {"fxprune": "fxprune", "torch_pruning": "Torch-Pruning"}[tool]
                 found.append(f"{kind} nets: {name} grows with the {slope:.2f}th power of the number of edges")
     return found
 
@@ -263,7 +272,7 @@ def _plot(records: list[dict[str, object]], path: Path) -> None:
     figure, axes = plt.subplots(1, 2, figsize=(10, 4))
     for axis, kind in zip(axes, ("residual", "dense"), strict=True):
         rows = [r for r in records if str(r["model"]).startswith(kind + ":")]
-        for tool, label in (("fxprune", "fxprune"), ("torch_pruning", "Torch-Pruning")):
+        for tool, label in NAMES.items():
             points = [(int(str(r["model"]).split(":")[1]), _median(r, tool)) for r in rows]
             points = [(n, t) for n, t in points if t is not None]
             if points:
@@ -286,7 +295,7 @@ def main() -> None:
     parser.add_argument("--models", nargs="*", default=list(MODELS))
     parser.add_argument("--growth", action=argparse.BooleanOptionalAction, default=True)
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--alone", action="store_true", help="leave Torch-Pruning out")
+    parser.add_argument("--alone", action="store_true", help="leave the peers out")
     parser.add_argument("--out", type=Path, default=ROOT / "results")
     parser.add_argument("--child", help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -312,7 +321,7 @@ def _write(records: list[dict[str, object]], out: Path, repeats: int) -> None:
     (out / "engine.json").write_text(json.dumps({"note": note, "records": records}, indent=1))
     parts = [
         f"# Speed of the engine\n\n`python tools/bench_engine.py` wrote this. {note}",
-        "*fxprune s* is couple + plan + slim; Torch-Pruning's time is its graph, its group pass and its pruning.",
+        "*fxprune s* is couple + plan + slim; the peers' time is their graph, what they find in it, and pruning.",
         _table(records),
         *(f"* {line}" for line in _growth(records)),
         "![growth with depth](engine_growth.png)",
