@@ -127,9 +127,12 @@ class Ledger:
         return int(self._marks.item(array.item(0)))
 
     def _follow(self, lost: Sequence[IntArray], ties: Sequence[tuple[IntArray, IntArray, object]]) -> None:
-        """What is tied to something that is not lost is not lost."""
+        """What is tied to something that is not lost is not lost; nor are rows that meet the cells of their own layout."""
         for array in lost:
             self._marks[array] = -self._call
+        for one, other, _ in ties:
+            if one.size and self._first(one) == -self._call and np.array_equal(one, other):
+                self._marks[one] = self._call
         found = True
         while found:
             found = False
