@@ -50,6 +50,14 @@ FOUND = (
         "a softmax over nothing, in the oracle of the graph",
         "tests/engine/test_rows.py::test_a_softmax_over_nothing_does_not_outlast_its_product",
     ),
+    (
+        "constants around or in a channel that goes, in the mask oracle",
+        "tests/proof/test_masked.py::test_literals_go_with_the_channel_that_they_stand_in",
+    ),
+    (
+        "a copy of the module that is right on the example only",
+        "tests/engine/test_sameness.py::test_what_one_example_hides_another_shows",
+    ),
     ("`torch.no_grad` in graphs that train", "tests/engine/test_trace.py::test_no_grad_holds_in_a_graph"),
     (
         "a product of everything with everything under a budget",

@@ -117,6 +117,19 @@ def merged(state: Tensor, dims: list[int], keepdim: bool) -> Tensor:
     return torch.where(alive, ALIVE, torch.where(dead, DEAD, FREE)).to(torch.uint8)
 
 
+def settled(state: Tensor) -> Tensor:
+    """States in which literals share the fate of their slice: padding lives and goes with the channel it is laid around."""
+    free, alive, dead = state == FREE, state == ALIVE, state == DEAD
+    if not bool(free.any()) or not bool(dead.any()):
+        return state
+    for dim in range(state.ndim):
+        others = [d for d in range(state.ndim) if d != dim]
+        lives, dies = (one.amax(others, keepdim=True) for one in (alive, dead))
+        if bool((dies & ~lives).any()):
+            state = torch.where(free & dies & ~lives, DEAD, torch.where(free & lives & ~dies, ALIVE, state))
+    return state.to(torch.uint8)
+
+
 def mixed(state: Tensor, dims: list[int]) -> bool:
     """Some line along the dimensions holds both what is left and what is gone."""
     return bool(dims) and bool(((state == ALIVE).amax(dims) & (state == DEAD).amax(dims)).any())

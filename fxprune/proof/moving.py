@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from fxprune.proof.call import Call, Law, Result, State, Unknown, unmixed
+from fxprune.proof.call import Call, Law, Result, State, Unknown, settled, unmixed
 from fxprune.proof.conditions import Values
 from fxprune.proof.states import ALIVE, DEAD, FREE
 
@@ -111,7 +111,8 @@ def _on_states(call: Call, kept: Sequence[str], clear: Values) -> State | list[S
         result = on(torch.uint8)
     except (RuntimeError, NotImplementedError):  # some kernels know floating types only
         result = on(torch.float64)
-    found = [t.round().to(torch.uint8) if t.is_floating_point() else t for t in pytree.tree_leaves(result)]
+    leaves = pytree.tree_leaves(result)
+    found: list[State] = [settled(t.round().to(torch.uint8) if t.is_floating_point() else t) for t in leaves]
     return found[0] if isinstance(result, Tensor) else found
 
 

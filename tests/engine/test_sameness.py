@@ -270,3 +270,27 @@ def test_what_cannot_be_copied_is_named() -> None:
         assert small.train()(torch.randn(3, 4)).shape == (3, 2)
     with pytest.raises(SliceError, match="none for float64"):
         small.eval()(torch.randn(2, 3, 4).double())
+
+
+class Hidden(nn.Module):
+    """Parts of fewer rows than the code would make of what is left, under a maximum that rarely tells."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rows = nn.Embedding(11, 7)
+        self.mix, self.last = nn.Parameter(torch.randn(6, 6)), nn.Linear(1, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.mix @ self.rows(x)
+        one, two, three = y.tensor_split(3, 1)
+        return self.last((torch.cat([two, one.tanh(), three], 1) / (1 + y.abs())).amax(1)[:, :1])
+
+
+@pytest.mark.parametrize("seed", [0, 9, 12, 13, 14, 20, 22, 23, 28, 29])
+def test_what_one_example_hides_another_shows(seed: int) -> None:
+    """Of rows 1, 3, 4 and 5 the code would put two into the first part, where one is left of it; examples that do not tell."""
+    torch.manual_seed(seed)
+    model, x = Hidden().double().eval(), torch.randint(11, (2, 6))
+    found = trace(model, x)
+    small = slim(found, plan_removal(found, {("mix", 0): [0, 2]}))
+    assert small.fxprune_kind == "graph"

@@ -157,6 +157,25 @@ def test_what_is_called_exact_must_not_count(name: str) -> None:
     assert judged(OVER_LEFT[name], LEFT, exact=True).error > 1e-3
 
 
+def framed(net: Rows, y: Tensor) -> Tensor:
+    """The length of every column, frame included."""
+    return y * nn.functional.pad(y[:, :, None], (1, 1), value=0.25).norm(dim=1).mean(1, keepdim=True)
+
+
+def overwritten(net: Rows, y: Tensor) -> Tensor:
+    return y * y[:, :, None].expand(-1, -1, 3).index_fill(2, torch.tensor([0, 2]), -1.0).sum(1).mean(
+        1, keepdim=True
+    )
+
+
+@pytest.mark.parametrize("between", [framed, overwritten])
+def test_literals_go_with_the_channel_that_they_stand_in(between: Callable[[Rows, Tensor], Tensor]) -> None:
+    """A frame around a channel, or numbers written into it, are nothing that stays without it."""
+    found = judged(between, LEFT, exact=True)
+    assert found.judged == 1
+    assert found.error <= EXACT
+
+
 @pytest.mark.filterwarnings("ignore:std\\(\\):UserWarning")
 def test_numbers_that_are_none_are_a_mismatch() -> None:
     """One channel has no unbiased variance: the slim model and the masked one agree, on nothing."""
