@@ -100,6 +100,7 @@ def try_seed(seed: int, *, small: bool, folder: Path) -> Row:
         "findings": [[f.stage, f.how, f.verdict, f.what] for f in report.findings],
         "kinds": list(report.kinds),
         "seconds": round(time.process_time() - began, 3),
+        "at": int(time.time()),
     }
 
 

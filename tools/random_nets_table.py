@@ -10,8 +10,20 @@ from pathlib import Path
 
 __all__ = ["COLUMNS", "FAILED", "Record", "page"]
 
-COLUMNS = ("seed", "verdict", "plans", "modules", "units", "free", "judged", "seconds", "engine", "said")
-"""Of a compact row; ``said`` is empty for what is right."""
+COLUMNS = (
+    "seed",
+    "verdict",
+    "plans",
+    "modules",
+    "units",
+    "free",
+    "judged",
+    "seconds",
+    "engine",
+    "at",
+    "said",
+)
+"""Of a compact row; ``at`` is when it was tried in seconds (a running number in the first ones), ``said`` is left out for what is right."""
 
 FAILED = ("wrong", "crashed")
 
@@ -107,11 +119,12 @@ class Record:
         path.write_text("".join(f"{line}\n" for line in lines), "utf-8")
 
     def add(self, rows: Iterable[Row]) -> None:
-        """Take complete rows of a sweep; those that are known already change nothing."""
+        """Take complete rows of a sweep; those that are known already, or older than what is known, change nothing."""
         for row in rows:
             compact = _compact(row)
             seed = int(str(row["seed"]))
-            if self.rows.get(seed) == compact:
+            known = self.rows.get(seed)
+            if known is not None and int(str(known["at"])) >= int(str(row["at"])):
                 continue
             self.rows[seed] = compact
             totals = self.totals.setdefault(str(row["engine"]), {})

@@ -12,7 +12,9 @@ from random_nets_table import FOUND, Record, page
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def row(seed: int, verdict: str = "right", engine: str = "0123abcd") -> dict[str, object]:
+def row(
+    seed: int, verdict: str = "right", engine: str = "0123abcd", at: int = 1_800_000_000
+) -> dict[str, object]:
     what = "# parameters, predicted #"
     return {
         "seed": seed,
@@ -28,6 +30,7 @@ def row(seed: int, verdict: str = "right", engine: str = "0123abcd") -> dict[str
         "kinds": ["conv2d"],
         "seconds": 1.234,
         "engine": engine,
+        "at": at,
     }
 
 
@@ -39,7 +42,7 @@ def test_rows_add_up_and_are_small(tmp_path: Path) -> None:
     again = Record.read(path)
     again.add([row(9_999), row(3, "wrong")])
     assert again == record, "known rows change nothing"
-    again.add([row(3, engine="new")])
+    again.add([row(3, engine="new", at=1_800_000_001), row(3, "crashed", engine="older", at=1_700_000_000)])
     assert again.rows[3]["verdict"] == "right"
     assert "said" not in again.rows[3]
     assert again.total("pinned") == Counter({"meets data": 1500, "looked up": 99})
