@@ -10,15 +10,13 @@ shell must not wait for it.
 from __future__ import annotations
 
 import importlib
-import sys
 from collections.abc import Mapping
-from types import ModuleType
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:  # for type checkers and editors; _HOMES says the same to Python
     from fxprune import regularizers
-    from fxprune.bench import benchmark
-    from fxprune.couple import couple
+    from fxprune.bench.benchmark import benchmark
+    from fxprune.coupling.couple import couple
     from fxprune.errors import (
         ExportError,
         FxpruneError,
@@ -29,14 +27,14 @@ if TYPE_CHECKING:  # for type checkers and editors; _HOMES says the same to Pyth
         UnsupportedOp,
         VerificationError,
     )
-    from fxprune.export import export_onnx
-    from fxprune.inspect import dependency_graph, explain
+    from fxprune.graph.trace import Trace, trace
+    from fxprune.inspection.explain import dependency_graph, explain
+    from fxprune.onnx.export import export_onnx
     from fxprune.pipeline import compress
-    from fxprune.plan import plan
-    from fxprune.slim import load, save, slim
-    from fxprune.trace import Trace, trace
-    from fxprune.types import Budget, Group, Plan
-    from fxprune.verify import verify
+    from fxprune.planning.plan import plan
+    from fxprune.plans import Budget, Group, Plan
+    from fxprune.proof.verify import verify
+    from fxprune.slimming.slim import load, save, slim
 
 __all__ = [
     "Budget",
@@ -67,40 +65,30 @@ __all__ = [
 ]
 
 _NAMES: Mapping[str, str] = {
-    "bench": "benchmark",
-    "couple": "couple",
+    "bench.benchmark": "benchmark",
+    "coupling.couple": "couple",
     "errors": "ExportError FxpruneError PlanError RecipeError SliceError TraceError UnsupportedOp VerificationError",
-    "export": "export_onnx",
-    "inspect": "dependency_graph explain",
+    "onnx.export": "export_onnx",
+    "inspection.explain": "dependency_graph explain",
     "pipeline": "compress",
-    "plan": "plan",
-    "slim": "load save slim",
-    "trace": "Trace trace",
-    "types": "Budget Group Plan",
-    "verify": "verify",
+    "planning.plan": "plan",
+    "slimming.slim": "load save slim",
+    "graph.trace": "Trace trace",
+    "plans": "Budget Group Plan",
+    "proof.verify": "verify",
 }
 _HOMES = {name: module for module, names in _NAMES.items() for name in names.split()}
 
 
-class _Package(ModuleType):
-    """The package; some of its functions share their name with the module they live in."""
-
-    def __getattr__(self, name: str) -> object:
-        if name == "regularizers":
-            return importlib.import_module("fxprune.regularizers")
-        if name not in _HOMES:
-            raise AttributeError(f"module 'fxprune' has no attribute '{name}'", name=name, obj=self)
-        value: object = getattr(importlib.import_module(f"fxprune.{_HOMES[name]}"), name)
-        setattr(self, name, value)
-        return value
-
-    def __setattr__(self, name: str, value: object) -> None:
-        # Importing fxprune.plan also sets the package's attribute "plan"; that name is the function's.
-        if not (name in _HOMES and isinstance(value, ModuleType)):
-            super().__setattr__(name, value)
-
-    def __dir__(self) -> list[str]:
-        return sorted({*super().__dir__(), *__all__})
+def __getattr__(name: str) -> object:
+    if name == "regularizers":
+        return importlib.import_module("fxprune.regularizers")
+    if name not in _HOMES:
+        raise AttributeError(f"module 'fxprune' has no attribute '{name}'")
+    value: object = getattr(importlib.import_module(f"fxprune.{_HOMES[name]}"), name)
+    globals()[name] = value
+    return value
 
 
-sys.modules[__name__].__class__ = _Package
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

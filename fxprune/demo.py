@@ -18,15 +18,15 @@ import torch
 from rich.console import Group, RenderableType
 from torch import nn
 
-from fxprune.calls import Call
-from fxprune.console import SILENT, Ticks, Watcher
-from fxprune.delivery import make_folder
-from fxprune.files import write_text
+from fxprune.models.calls import Call
+from fxprune.onnx.session import open_session
 from fxprune.pipeline import Result, compress
-from fxprune.plots import plot_demo
-from fxprune.report import Sheet, count, share
-from fxprune.runtime import open_session
-from fxprune.types import Budget
+from fxprune.plans import Budget
+from fxprune.report.plots import plot_demo
+from fxprune.report.sheets import Sheet, count, share
+from fxprune.support.console import SILENT, Ticks, Watcher
+from fxprune.support.delivery import make_folder
+from fxprune.support.files import write_text
 
 __all__ = ["DemoResult", "Digits", "DigitsNet", "accuracy", "demo_view", "run_demo", "train"]
 

@@ -14,7 +14,7 @@ import numpy.typing as npt
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from fxprune.types import IntArray
+from fxprune.plans import IntArray
 
 __all__ = [
     "along",

@@ -13,28 +13,28 @@ from typing import Literal, TypeVar
 import torch
 from torch import nn
 
-from fxprune.bench import BenchTable, benchmark
-from fxprune.console import SILENT, Ticks, Watcher
+from fxprune.bench.benchmark import BenchTable, benchmark
 from fxprune.criteria import Criterion
-from fxprune.delivery import Delivery, Paths, begin_delivery, check_folder, occupied
 from fxprune.errors import PlanError
-from fxprune.export import ExportReport, export_onnx
-from fxprune.files import write_text
-from fxprune.inputs import Inputs
-from fxprune.inputs import example_inputs as find_inputs
-from fxprune.inspect import WidthRow, group_table, width_table
-from fxprune.loading import Loaded, load_model
-from fxprune.plan import plan as make_plan
-from fxprune.plots import plot_latency, plot_widths
-from fxprune.reading import MIB, read_text, regular_file, shown
-from fxprune.report import describe_export, describe_plan, describe_trace, export_json, report_markdown
-from fxprune.runtime import open_session
-from fxprune.slim import load, save, slim
-from fxprune.tensors import read_tensors
-from fxprune.trace import ExampleInputs, Trace, trace
-from fxprune.types import Budget, Plan
-from fxprune.verify import Proof, verify
-from fxprune.weights import load_weights, read_metadata
+from fxprune.graph.trace import ExampleInputs, Trace, trace
+from fxprune.inspection.explain import WidthRow, group_table, width_table
+from fxprune.models.inputs import Inputs
+from fxprune.models.inputs import example_inputs as find_inputs
+from fxprune.models.loading import Loaded, load_model
+from fxprune.models.weights import load_weights, read_metadata
+from fxprune.onnx.export import ExportReport, export_onnx
+from fxprune.onnx.session import open_session
+from fxprune.planning.plan import plan as make_plan
+from fxprune.plans import Budget, Plan
+from fxprune.proof.verify import Proof, verify
+from fxprune.report.plots import plot_latency, plot_widths
+from fxprune.report.sheets import describe_export, describe_plan, describe_trace, export_json, report_markdown
+from fxprune.slimming.slim import load, save, slim
+from fxprune.support.console import SILENT, Ticks, Watcher
+from fxprune.support.delivery import Delivery, Paths, begin_delivery, check_folder, occupied
+from fxprune.support.files import write_text
+from fxprune.support.reading import MIB, read_text, regular_file, shown
+from fxprune.support.tensors import read_tensors
 
 __all__ = [
     "Opened",
@@ -276,7 +276,7 @@ def compress(
         finetune: Trains the slim model in place; called once, after it was verified.
         threads: Of onnxruntime, in the benchmark.
         seconds: How long to measure, instead of the benchmark's own number of rounds.
-        watcher: Is told about each step, ``fxprune.console.Steps()`` for one.
+        watcher: Is told about each step, ``fxprune.support.console.Steps()`` for one.
         saved_plan: Gives the plan that is saved with the weights, where ``model`` is a slim one itself
             (``Opened.plan_from_dense``).
 

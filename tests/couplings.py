@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 import numpy as np
 from hypothesis import strategies as st
 
-from fxprune.cost import CostBuilder
-from fxprune.types import Axis, Block, Coupling, Group, IntArray, Pin
+from fxprune.coupling.cost import CostBuilder
+from fxprune.plans import Axis, Block, Coupling, Group, IntArray, Pin
 
 
 @dataclass

@@ -19,13 +19,13 @@ from rich.console import Console
 from torch import nn
 
 import fxprune
-from fxprune.console import Steps, show_error
 from fxprune.errors import FxpruneError
 from fxprune.escaping import dot, line, markdown, plot, terminal, xml
-from fxprune.graph_files import write_graph
-from fxprune.inspect import WidthRow, group_table
-from fxprune.plots import plot_widths
-from fxprune.report import Sheet, group_sheet
+from fxprune.inspection.explain import WidthRow, group_table
+from fxprune.inspection.graph_files import write_graph
+from fxprune.report.plots import plot_widths
+from fxprune.report.sheets import Sheet, group_sheet
+from fxprune.support.console import Steps, show_error
 
 NAMES = (
     "\x1b[31mred",
@@ -136,7 +136,7 @@ def test_a_model_with_such_names() -> None:
 
 LARGE = """
 import sys
-from fxprune import cli
+from fxprune.cli import app as cli
 @cli.app.command()
 def large() -> None:
     cli._say("working")

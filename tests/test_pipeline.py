@@ -13,14 +13,14 @@ import onnxruntime
 import pytest
 import torch
 from safetensors.torch import save_file
-from test_files import short_of_space
+from support.test_files import short_of_space
 from torch import nn
 
 import fxprune
 from fxprune import ExportError, FxpruneError, PlanError, SliceError
-from fxprune.delivery import Delivery, Paths, begin_delivery, check_folder
 from fxprune.pipeline import onnx_inputs, open_model, read_plan
 from fxprune.planning.solve import EXCESS
+from fxprune.support.delivery import Delivery, Paths, begin_delivery, check_folder
 
 PARITY = 1e-4
 
@@ -46,7 +46,7 @@ class _Log:
 
     def step(self, title: str):
         self.titles.append(title)
-        return fxprune.console.SILENT.step(title)
+        return fxprune.support.console.SILENT.step(title)
 
 
 @pytest.fixture

@@ -1,6 +1,6 @@
 """Time the engine on one core, side by side with its peers, and how all grow with depth.
 
-    python tools/bench_engine.py                 # models, growth, table and plot into results/
+    python tools/bench_engine.py                 # models, growth, table and plot into tools/results/
     python tools/bench_engine.py --models resnet50 vit_b_16 --repeats 3
 
 What is timed.  fxprune: ``couple`` + ``plan`` (l1, half of the channels, uniform) + ``slim``; the time
@@ -296,7 +296,7 @@ def main() -> None:
     parser.add_argument("--growth", action=argparse.BooleanOptionalAction, default=True)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--alone", action="store_true", help="leave the peers out")
-    parser.add_argument("--out", type=Path, default=ROOT / "results")
+    parser.add_argument("--out", type=Path, default=ROOT / "tools" / "results")
     parser.add_argument("--child", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.child:

@@ -1,6 +1,6 @@
 """Latency at half the MACs in onnxruntime: dense, fxprune's default plan, and Torch-Pruning.
 
-    python tools/bench_latency.py                          # table into results/LATENCY.md
+    python tools/bench_latency.py                          # table into tools/results/LATENCY.md
     python tools/bench_latency.py --models resnet18 mobilenet_v2 --rounds 30
 
 Every model is cut to half its MACs by magnitude (l1, groups ranked globally for fxprune, one ratio for all
@@ -118,7 +118,7 @@ def main() -> None:
     )
     parser.add_argument("--models", nargs="*", default=list(MODELS))
     parser.add_argument("--rounds", type=int, default=50)
-    parser.add_argument("--out", type=Path, default=ROOT / "results")
+    parser.add_argument("--out", type=Path, default=ROOT / "tools" / "results")
     options = parser.parse_args()
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)

@@ -1,6 +1,6 @@
 """What each method adds to a training step, side by side with Torch-Pruning's group-norm regulariser.
 
-    python tools/bench_regularizers.py                       # ResNet-50, batch 32, into results/
+    python tools/bench_regularizers.py                       # ResNet-50, batch 32, into tools/results/
     python tools/bench_regularizers.py --batch 2 --repeats 3 --methods ssr dwgl
     python tools/bench_regularizers.py --threads 1 --clock cpu --alone   # on a machine that others use
 
@@ -41,11 +41,11 @@ from torch import nn
 
 import fxprune
 from fxprune import regularizers
-from fxprune.files import write_text
-from fxprune.loading import load_model
+from fxprune.models.loading import load_model
+from fxprune.onnx.session import machine
 from fxprune.regularizers import Regularizer
-from fxprune.report import Sheet
-from fxprune.runtime import machine
+from fxprune.report.sheets import Sheet
+from fxprune.support.files import write_text
 
 PERIOD = 200
 ROOT = Path(__file__).resolve().parent.parent
@@ -349,7 +349,7 @@ def main() -> None:
     parser.add_argument("--alone", action="store_true", help="whole steps are only timed without a method")
     parser.add_argument("--clock", choices=["wall", "cpu"], default="wall", help="cpu: only with one thread")
     parser.add_argument("--shared", action="store_true", help="say that others used the machine")
-    parser.add_argument("--out", type=Path, default=ROOT / "results" / "regularizers.json")
+    parser.add_argument("--out", type=Path, default=ROOT / "tools" / "results" / "regularizers.json")
     options = parser.parse_args()
     if options.clock == "cpu" and (options.threads > 1 or options.device != "cpu"):
         parser.error("--clock cpu adds up threads and does not see a GPU: it needs --threads 1 --device cpu")

@@ -1,8 +1,8 @@
 """Census: every torchvision model through trace, couple, plan, slim and verify, one process a model.
 
-``python tools/census.py`` measures what is not in ``results/census.jsonl`` yet and writes ``results/CENSUS.md``.
+``python tools/census.py`` measures what is not in ``tools/results/census.jsonl`` yet and writes ``tools/results/CENSUS.md``.
 It may be stopped at any moment: finished models are kept, and the next call goes on.  One model of each
-family of timm: ``python tools/census.py --kind timm --out results/census_timm.jsonl`` (needs the ``peers`` extra).
+family of timm: ``python tools/census.py --kind timm --out tools/results/census_timm.jsonl`` (needs the ``peers`` extra).
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from census_table import problems_of, table
 __all__ = ["main"]
 
 ROOT = Path(__file__).resolve().parent.parent
-OUT = ROOT / "results" / "census.jsonl"
+OUT = ROOT / "tools" / "results" / "census.jsonl"
 WORKER = Path(__file__).with_name("census_measure.py")
 TIMEOUT_S = 1800.0
 TAIL = 400  # characters of a crashed process's last words that are kept

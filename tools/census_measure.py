@@ -22,15 +22,15 @@ from torch import nn
 from torch.utils import _pytree as pytree
 
 import fxprune
-from fxprune.cost import measure as measured_cost
-from fxprune.couple import coupling
-from fxprune.export import export_onnx
-from fxprune.live import liven
-from fxprune.plan import plan_units
+from fxprune.coupling.cost import measure as measured_cost
+from fxprune.coupling.couple import coupling
+from fxprune.graph.live import liven
+from fxprune.graph.trace import Trace, evaluating
+from fxprune.onnx.export import export_onnx
 from fxprune.planning.atoms import make_atoms
-from fxprune.trace import Trace, evaluating
-from fxprune.types import Axis, Coupling, Plan
-from fxprune.verify import OracleName
+from fxprune.planning.plan import plan_units
+from fxprune.plans import Axis, Coupling, Plan
+from fxprune.proof.verify import OracleName
 
 __all__ = ["Row", "measure"]
 

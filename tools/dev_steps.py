@@ -111,7 +111,7 @@ def _parse(arguments: Sequence[str]) -> tuple[str, Options]:
         "--reinstall", action="store_true", help="throw .venv away and make it again"
     )
     checks = parsers["test"]
-    checks.epilog = "Other arguments go to pytest, as 'test tests/test_plan.py -x'."
+    checks.epilog = "Other arguments go to pytest, as 'test tests/planning/test_plan.py -x'."
     checks.add_argument("--slow", action="store_true", help="run the sweeps marked slow too")
     checks.add_argument(
         "--jobs", type=int, metavar="N", help="test processes; 0 runs in one (default: cores)"

@@ -1,6 +1,6 @@
 """Flip single bits of the files that fxprune saves, and count how many of the flips its readers notice.
 
-    python tools/flip_bits.py                # 2,000 bits of each kind of file, into results/FLIPS.md
+    python tools/flip_bits.py                # 2,000 bits of each kind of file, into tools/results/FLIPS.md
     python tools/flip_bits.py --bits 100 --seed 1
 
 A flip is noticed if reading ends in an ``FxpruneError``; another exception, or a file that is read, is a finding.
@@ -25,16 +25,16 @@ from machine_note import machine_note
 from rich.progress import track
 
 import fxprune
-from fxprune.console import SILENT, Ticks
-from fxprune.delivery import CHECKPOINTS
 from fxprune.errors import FxpruneError
-from fxprune.loading import load_model
+from fxprune.models.loading import load_model
 from fxprune.pipeline import read_plan
-from fxprune.train import train
+from fxprune.support.console import SILENT, Ticks
+from fxprune.support.delivery import CHECKPOINTS
 from fxprune.training.checkpoint import read_checkpoint
 from fxprune.training.record import read_record
+from fxprune.training.run import train
 
-PAGE = Path(__file__).resolve().parent.parent / "results" / "FLIPS.md"
+PAGE = Path(__file__).resolve().parent / "results" / "FLIPS.md"
 
 NET = """
 from torch import nn

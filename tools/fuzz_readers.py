@@ -7,7 +7,7 @@ large, values of another type, members of an archive changed and packed again.  
 refused with an ``FxpruneError`` (or typer's, for values of the command line); anything else is a finding.  A reader
 runs in a child process with a bound on memory and a clock, so that a crash or a hang is a finding, too.  Input
 number ``n`` of a reader is the same on every run; a run goes on where the last one stopped.  The table is written
-to ``results/FUZZ.md``, inputs that were findings to ``out/fuzz``.
+to ``tools/results/FUZZ.md``, inputs that were findings to ``out/fuzz``.
 """
 
 from __future__ import annotations
@@ -39,22 +39,22 @@ from PIL import Image
 from safetensors.torch import save_file
 from torch import nn
 
-from fxprune import cli_options
+from fxprune.cli import options as cli_options
 from fxprune.errors import FxpruneError
-from fxprune.inputs import example_inputs, labelled_batches
-from fxprune.loading import Loaded, load_model
-from fxprune.onnx_cost import count, data_files
+from fxprune.models.inputs import example_inputs, labelled_batches
+from fxprune.models.loading import Loaded, load_model
+from fxprune.models.weights import load_weights
+from fxprune.onnx.cost import count, data_files
+from fxprune.onnx.session import open_session
 from fxprune.pipeline import read_plan
-from fxprune.recipe_file import read_recipe
-from fxprune.runtime import open_session
-from fxprune.slim import FORMAT
-from fxprune.slim import _read as _read_slim
-from fxprune.tensors import write_tensors
+from fxprune.plans import Cost, Plan
+from fxprune.slimming.slim import FORMAT
+from fxprune.slimming.slim import _read as _read_slim
+from fxprune.support.tensors import write_tensors
 from fxprune.training import checkpoint
-from fxprune.training.images import open_file, read_npz
+from fxprune.training.data.images import open_file, read_npz
+from fxprune.training.recipe.file import read_recipe
 from fxprune.training.record import Record, read_record
-from fxprune.types import Cost, Plan
-from fxprune.weights import load_weights
 
 ROOT = Path(__file__).resolve().parents[1]
 MEMORY = 4 << 30  # bytes that a child may ask for beyond what it begins with
@@ -654,7 +654,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", default="", help="readers whose name holds this")
     parser.add_argument("--state", type=Path, default=ROOT / "out" / "fuzz.json", help="where a run goes on")
-    parser.add_argument("--out", type=Path, default=ROOT / "results" / "FUZZ.md")
+    parser.add_argument("--out", type=Path, default=ROOT / "tools" / "results" / "FUZZ.md")
     given = parser.parse_args()
     torch.set_num_threads(1)
     _RECIPE_FILE.write_text(_RECIPE, encoding="utf-8")

@@ -1,6 +1,6 @@
 """Kill ``fxprune train`` and ``fxprune compress`` many times, and look at what is left.
 
-    python tools/kills.py                # 500 kills, into results/KILLS.md
+    python tools/kills.py                # 500 kills, into tools/results/KILLS.md
     python tools/kills.py --kills 20
 
 A round starts a command in a process of its own and kills it: before one of its file operations, after some
@@ -38,13 +38,15 @@ from machine_note import machine_note
 from safetensors import safe_open
 from torch.onnx._internal.exporter import _registration
 
-from fxprune import cli, export, pipeline
-from fxprune.delivery import CHECKPOINTS, UNFINISHED, Paths
-from fxprune.train import train
-from fxprune.types import Budget
+from fxprune import pipeline
+from fxprune.cli import app as cli
+from fxprune.onnx import export
+from fxprune.plans import Budget
+from fxprune.support.delivery import CHECKPOINTS, UNFINISHED, Paths
+from fxprune.training.run import train
 
 ROOT = Path(__file__).resolve().parent.parent
-OUT = ROOT / "results" / "kills.jsonl"
+OUT = ROOT / "tools" / "results" / "kills.jsonl"
 LONGEST_CHAIN = 5
 
 # What is killed; verdicts of other versions do not count.
@@ -244,7 +246,7 @@ def _measured(place: Path) -> Callable[..., object]:
 
 @cache
 def _table(place: Path) -> object:
-    from fxprune.bench import benchmark
+    from fxprune.bench.benchmark import benchmark
 
     x = torch.zeros(2, 1, 8, 8)
     files = {name: place / f"{name}.onnx" for name in ("dense", "slim")}

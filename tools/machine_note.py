@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from fxprune.runtime import machine
+from fxprune.onnx.session import machine
 
 __all__ = ["machine_note"]
 

@@ -1,6 +1,6 @@
 """The mutation test: break the engine on purpose, one fault at a time, and see who notices.
 
-    python tools/mutate.py                    # every fault, into results/MUTATION.md
+    python tools/mutate.py                    # every fault, into tools/results/MUTATION.md
     python tools/mutate.py --only pad roll    # faults whose family or name holds one of the words
     python tools/mutate.py --oracle masks     # slim models are proved by the second oracle alone
 
@@ -27,7 +27,7 @@ import torchvision  # noqa: F401 - some rules are for its operators
 from machine_note import machine_note
 
 ROOT = Path(__file__).resolve().parent.parent
-RESULTS = ROOT / "results"
+RESULTS = ROOT / "tools" / "results"
 PROVED: Mapping[str, tuple[str, ...]] = {"both": ("graph", "masks"), "masks": ("masks",), "graph": ("graph",)}
 FIRST, ALL = 8, 500
 """Networks that are tried at once, and those for a fault that these did not show."""

@@ -18,7 +18,7 @@ from torch_kirigami import AxisRef, DependencyGraph, KirigamiError, UnsupportedO
 from torch_kirigami.pruning import ChannelRatio, Greedy, GroupMagnitude, Pruner
 
 import fxprune
-from fxprune.plan import plan_removal
+from fxprune.planning.plan import plan_removal
 
 __all__ = ["FXPRUNE", "PEERS", "Call", "Tool"]
 

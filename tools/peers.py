@@ -1,9 +1,9 @@
 """fxprune beside its peers, from one command: ``python tools/peers.py`` (parts: ``probes``, ``nets``, ``speed``).
 
-* ``probes`` writes ``results/PROBES.md``: one operator between two layers, arbitrary channels of the first removed.
+* ``probes`` writes ``tools/results/PROBES.md``: one operator between two layers, arbitrary channels of the first removed.
   What must come out is known: fxprune's slim model equals the dense one with these channels zeroed
   (``tools/probes.py`` and the tests check that).  Probes that fxprune refuses have no truth and are left out.
-* ``nets`` writes ``results/PEERS_NETS.md``: random nets, half of the channels.  What a tool kept is read off
+* ``nets`` writes ``tools/results/PEERS_NETS.md``: random nets, half of the channels.  What a tool kept is read off
   the weights of its model; the dense model under masks, which knows nothing but that, says what must come out.
 * ``speed`` is ``tools/bench_engine.py``.
 
@@ -32,14 +32,14 @@ from machine_note import machine_note
 from peer_tools import FXPRUNE, PEERS, Call, Tool
 from torch import nn
 
-from fxprune.couple import coupling
+from fxprune.coupling.couple import coupling
 from fxprune.errors import FxpruneError
-from fxprune.plan import plan_removal
+from fxprune.graph.trace import Trace, call_arguments, trace
+from fxprune.planning.plan import plan_removal
+from fxprune.plans import Axis, Cost, Plan
 from fxprune.proof.masked import compare
-from fxprune.slim import slim
+from fxprune.slimming.slim import slim
 from fxprune.testing import random_net
-from fxprune.trace import Trace, call_arguments, trace
-from fxprune.types import Axis, Cost, Plan
 
 ROOT = Path(__file__).resolve().parent.parent
 LIMIT_S = 90
@@ -242,9 +242,9 @@ def main() -> int:
     warnings.simplefilter("ignore")
     parts = options.parts or ["probes", "nets", "speed"]
     if "probes" in parts:
-        (ROOT / "results" / "PROBES.md").write_text(probes(), "utf-8")
+        (ROOT / "tools" / "results" / "PROBES.md").write_text(probes(), "utf-8")
     if "nets" in parts:
-        (ROOT / "results" / "PEERS_NETS.md").write_text(nets(range(options.seeds)), "utf-8")
+        (ROOT / "tools" / "results" / "PEERS_NETS.md").write_text(nets(range(options.seeds)), "utf-8")
     if "speed" in parts:
         return subprocess.run([sys.executable, str(ROOT / "tools" / "bench_engine.py")]).returncode
     return 0

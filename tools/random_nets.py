@@ -2,7 +2,7 @@
 
 Every net is written from a seed, pruned in several ways and checked (``fxprune.testing``).  Rows go into
 ``out/random_nets/rows.jsonl`` one by one: the command may be stopped at any moment and goes on where it was.  At its
-end, or with ``--table``, they are added to ``results/random_nets.jsonl``, from which ``results/RANDOM_NETS.md`` is
+end, or with ``--table``, they are added to ``tools/results/random_nets.jsonl``, from which ``tools/results/RANDOM_NETS.md`` is
 made; seeds that have a row there are not tried again, unless with ``--anew`` their row is of another engine.  With
 ``--shrink`` failing nets are made small (a minute each) and written to ``out/random_nets/corpus``, from where
 ``--corpus`` tries them again.
@@ -33,8 +33,8 @@ from random_nets_table import FAILED, Record, page
 ROOT = Path(__file__).resolve().parent.parent
 FOLDER = ROOT / "out" / "random_nets"
 ROWS = FOLDER / "rows.jsonl"
-RESULTS = ROOT / "results" / "random_nets.jsonl"
-PAGE = ROOT / "results" / "RANDOM_NETS.md"
+RESULTS = ROOT / "tools" / "results" / "random_nets.jsonl"
+PAGE = ROOT / "tools" / "results" / "RANDOM_NETS.md"
 LIMIT_S = 120
 """Seconds for one net; beyond, it counts as crashed."""
 

@@ -30,13 +30,13 @@ FAILED = ("wrong", "crashed")
 FOUND = (
     (
         "what works across the rows of a view (softmax, norms, sums)",
-        "tests/engine/test_rows.py::test_across_rows",
+        "tests/coupling/test_rows.py::test_across_rows",
     ),
-    ("rows that keep different cells", "tests/engine/test_rows.py::test_rows_keep_different_cells"),
-    ("rows that meet data", "tests/engine/test_rows.py::test_rows_that_are_data"),
+    ("rows that keep different cells", "tests/coupling/test_rows.py::test_rows_keep_different_cells"),
+    ("rows that meet data", "tests/coupling/test_rows.py::test_rows_that_are_data"),
     (
         "channels that two layouts divide in two ways",
-        "tests/engine/test_rows.py::test_two_layouts_of_the_same_channels",
+        "tests/coupling/test_rows.py::test_two_layouts_of_the_same_channels",
     ),
     (
         "an unbiased spread, or a squeezed axis, of one channel",
@@ -44,7 +44,7 @@ FOUND = (
     ),
     (
         "a single position picked by an index",
-        "tests/engine/test_rows.py::test_a_single_position_stays_the_one_that_was_picked",
+        "tests/coupling/test_rows.py::test_a_single_position_stays_the_one_that_was_picked",
     ),
     (
         "views that copy under the mask oracle",
@@ -52,15 +52,15 @@ FOUND = (
     ),
     (
         "layers whose result nobody reads",
-        "tests/engine/test_trace.py::test_what_nobody_reads_runs_on_what_is_left",
+        "tests/graph/test_trace.py::test_what_nobody_reads_runs_on_what_is_left",
     ),
     (
         "a copy of the module that stumbles over code whose result nobody reads",
-        "tests/engine/test_trace.py::test_code_that_does_not_run_on_what_is_left_is_no_module",
+        "tests/graph/test_trace.py::test_code_that_does_not_run_on_what_is_left_is_no_module",
     ),
     (
         "a softmax over nothing, in the oracle of the graph",
-        "tests/engine/test_rows.py::test_a_softmax_over_nothing_does_not_outlast_its_product",
+        "tests/coupling/test_rows.py::test_a_softmax_over_nothing_does_not_outlast_its_product",
     ),
     (
         "constants around or in a channel that goes, in the mask oracle",
@@ -68,9 +68,9 @@ FOUND = (
     ),
     (
         "a copy of the module that is right on the example only",
-        "tests/engine/test_sameness.py::test_what_one_example_hides_another_shows",
+        "tests/slimming/test_sameness.py::test_what_one_example_hides_another_shows",
     ),
-    ("`torch.no_grad` in graphs that train", "tests/engine/test_trace.py::test_no_grad_holds_in_a_graph"),
+    ("`torch.no_grad` in graphs that train", "tests/graph/test_trace.py::test_no_grad_holds_in_a_graph"),
     (
         "a product of everything with everything under a budget",
         "tests/planning/test_layout.py::test_what_is_row_and_column_of_a_square_stays_whole",

@@ -22,7 +22,7 @@ README = ROOT / "README.md"
 SECTION = re.compile(r"(?m)^(<!-- begin: (fxprune[^\n]*?) -->\n).*?^(<!-- end -->)$", re.DOTALL)
 
 # What the installed program does, for an environment in which only the source lies.
-PROGRAM = "import sys; del sys.argv[0]; from fxprune.cli import main; sys.exit(main())"
+PROGRAM = "import sys; del sys.argv[0]; from fxprune.cli.app import main; sys.exit(main())"
 
 COLUMNS = "100"
 COLOURS = ("FORCE_COLOR", "PY_COLORS", "CLICOLOR_FORCE", "GITHUB_ACTIONS", "TTY_COMPATIBLE")

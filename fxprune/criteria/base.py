@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from fxprune.errors import PlanError
-from fxprune.types import Axis, Coupling, FloatArray
+from fxprune.plans import Axis, Coupling, FloatArray
 
 __all__ = ["Criterion", "Evidence", "Members", "Need", "Normalise", "View", "slice_sums"]
 

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from fxprune.criteria.base import Need, Normalise, View
-from fxprune.types import Axis, FloatArray
+from fxprune.plans import Axis, FloatArray
 
 __all__ = ["Fpgm"]
 

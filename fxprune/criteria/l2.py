@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from fxprune.criteria.base import Members, Need, Normalise, View
-from fxprune.types import FloatArray
+from fxprune.plans import FloatArray
 
 __all__ = ["L2"]
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
 from fxprune.labels import varying
-from fxprune.types import IntArray
+from fxprune.plans import IntArray
 
 __all__ = [
     "Argument",

@@ -14,7 +14,7 @@ import numpy as np
 
 from fxprune import labels
 from fxprune.ops.base import Call, Context, OpRule, Output, Rewrite, Value, across, solid
-from fxprune.types import IntArray
+from fxprune.plans import IntArray
 
 __all__ = ["RULES", "Term", "contract", "count_points"]
 

@@ -13,7 +13,7 @@ from fxprune.labels import varying
 from fxprune.ops.base import Call, Context, OpRule, Output, Value
 from fxprune.ops.contract import count_points
 from fxprune.ops.flops import fourier_macs
-from fxprune.types import IntArray
+from fxprune.plans import IntArray
 
 __all__ = ["RULES", "without"]
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from fxprune.labels import varying
 from fxprune.ops.base import Call, Context, Move, OpRule, Output, Rewrite, Value
-from fxprune.types import BoolArray, IntArray
+from fxprune.plans import BoolArray, IntArray
 
 __all__ = [
     "LONGEST",

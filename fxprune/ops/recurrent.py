@@ -17,7 +17,7 @@ from fxprune.labels import varying
 from fxprune.ops.base import Call, Context, OpRule, Output, Rewrite, Value
 from fxprune.ops.contract import Term, contract
 from fxprune.ops.joining import joined
-from fxprune.types import IntArray
+from fxprune.plans import IntArray
 
 __all__ = ["RULES"]
 

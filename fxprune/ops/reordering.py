@@ -21,7 +21,7 @@ from fxprune.ops.moving import (
     repeated,
     row,
 )
-from fxprune.types import IntArray
+from fxprune.plans import IntArray
 
 __all__ = ["RULES"]
 

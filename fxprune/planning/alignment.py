@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from fxprune.labels import components
-from fxprune.types import BoolArray, FloatArray, IntArray
+from fxprune.plans import BoolArray, FloatArray, IntArray
 
 __all__ = ["Chains", "Lane", "Streams", "good_widths", "make_chains"]
 

@@ -15,7 +15,7 @@ import numpy as np
 
 from fxprune.labels import components
 from fxprune.planning.layout import Cluster, ItemBlock, Served, serve_inside, serve_whole
-from fxprune.types import Block, BoolArray, Coupling, FloatArray, IntArray
+from fxprune.plans import Block, BoolArray, Coupling, FloatArray, IntArray
 
 __all__ = ["Atoms", "Mode", "make_atoms"]
 

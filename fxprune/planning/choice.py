@@ -9,7 +9,7 @@ import numpy as np
 
 from fxprune.errors import PlanError
 from fxprune.planning.patterns import matching
-from fxprune.types import BoolArray, Coupling, FloatArray
+from fxprune.plans import BoolArray, Coupling, FloatArray
 
 __all__ = ["Frozen", "freeze", "ratios_of"]
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from fxprune.labels import components
 from fxprune.planning.repair import repair_bundles
-from fxprune.types import BoolArray, FloatArray, IntArray
+from fxprune.plans import BoolArray, FloatArray, IntArray
 
 __all__ = ["Cluster", "ItemBlock", "Served", "serve_inside", "serve_whole"]
 

@@ -9,7 +9,7 @@ import numpy as np
 from fxprune.errors import PlanError
 from fxprune.planning.choice import Frozen
 from fxprune.planning.solve import EXCESS, MISS, Solution
-from fxprune.types import Budget, Coupling
+from fxprune.plans import Budget, Coupling
 
 __all__ = ["gap_notes", "nothing_to_prune"]
 

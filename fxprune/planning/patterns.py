@@ -7,7 +7,7 @@ from difflib import get_close_matches
 from fnmatch import fnmatchcase
 
 from fxprune.errors import PlanError
-from fxprune.types import Group
+from fxprune.plans import Group
 
 __all__ = ["matching"]
 

@@ -9,11 +9,11 @@ from typing import Literal
 import numpy as np
 from scipy.sparse import csr_array
 
-from fxprune.cost import Terms
+from fxprune.coupling.cost import Terms
 from fxprune.planning.alignment import Chains, Lane, Streams
 from fxprune.planning.atoms import Atoms
 from fxprune.planning.search import Meter
-from fxprune.types import BoolArray, Coupling, FloatArray, IntArray
+from fxprune.plans import BoolArray, Coupling, FloatArray, IntArray
 
 __all__ = ["Problem", "Scope", "Width"]
 

@@ -13,9 +13,9 @@ from functools import cached_property
 
 import numpy as np
 
-from fxprune.cost import Terms
+from fxprune.coupling.cost import Terms
 from fxprune.planning.alignment import Chains
-from fxprune.types import BoolArray, FloatArray, IntArray
+from fxprune.plans import BoolArray, FloatArray, IntArray
 
 __all__ = ["Meter", "cut_chains"]
 

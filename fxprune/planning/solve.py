@@ -7,12 +7,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from fxprune.blocks import close
+from fxprune.coupling.blocks import close
 from fxprune.planning.alignment import make_chains
 from fxprune.planning.atoms import Mode, make_atoms
 from fxprune.planning.problem import Problem, Scope, Width
 from fxprune.planning.search import Meter, cut_chains
-from fxprune.types import BoolArray, Budget, Coupling, FloatArray, IntArray
+from fxprune.plans import BoolArray, Budget, Coupling, FloatArray, IntArray
 
 __all__ = ["EXCESS", "MISS", "Options", "Solution", "solve"]
 

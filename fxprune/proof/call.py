@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from fxprune.proof.conditions import Values
+from fxprune.models.conditions import Values
 from fxprune.proof.states import ALIVE, DEAD, FREE, States
 
 __all__ = ["Call", "Law", "Result", "State", "Unknown", "counted", "merged", "mixed", "padded", "unmixed"]

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from fxprune.models.conditions import Values
 from fxprune.proof.call import Call, Law, Result, Unknown, merged, mixed
-from fxprune.proof.conditions import Values
 from fxprune.proof.states import ALIVE, DEAD, FREE
 
 __all__ = [

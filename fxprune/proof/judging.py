@@ -9,7 +9,7 @@ from functools import partial
 
 from torch import Tensor
 
-from fxprune.proof.distance import Distance, Limits, distance
+from fxprune.models.distance import Distance, Limits, distance
 
 __all__ = ["Comparison", "Output", "judge"]
 

@@ -13,14 +13,14 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
+from fxprune.models.conditions import Conditions, Values, copied, named_arguments, unfused
+from fxprune.models.distance import Limits
+from fxprune.plans import Plan
 from fxprune.proof.call import Call, Unknown
-from fxprune.proof.conditions import Conditions, Values, copied, named_arguments, unfused
-from fxprune.proof.distance import Limits
 from fxprune.proof.judging import Comparison, Output, judge
 from fxprune.proof.laws import law_of
 from fxprune.proof.runs import Sample, Watch, is_output, jittered, returned, run, typed
 from fxprune.proof.states import ALIVE, DEAD, FREE, States
-from fxprune.types import Plan
 
 __all__ = ["Comparison", "Masked", "compare", "masked_outputs"]
 

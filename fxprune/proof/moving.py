@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
+from fxprune.models.conditions import Values
 from fxprune.proof.call import Call, Law, Result, State, Unknown, settled, unmixed
-from fxprune.proof.conditions import Values
 from fxprune.proof.states import ALIVE, DEAD, FREE
 
 __all__ = [

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from fxprune.proof.conditions import Conditions, cast, copied, unfused
+from fxprune.models.conditions import Conditions, cast, copied, unfused
 
 __all__ = ["Sample", "Watch", "everything", "is_output", "jittered", "returned", "run", "typed"]
 

@@ -12,6 +12,7 @@ All follow one protocol (``Regularizer``)::
 
 from __future__ import annotations
 
+from fxprune.plans import Crop
 from fxprune.regularizers.base import GroupRegularizer, Regularizer, Report
 from fxprune.regularizers.columns import Masked
 from fxprune.regularizers.compose import Compose
@@ -24,7 +25,6 @@ from fxprune.regularizers.network_slimming import NetworkSlimming
 from fxprune.regularizers.oneshot import Magnitude, Uniform
 from fxprune.regularizers.reorder import reorder_
 from fxprune.regularizers.ssr import SSR
-from fxprune.types import Crop
 
 __all__ = [
     "DWGL",

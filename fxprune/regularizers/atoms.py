@@ -15,7 +15,7 @@ import numpy as np
 
 from fxprune.labels import components
 from fxprune.planning.layout import Cluster, ItemBlock, serve_inside, serve_whole
-from fxprune.types import Block, BoolArray, Group, IntArray
+from fxprune.plans import Block, BoolArray, Group, IntArray
 
 __all__ = ["Atoms", "partition"]
 

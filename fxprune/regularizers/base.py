@@ -16,12 +16,12 @@ import torch
 from torch import Tensor, nn
 
 from fxprune.errors import PlanError
+from fxprune.plans import Budget, FloatArray, Group, IntArray, Plan
 from fxprune.regularizers.clock import Clock
 from fxprune.regularizers.decisions import Learned, cut_by, plan_for
 from fxprune.regularizers.layout import Layout, Members, row_layout
 from fxprune.regularizers.options import PerGroup, Scale, choose, per_family
 from fxprune.regularizers.view import GroupView, rank_within
-from fxprune.types import Budget, FloatArray, Group, IntArray, Plan
 
 __all__ = ["GroupRegularizer", "Regularizer", "Report", "State"]
 

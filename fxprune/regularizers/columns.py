@@ -8,8 +8,8 @@ from math import prod
 
 import numpy as np
 
+from fxprune.plans import BoolArray, Crop, Group, IntArray
 from fxprune.regularizers.layout import Layout, Slot
-from fxprune.types import BoolArray, Crop, Group, IntArray
 
 __all__ = ["Masked", "channel_dead", "crops_of", "masked_of", "units_without_columns"]
 

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from fxprune.errors import PlanError
+from fxprune.plans import Budget, Group, IntArray, Plan
 from fxprune.regularizers.base import Regularizer, Report, State
 from fxprune.regularizers.decisions import plan_for
-from fxprune.types import Budget, Group, IntArray, Plan
 
 __all__ = ["Compose"]
 

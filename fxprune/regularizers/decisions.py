@@ -7,12 +7,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from fxprune.couple import coupling
+from fxprune.coupling.couple import coupling
 from fxprune.criteria.base import Need, Normalise, View
 from fxprune.errors import PlanError
-from fxprune.plan import plan, plan_units
-from fxprune.trace import Trace
-from fxprune.types import Budget, FloatArray, Group, IntArray, Plan
+from fxprune.graph.trace import Trace
+from fxprune.planning.plan import plan, plan_units
+from fxprune.plans import Budget, FloatArray, Group, IntArray, Plan
 
 __all__ = ["Learned", "cut_by", "plan_for", "trace_of"]
 

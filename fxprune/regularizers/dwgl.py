@@ -9,11 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from fxprune.errors import PlanError
+from fxprune.plans import Group
 from fxprune.regularizers.group_lasso import GroupLasso
 from fxprune.regularizers.layout import Members
 from fxprune.regularizers.options import LearningRate, PerGroup, Scale, choose
 from fxprune.regularizers.reorder import reorder_
-from fxprune.types import Group
 
 __all__ = ["DWGL", "Ramp", "ramp"]
 

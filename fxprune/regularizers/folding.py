@@ -6,12 +6,12 @@ from dataclasses import dataclass
 
 from torch import fx
 
-from fxprune.dataflow import DataFlow
-from fxprune.graphs import arguments_by_name
+from fxprune.graph.dataflow import DataFlow
+from fxprune.graph.drafts import arguments_by_name
 from fxprune.ops import qualified_name
 from fxprune.ops.scaling import scaling_of
-from fxprune.sources import source_of
-from fxprune.structures import Structure
+from fxprune.structures.find import Structure
+from fxprune.support.source_lines import source_of
 
 __all__ = ["Fold", "fold_into"]
 

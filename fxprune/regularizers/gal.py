@@ -13,7 +13,9 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from fxprune.errors import PlanError
-from fxprune.plan import plan
+from fxprune.graph.trace import ExampleInputs, call_arguments, evaluating
+from fxprune.planning.plan import plan
+from fxprune.plans import Budget, Group, IntArray, Plan
 from fxprune.regularizers.averaging import Averaging
 from fxprune.regularizers.base import Regularizer, Report, State
 from fxprune.regularizers.clock import Clock
@@ -32,8 +34,6 @@ from fxprune.regularizers.masked_plan import (
 from fxprune.regularizers.masks import Kind, Masks, make_masks
 from fxprune.regularizers.options import choose
 from fxprune.regularizers.student import Student
-from fxprune.trace import ExampleInputs, call_arguments, evaluating
-from fxprune.types import Budget, Group, IntArray, Plan
 
 __all__ = ["GAL"]
 

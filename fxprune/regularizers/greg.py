@@ -9,11 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from fxprune.errors import PlanError
+from fxprune.plans import Group
 from fxprune.regularizers.base import GroupRegularizer, State
 from fxprune.regularizers.layout import Members
 from fxprune.regularizers.options import PerGroup, choose, per_family
 from fxprune.regularizers.view import energy, rank_within
-from fxprune.types import Group
 
 __all__ = ["GReg"]
 

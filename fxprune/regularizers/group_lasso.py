@@ -9,12 +9,12 @@ import torch
 from torch import Tensor, nn
 
 from fxprune.errors import PlanError
+from fxprune.plans import Group
 from fxprune.regularizers.base import GroupRegularizer, State
 from fxprune.regularizers.layout import Members
 from fxprune.regularizers.options import LearningRate, PerGroup, Scale, choose, step_size
 from fxprune.regularizers.prox import shrink
 from fxprune.regularizers.view import energy
-from fxprune.types import Group
 
 __all__ = ["GroupLasso", "lasso_energy"]
 

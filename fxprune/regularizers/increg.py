@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from fxprune.crop import why_whole, with_crops
 from fxprune.errors import PlanError
+from fxprune.plans import BoolArray, Budget, Crop, FloatArray, Group, IntArray, Plan
 from fxprune.regularizers.base import GroupRegularizer, State
 from fxprune.regularizers.columns import (
     Masked,
@@ -25,7 +25,7 @@ from fxprune.regularizers.decisions import plan_for, trace_of
 from fxprune.regularizers.layout import Members, column_layout
 from fxprune.regularizers.options import PerGroup, choose, per_family
 from fxprune.regularizers.view import energy, rank_within
-from fxprune.types import BoolArray, Budget, Crop, FloatArray, Group, IntArray, Plan
+from fxprune.slimming.crop import why_whole, with_crops
 
 __all__ = ["IncReg", "exponential_increment", "linear_increment"]
 

@@ -14,10 +14,10 @@ from typing import Literal
 import numpy as np
 from torch import nn
 
-from fxprune.couple import coupling
+from fxprune.coupling.couple import coupling
 from fxprune.errors import PlanError
+from fxprune.plans import Axis, Group, IntArray
 from fxprune.regularizers.atoms import Atoms, partition
-from fxprune.types import Axis, Group, IntArray
 
 __all__ = ["Layout", "Members", "Slot", "column_layout", "find_parameters", "row_layout"]
 

@@ -6,14 +6,14 @@ import numpy as np
 import torch
 from torch import Tensor, fx, nn
 
-from fxprune.couple import coupling
-from fxprune.cutting import cut
+from fxprune.coupling.couple import coupling
 from fxprune.errors import PlanError
-from fxprune.plan import plan_structures
+from fxprune.graph.trace import Trace
+from fxprune.planning.plan import plan_structures
+from fxprune.plans import BoolArray, Budget, FloatArray, IntArray, Plan
 from fxprune.regularizers.decisions import Learned
 from fxprune.regularizers.masks import Masks
-from fxprune.trace import Trace
-from fxprune.types import BoolArray, Budget, FloatArray, IntArray, Plan
+from fxprune.structures.cut import cut
 
 __all__ = ["alive_masks", "channels_left", "decided", "fold_", "silence_", "spend_on_structures"]
 

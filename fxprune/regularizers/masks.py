@@ -15,14 +15,14 @@ from typing import Literal, get_args
 import numpy as np
 from torch import fx
 
-from fxprune.couple import Flow, coupling, flow
-from fxprune.dataflow import DataFlow
+from fxprune.coupling.couple import Flow, coupling, flow
 from fxprune.errors import PlanError
+from fxprune.graph.dataflow import DataFlow
+from fxprune.graph.trace import Trace
+from fxprune.plans import Axis, BoolArray, Coupling, Group, IntArray
 from fxprune.regularizers.atoms import partition
 from fxprune.regularizers.folding import fold_into
-from fxprune.structures import Structure, find_structures
-from fxprune.trace import Trace
-from fxprune.types import Axis, BoolArray, Coupling, Group, IntArray
+from fxprune.structures.find import Structure, find_structures
 
 __all__ = ["Gate", "Kind", "Masks", "SliceFold", "make_masks"]
 

@@ -8,13 +8,13 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from fxprune.couple import coupling
+from fxprune.coupling.couple import coupling
 from fxprune.errors import PlanError
-from fxprune.plan import plan
+from fxprune.planning.plan import plan
+from fxprune.plans import Budget, Group, IntArray, Plan
 from fxprune.regularizers.base import Regularizer, Report, State
 from fxprune.regularizers.decisions import cut_by, trace_of
 from fxprune.regularizers.layout import find_parameters
-from fxprune.types import Budget, Group, IntArray, Plan
 
 __all__ = ["Magnitude", "OneShot", "Uniform"]
 

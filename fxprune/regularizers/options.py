@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from fxprune.errors import PlanError
+from fxprune.plans import FloatArray
 from fxprune.regularizers.layout import Layout
 from fxprune.regularizers.view import GroupView
-from fxprune.types import FloatArray
 
 __all__ = ["LearningRate", "PerGroup", "Scale", "choose", "per_family", "step_size"]
 

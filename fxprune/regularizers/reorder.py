@@ -9,11 +9,11 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from fxprune.errors import PlanError
+from fxprune.graph.trace import Trace, evaluating
+from fxprune.plans import Group, IntArray
 from fxprune.regularizers.layout import find_parameters, row_layout
 from fxprune.regularizers.local import held, part
 from fxprune.regularizers.view import GroupView
-from fxprune.trace import Trace, evaluating
-from fxprune.types import Group, IntArray
 
 __all__ = ["permute_", "reorder_"]
 

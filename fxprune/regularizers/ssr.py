@@ -8,6 +8,7 @@ from typing import Literal
 from torch import Tensor, nn
 
 from fxprune.errors import PlanError
+from fxprune.plans import Group
 from fxprune.regularizers.aulm import Aulm, Prox
 from fxprune.regularizers.base import GroupRegularizer, State
 from fxprune.regularizers.group_lasso import lasso_energy
@@ -16,7 +17,6 @@ from fxprune.regularizers.layout import Members
 from fxprune.regularizers.options import PerGroup, Scale, choose
 from fxprune.regularizers.prox import hard, shrink
 from fxprune.regularizers.view import energy
-from fxprune.types import Group
 
 __all__ = ["SSR"]
 

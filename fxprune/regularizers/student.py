@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, fx, nn
 
-from fxprune.graphs import Draft, arguments_by_name, draft, shared
+from fxprune.graph.drafts import Draft, arguments_by_name, draft, shared
+from fxprune.graph.trace import Trace
 from fxprune.regularizers.masks import Gate, Masks
-from fxprune.trace import Trace
 
 __all__ = ["MaskVector", "Student"]
 

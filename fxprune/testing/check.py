@@ -22,18 +22,18 @@ import torch
 from torch import nn
 from torch.utils._pytree import tree_leaves
 
-from fxprune.cost import measure
-from fxprune.couple import coupling
+from fxprune.coupling.cost import measure
+from fxprune.coupling.couple import coupling
 from fxprune.errors import FxpruneError, VerificationError
-from fxprune.export import export_onnx
-from fxprune.plan import plan, plan_removal, plan_units
+from fxprune.graph.trace import Trace, trace
+from fxprune.onnx.export import export_onnx
 from fxprune.planning.atoms import Mode
+from fxprune.planning.plan import plan, plan_removal, plan_units
 from fxprune.planning.problem import Scope
-from fxprune.slim import load, save, slim
+from fxprune.plans import Axis, Budget, Plan
+from fxprune.proof.verify import verify
+from fxprune.slimming.slim import load, save, slim
 from fxprune.testing.nets import Inputs, Net, quiet
-from fxprune.trace import Trace, trace
-from fxprune.types import Axis, Budget, Plan
-from fxprune.verify import verify
 
 __all__ = ["Finding", "Removal", "Report", "Verdict", "check", "headline"]
 

@@ -21,7 +21,7 @@ from torch import nn
 from torch.nn import functional as F
 from torch.utils._pytree import tree_leaves
 
-from fxprune.live import liven
+from fxprune.graph.live import liven
 from fxprune.testing.kinds import Draw, Kind, Unfit
 from fxprune.testing.statements import ENTRIES, HEADS, KINDS, STATEMENTS
 

@@ -23,11 +23,11 @@ from pydantic import BaseModel, ConfigDict, JsonValue, ValidationError
 from torch import Tensor, nn
 
 from fxprune.errors import FxpruneError
+from fxprune.plans import Plan
 from fxprune.regularizers import Regularizer
-from fxprune.tensors import read_tensors, write_tensors
+from fxprune.support.tensors import read_tensors, write_tensors
 from fxprune.training.record import Ledger, reason
 from fxprune.training.team import Team, assembled, laid_like, shard_dims
-from fxprune.types import Plan
 
 __all__ = [
     "Checkpoint",

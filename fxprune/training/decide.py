@@ -10,16 +10,16 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fxprune.criteria import Criterion
+from fxprune.criteria.score import criterion_named
 from fxprune.errors import PlanError
-from fxprune.plan import plan
-from fxprune.recipe import PlanOptions
+from fxprune.graph.trace import Trace
+from fxprune.planning.plan import plan
+from fxprune.plans import Budget, Plan
 from fxprune.regularizers import GAL, GroupRegularizer, Regularizer
 from fxprune.regularizers.decisions import Learned
 from fxprune.regularizers.oneshot import OneShot
-from fxprune.score import criterion_named
-from fxprune.trace import Trace
+from fxprune.training.recipe.schema import PlanOptions
 from fxprune.training.session import Session
-from fxprune.types import Budget, Plan
 
 __all__ = ["decide", "in_order", "own_decision"]
 

@@ -11,11 +11,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fxprune.console import Ticks
 from fxprune.errors import FxpruneError
-from fxprune.recipe import Augment, Distill, Phase
 from fxprune.regularizers import Regularizer
-from fxprune.training.batches import Batches
+from fxprune.support.console import Ticks
+from fxprune.training.data.batches import Batches
+from fxprune.training.recipe.schema import Augment, Distill, Phase
 from fxprune.training.schedule import rate, set_rate
 from fxprune.training.team import Team
 

@@ -14,12 +14,12 @@ from typing import Annotated, Literal
 import annotated_types
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 
-from fxprune import plain
 from fxprune.errors import FxpruneError, IntegrityWarning
-from fxprune.reading import MIB, read_text, shown
+from fxprune.plans import Cost
 from fxprune.regularizers import Regularizer
-from fxprune.report import Sheet, count, share
-from fxprune.types import Cost
+from fxprune.report.sheets import Sheet, count, share
+from fxprune.support import plain
+from fxprune.support.reading import MIB, read_text, shown
 
 __all__ = ["Ledger", "Record", "method_figures", "read_record", "reason", "record_sheet"]
 

@@ -8,11 +8,11 @@ from typing import Literal, cast
 import torch
 from torch import nn
 
-from fxprune.loading import load_model
-from fxprune.slim import slim
-from fxprune.trace import trace
+from fxprune.graph.trace import trace
+from fxprune.models.loading import load_model
+from fxprune.plans import Plan
+from fxprune.slimming.slim import slim
 from fxprune.training.session import Session, seed_everything
-from fxprune.types import Plan
 
 __all__ = ["fresh", "recalibrate"]
 

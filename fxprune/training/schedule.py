@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import nn
 
-from fxprune.recipe import Phase
+from fxprune.training.recipe.schema import Phase
 
 __all__ = ["make_optimizer", "rate", "set_rate"]
 

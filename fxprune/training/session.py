@@ -16,17 +16,17 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from fxprune.delivery import Delivery, make_folder, occupied
 from fxprune.errors import FxpruneError, RecipeError
-from fxprune.files import write_text
-from fxprune.inputs import Inputs
+from fxprune.models.inputs import Inputs
 from fxprune.pipeline import open_model
-from fxprune.recipe import Recipe
-from fxprune.recipe_file import RecipeFile
-from fxprune.training.batches import Batches, Look, generator
+from fxprune.support.delivery import Delivery, make_folder, occupied
+from fxprune.support.files import write_text
 from fxprune.training.checkpoint import Checkpoint, Folder
+from fxprune.training.data.batches import Batches, Look, generator
+from fxprune.training.data.sources import DataSet, open_data
+from fxprune.training.recipe.file import RecipeFile
+from fxprune.training.recipe.schema import Recipe
 from fxprune.training.record import Ledger, Record, read_record
-from fxprune.training.sources import DataSet, open_data
 from fxprune.training.team import Team
 
 __all__ = ["Session", "finished", "open_session", "owned", "plain_recipe", "seed_everything"]

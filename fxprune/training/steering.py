@@ -7,9 +7,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from fxprune.errors import PlanError
-from fxprune.recipe import Steer
+from fxprune.plans import Budget, Plan
 from fxprune.regularizers import GroupRegularizer
-from fxprune.types import Budget, Plan
+from fxprune.training.recipe.schema import Steer
 
 __all__ = ["Steering"]
 

@@ -12,13 +12,13 @@ import torch.nn.functional as F
 from torch import nn
 
 import fxprune
-from fxprune.couple import coupling
+from fxprune.coupling.couple import coupling
 from fxprune.criteria import CRITERIA, L1, L2, Activation, BnScale, Fpgm, Hessian, Random, Taylor
 from fxprune.criteria.base import Criterion, slice_sums
+from fxprune.criteria.score import score
 from fxprune.errors import PlanError
-from fxprune.score import score
-from fxprune.trace import Trace
-from fxprune.types import FloatArray, Group
+from fxprune.graph.trace import Trace
+from fxprune.plans import FloatArray, Group
 
 TOLERANCE = 1e-5
 """Relative; weights are float32 and summed in another order."""

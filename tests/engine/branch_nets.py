@@ -7,18 +7,18 @@ from collections.abc import Iterator
 from functools import cache
 
 import torch
-from structure_nets import live
+from structures.structure_nets import live
 from torch import fx, nn
 from torch.nn import functional as F
 
-from fxprune.dataflow import DataFlow
-from fxprune.live import liven
-from fxprune.plan import plan_removal, plan_structures
+from fxprune.graph.dataflow import DataFlow
+from fxprune.graph.live import liven
+from fxprune.graph.trace import Trace, trace
+from fxprune.planning.plan import plan_removal, plan_structures
+from fxprune.plans import Plan
 from fxprune.regularizers.folding import fold_into
-from fxprune.slim import slim
-from fxprune.structures import Structure, find_structures
-from fxprune.trace import Trace, trace
-from fxprune.types import Plan
+from fxprune.slimming.slim import slim
+from fxprune.structures.find import Structure, find_structures
 
 FACTOR = 0.5
 EXACT = 1e-5

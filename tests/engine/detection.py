@@ -26,15 +26,15 @@ from engine.probing import prepared
 from engine.samples import SAMPLES, SQUARE
 from torch.utils._pytree import tree_map_only
 
-from fxprune.couple import coupling, flow
+from fxprune.coupling.couple import coupling, flow
 from fxprune.errors import PlanError
+from fxprune.graph.trace import Trace
 from fxprune.ops import qualified_name
-from fxprune.plan import plan, plan_units
-from fxprune.resize import EmptiedError
-from fxprune.slim import Kind, slim
-from fxprune.trace import Trace
-from fxprune.types import Block, BoolArray, Budget, Coupling, Plan
-from fxprune.verify import BOTH, OracleName, verify
+from fxprune.planning.plan import plan, plan_units
+from fxprune.plans import Block, BoolArray, Budget, Coupling, Plan
+from fxprune.proof.verify import BOTH, OracleName, verify
+from fxprune.resizing.resolve import EmptiedError
+from fxprune.slimming.slim import Kind, slim
 
 UNPROVED = {
     "torchvision.roi_align.default": "the proof draws random regions, which lie outside of the picture",

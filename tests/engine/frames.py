@@ -9,7 +9,7 @@ from engine.lawful import overload, tensors
 from engine.samples import SAMPLES, Operand, Sample
 from torch import nn
 
-from fxprune.trace import Trace, trace
+from fxprune.graph.trace import Trace, trace
 
 
 class Framed(nn.Module):

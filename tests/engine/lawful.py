@@ -11,17 +11,17 @@ import torch
 from engine.samples import Operand, Sample
 from torch import fx, nn
 
-from fxprune.couple import coupling, flow
+from fxprune.coupling.couple import coupling, flow
+from fxprune.coupling.walk import Walk
 from fxprune.errors import PlanError
+from fxprune.graph.trace import Trace
 from fxprune.labels import nested_shape, varying
 from fxprune.ops.base import Value
-from fxprune.oracle import Oracle
-from fxprune.plan import plan_units
-from fxprune.resize import keep_mask, resolve
-from fxprune.slim import slim
-from fxprune.trace import Trace
-from fxprune.types import BoolArray, Plan
-from fxprune.walk import Walk
+from fxprune.planning.plan import plan_units
+from fxprune.plans import BoolArray, Plan
+from fxprune.proof.oracle import Oracle
+from fxprune.resizing.resolve import keep_mask, resolve
+from fxprune.slimming.slim import slim
 
 
 def overload(name: str) -> torch._ops.OpOverload:
@@ -72,7 +72,7 @@ def lone(sample: Sample, monkeypatch) -> Lone:
     """The model and its coupling."""
     monkeypatch.setattr(Walk, "_pin_outputs", _unpinned)
     # The name fxprune.couple is the function.
-    monkeypatch.setattr(import_module("fxprune.couple"), "_pin_idle", _busy)
+    monkeypatch.setattr(import_module("fxprune.coupling.couple"), "_pin_idle", _busy)
     torch.manual_seed(0)
     root, graph = nn.Module(), fx.Graph()
     inputs: list[torch.Tensor] = []

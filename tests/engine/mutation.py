@@ -20,11 +20,11 @@ from engine.lawful import lone
 from engine.samples import SAMPLES, Sample
 
 from fxprune import ops
-from fxprune.couple import coupling
+from fxprune.coupling.couple import coupling
+from fxprune.coupling.walk import Walk
 from fxprune.labels import varying
 from fxprune.ops.base import Call, Context, OpRule, Output, Rewrite, Value
-from fxprune.types import IntArray
-from fxprune.walk import Walk
+from fxprune.plans import IntArray
 
 Shape = tuple[int, ...]
 Couple = Callable[[Context, Call], Output]

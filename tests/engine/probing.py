@@ -13,15 +13,15 @@ from engine.probe_nets import Example, Probe
 from torch import nn
 from torch.utils._pytree import tree_leaves, tree_map_only
 
-from fxprune.cost import measure
-from fxprune.couple import coupling
+from fxprune.coupling.cost import measure
+from fxprune.coupling.couple import coupling
 from fxprune.errors import PlanError
-from fxprune.live import liven
-from fxprune.plan import plan_removal, plan_units
-from fxprune.slim import slim
-from fxprune.trace import Trace, call_arguments, trace
-from fxprune.types import Plan
-from fxprune.verify import verify
+from fxprune.graph.live import liven
+from fxprune.graph.trace import Trace, call_arguments, trace
+from fxprune.planning.plan import plan_removal, plan_units
+from fxprune.plans import Plan
+from fxprune.proof.verify import verify
+from fxprune.slimming.slim import slim
 
 EXACT = 1e-10
 """Largest relative difference in float64 that rounding explains: these nets are a few layers deep, so

@@ -25,11 +25,11 @@ from engine.mutation import (
 )
 
 from fxprune import labels
+from fxprune.coupling.walk import Walk
 from fxprune.labels import varying
 from fxprune.ops import contract
 from fxprune.ops.base import Call, Context, Output, Rewrite, Value
-from fxprune.types import IntArray
-from fxprune.walk import Walk
+from fxprune.plans import IntArray
 
 Change = Callable[[Call], Call]
 
@@ -581,7 +581,7 @@ PICKING = (
         "picking",
         "views written to",
         "That a slice is changed in place later is not noticed.",
-        at("fxprune.walk:written_later", lambda _: lambda graph: set()),
+        at("fxprune.coupling.walk:written_later", lambda _: lambda graph: set()),
         first=("in-place scale of every third channel", "in-place activation of a half"),
     ),
     rule(

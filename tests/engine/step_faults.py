@@ -10,12 +10,12 @@ from engine.mutation import Mutant, at, code, muted, overridden, rule
 from torch import fx
 
 from fxprune import labels
+from fxprune.coupling.walk import Walk
 from fxprune.labels import varying
 from fxprune.ops.base import Context, Output, Rewrite, Scaled, Value
 from fxprune.ops.scaling import FIRST, Scaling
-from fxprune.resize import Gather, Resolution
-from fxprune.types import Block, IntArray
-from fxprune.walk import Walk
+from fxprune.plans import Block, IntArray
+from fxprune.resizing.resolve import Gather, Resolution
 
 Method = Callable[..., object]
 
@@ -158,112 +158,112 @@ WALK = (
         "walk",
         "meeting ties nothing",
         "Operands that meet elementwise are not tied.",
-        at("fxprune.walk:Walk._meet", silently("tie")),
+        at("fxprune.coupling.walk:Walk._meet", silently("tie")),
         first=("padded shortcut",),
     ),
     code(
         "walk",
         "layouts do not meet",
         "Operands that lie over different axes are not tied where they meet.",
-        at("fxprune.walk:Walk._meet", _whole_axes_only),
+        at("fxprune.coupling.walk:Walk._meet", _whole_axes_only),
         first=("radix view + sum", "split attention", "grouped convolution"),
     ),
     code(
         "walk",
         "data pins nothing",
         "What meets an axis without units (the model's input, positions) is not pinned.",
-        at("fxprune.walk:Walk._pin_against", nothing),
+        at("fxprune.coupling.walk:Walk._pin_against", nothing),
         first=("product with the input's width",),
     ),
     code(
         "walk",
         "outputs pin nothing",
         "The widths of the model's outputs are not kept.",
-        at("fxprune.walk:Walk._pin_outputs", nothing),
+        at("fxprune.coupling.walk:Walk._pin_outputs", nothing),
         first=("output of full width",),
     ),
     code(
         "walk",
         "unknown operators pass",
         "An operator without a rule hands labels on in silence.",
-        at("fxprune.walk:Walk._unknown", _first_operand),
+        at("fxprune.coupling.walk:Walk._unknown", _first_operand),
         first=("a transform without rule", "LSTM"),
     ),
     code(
         "walk",
         "unknown operators swallow",
         "What reaches an operator without a rule is neither pinned nor handed on.",
-        at("fxprune.walk:Walk._unknown", silently("pin")),
+        at("fxprune.coupling.walk:Walk._unknown", silently("pin")),
         first=("a transform without rule", "LSTM"),
     ),
     code(
         "walk",
         "tied tensors are several",
         "A tensor with two names has labels for each of them.",
-        at("fxprune.walk:Walk.run", _without_aliases),
+        at("fxprune.coupling.walk:Walk.run", _without_aliases),
         first=("one weight under two names",),
     ),
     code(
         "walk",
         "rows and columns are one axis",
         "A position that has a row and a column is tied to both.",
-        at("fxprune.walk:Walk._composed", lambda _: lambda walk, operands: operands),
+        at("fxprune.coupling.walk:Walk._composed", lambda _: lambda walk, operands: operands),
         first=("outer product of channels", "gram matrix of channels"),
     ),
     code(
         "walk",
         "rows in the opposite order",
         "Rows and columns of a layout are named from the last to the first.",
-        at("fxprune.walk:Walk.project", _rows_turned),
+        at("fxprune.coupling.walk:Walk.project", _rows_turned),
         first=("grouped convolution", "multi-head attention, heads"),
     ),
     code(
         "walk",
         "columns forgotten",
         "Columns of a layout get new labels every time.",
-        at("fxprune.walk:Walk.project", _columns_forgotten),
+        at("fxprune.coupling.walk:Walk.project", _columns_forgotten),
         first=("grouped convolution", "channel shuffle, hard-coded sizes"),
     ),
     code(
         "walk",
         "turned layouts are new ones",
         "A layout that was transposed is not recognised.",
-        at("fxprune.walk:permutations", lambda _: lambda dims: [tuple(dims)]),
+        at("fxprune.coupling.walk:permutations", lambda _: lambda dims: [tuple(dims)]),
         first=("channel shuffle, hard-coded sizes", "multi-head attention, heads"),
     ),
     code(
         "walk",
         "the next item",
         "Of several results the next one is taken.",
-        at("fxprune.walk:Walk._call", _next_item),
+        at("fxprune.coupling.walk:Walk._call", _next_item),
         first=("chunk, swapped cat",),
     ),
     code(
         "walk",
         "ties do not broadcast",
         "Where shapes differ only the first positions are tied.",
-        at("fxprune.walk:Walk.tie", _first_line),
+        at("fxprune.coupling.walk:Walk.tie", _first_line),
         first=("pixel_shuffle",),
     ),
     code(
         "walk",
         "consumes once",
         "Only the first operand in which a call sums over units is noted.",
-        at("fxprune.walk:Walk.consume", _once),
+        at("fxprune.coupling.walk:Walk.consume", _once),
         first=("cosine similarity",),
     ),
     code(
         "walk",
         "inexact operators see zeros",
         "The oracle is not told to compute statistics over what is left.",
-        at("fxprune.walk:Walk.inexact", _blurring_only),
+        at("fxprune.coupling.walk:Walk.inexact", _blurring_only),
         first=("layer norm",),
     ),
     code(
         "walk",
         "all groups are exact",
         "That removing units changes others is kept from whoever asks.",
-        at("fxprune.walk:Walk.inexact", _restricting_only),
+        at("fxprune.coupling.walk:Walk.inexact", _restricting_only),
         first=("layer norm",),
     ),
     code(
@@ -271,7 +271,7 @@ WALK = (
         "training parts not followed",
         "Parts that only run in training do not follow the widths of the trunk.",
         at(
-            "fxprune.walk:Walk.run",
+            "fxprune.coupling.walk:Walk.run",
             lambda right: (
                 lambda walk, graph, counting: right(walk, graph, counting=counting) if counting else None
             ),
@@ -283,7 +283,7 @@ WALK = (
         "sizes are numbers",
         "Sizes that follow the batch are written down as numbers.",
         at(
-            "fxprune.binding:_argument",
+            "fxprune.coupling.binding:_argument",
             lambda right: lambda raw, name, values, symbolic: right(raw, name, values, set()),
         ),
         first=("one batch and width in one size",),
@@ -348,42 +348,42 @@ COUPLE = (
         "ragged layouts",
         "Rows of a layout may keep different numbers of units.",
         at("fxprune.labels:nested_shape", _ragged),
-        at("fxprune.couple:_blocks", lambda _: lambda walk, units: []),
+        at("fxprune.coupling.couple:_blocks", lambda _: lambda walk, units: []),
         first=("grouped convolution",),
     ),
     code(
         "couple",
         "equal counts not asked for",
         "Layouts are no constraints.",
-        at("fxprune.couple:_blocks", lambda _: lambda walk, units: []),
+        at("fxprune.coupling.couple:_blocks", lambda _: lambda walk, units: []),
         first=("grouped convolution",),
     ),
     code(
         "couple",
         "columns not asked for",
         "Layouts need not keep the same positions in every row.",
-        at("fxprune.couple:_blocks", _plain_blocks),
+        at("fxprune.coupling.couple:_blocks", _plain_blocks),
         first=("radix view + sum", "channel shuffle, hard-coded sizes"),
     ),
     code(
         "couple",
         "outer levels forgotten",
         "Of nested layouts only the innermost rows are constraints.",
-        at("fxprune.couple:_levels", lambda right: lambda layout: right(layout)[:1]),
+        at("fxprune.coupling.couple:_levels", lambda right: lambda layout: right(layout)[:1]),
         first=("view of three levels and back",),
     ),
     code(
         "couple",
         "layouts without rows",
         "Layouts whose rows no rule asks for are not registered.",
-        at("fxprune.couple:_register_layouts", nothing),
+        at("fxprune.coupling.couple:_register_layouts", nothing),
         first=("view + sum of rows and columns",),
     ),
     code(
         "couple",
         "equal rows are several",
         "Rows of the same cells are not one row.",
-        at("fxprune.couple:_equal_rows", lambda _: lambda walk, units: np.zeros((0, 2), np.int64)),
+        at("fxprune.coupling.couple:_equal_rows", lambda _: lambda walk, units: np.zeros((0, 2), np.int64)),
         first=("grouped-query attention, queries", "grouped convolution"),
     ),
     code(
@@ -404,21 +404,24 @@ COUPLE = (
         "couple",
         "pins do not spread",
         "A row with a cell that must stay may go.",
-        at("fxprune.couple:_pins", lambda right: lambda walk, units, n, blocks: right(walk, units, n, [])),
+        at(
+            "fxprune.coupling.couple:_pins",
+            lambda right: lambda walk, units, n, blocks: right(walk, units, n, []),
+        ),
         first=("grouped convolution, two channels gate all, shuffled",),
     ),
     code(
         "couple",
         "idle units may go",
         "Units that no layer makes or reads are not pinned.",
-        at("fxprune.couple:_pin_idle", nothing),
+        at("fxprune.coupling.couple:_pin_idle", nothing),
         first=("position table longer than the input",),
     ),
     code(
         "couple",
         "parameters cost nothing",
         "The cost model counts no parameters.",
-        at("fxprune.couple:_add_param_costs", nothing),
+        at("fxprune.coupling.couple:_add_param_costs", nothing),
         first=("identity",),
     ),
 )
@@ -487,28 +490,28 @@ APPLY = (
         "apply",
         "no movement is checked",
         "Slim movements are taken to do what the dense ones do.",
-        at("fxprune.movement:Movement.expressed_by", lambda _: lambda *args: True),
+        at("fxprune.resizing.movement:Movement.expressed_by", lambda _: lambda *args: True),
         first=("x[:, ::2]", "flip", "index permutation, list"),
     ),
     code(
         "apply",
         "what is left is one further",
         "Positions that are left are counted from one.",
-        at("fxprune.resize:live_positions", _one_further),
+        at("fxprune.resizing.resolve:live_positions", _one_further),
         first=("x[:, ::2]", "product with a literal constant"),
     ),
     code(
         "apply",
         "gathers the dense positions",
         "Positions to gather are off by one.",
-        at("fxprune.movement:Movement.gather", _gathered(lambda index: np.roll(index, 1))),
+        at("fxprune.resizing.movement:Movement.gather", _gathered(lambda index: np.roll(index, 1))),
         first=("index permutation, list", "x[:, ::2]"),
     ),
     code(
         "apply",
         "gathers in order",
         "Positions to gather are sorted.",
-        at("fxprune.movement:Movement.gather", _gathered(np.sort)),
+        at("fxprune.resizing.movement:Movement.gather", _gathered(np.sort)),
         first=("index permutation, list",),
     ),
     code(
@@ -516,7 +519,7 @@ APPLY = (
         "labels one by one",
         "A position is taken to be left though another label of it is gone.",
         at(
-            "fxprune.resize:alive_positions",
+            "fxprune.resizing.resolve:alive_positions",
             lambda _: lambda keep, units, k: keep[units[k]].ravel(),
         ),
         first=("gram matrix of channels",),
@@ -525,14 +528,14 @@ APPLY = (
         "apply",
         "splits stay even",
         "Uneven parts are split by the operator for even ones.",
-        at("fxprune.resize:_Resolver._effective", _same_operator),
+        at("fxprune.resizing.resolve:_Resolver._effective", _same_operator),
         first=("chunk, swapped cat", "split, swapped cat, uneven"),
     ),
     code(
         "apply",
         "sizes scaled the wrong way",
         "Sizes that follow the batch grow where they should shrink.",
-        at("fxprune.resize:_scaled", _scale_turned),
+        at("fxprune.resizing.resolve:_scaled", _scale_turned),
         first=("one batch and width in one size",),
     ),
     code(
@@ -540,7 +543,7 @@ APPLY = (
         "batch written down",
         "Where a width changes in a list of sizes, the batch beside it becomes a number.",
         at(
-            "fxprune.resize:_scaled",
+            "fxprune.resizing.resolve:_scaled",
             lambda _: lambda old, new, symbolic: new if symbolic or old != new else None,
         ),
         first=("channel shuffle, sizes of the input",),
@@ -550,7 +553,7 @@ APPLY = (
         "sizes that follow the batch stay",
         "Sizes that follow the batch are not scaled.",
         at(
-            "fxprune.resize:_scaled",
+            "fxprune.resizing.resolve:_scaled",
             lambda right: lambda old, new, symbolic: None if symbolic else right(old, new, symbolic),
         ),
         first=("one batch and width in one size",),
@@ -569,28 +572,28 @@ APPLY = (
         "apply",
         "the first ones stay",
         "Tensors keep as many indices as they should, but the first ones.",
-        at("fxprune.graph_copy:_sliced", _first_ones),
+        at("fxprune.slimming.graph_copy:_sliced", _first_ones),
         first=("identity",),
     ),
     code(
         "apply",
         "outputs only",
         "Tensors are sliced along their first dimension only.",
-        at("fxprune.graph_copy:_sliced", _first_dimension),
+        at("fxprune.slimming.graph_copy:_sliced", _first_dimension),
         first=("identity",),
     ),
     code(
         "apply",
         "gathers forgotten",
         "Gathers are not written into the graph.",
-        at("fxprune.graph_copy:_apply_gather", nothing),
+        at("fxprune.slimming.graph_copy:_apply_gather", nothing),
         first=("index permutation, list",),
     ),
     code(
         "apply",
         "copies are trusted",
         "The user's module is taken whether it computes the same or not.",
-        at("fxprune.slim:_difference", lambda _: lambda *args: ""),
+        at("fxprune.slimming.slim:_difference", lambda _: lambda *args: ""),
         first=("x[:, :4]", "x[:, -5:-1]"),
     ),
     code(
@@ -598,7 +601,7 @@ APPLY = (
         "mean and variance exchanged",
         "The stand-in for batch norm exchanges mean and variance.",
         at(
-            "fxprune.shims:BatchNorm.forward",
+            "fxprune.graph.shims:BatchNorm.forward",
             lambda right: (
                 lambda shim, x, weight, bias, mean, variance, count=None: right(
                     shim, x, weight, bias, variance, mean, count
@@ -612,7 +615,7 @@ APPLY = (
         "scale forgotten",
         "The stand-in for batch norm forgets the scale.",
         at(
-            "fxprune.shims:BatchNorm.forward",
+            "fxprune.graph.shims:BatchNorm.forward",
             lambda right: (
                 lambda shim, x, weight, bias, mean, variance, count=None: right(
                     shim, x, None, bias, mean, variance, count
@@ -625,7 +628,7 @@ APPLY = (
         "apply",
         "dropout always drops",
         "The stand-in for dropout drops in evaluation too.",
-        at("fxprune.shims:Dropout.forward", lambda right: lambda shim, x: right(shim.train(), x)),
+        at("fxprune.graph.shims:Dropout.forward", lambda right: lambda shim, x: right(shim.train(), x)),
         first=("dropout of channels",),
     ),
 )
@@ -654,21 +657,21 @@ STRUCTURES = (
         "structures",
         "gaps on the wrong side",
         "Zeros in the place of a branch are put on the other side of its neighbour.",
-        at("fxprune.cutting:_padded", _wrong_side),
+        at("fxprune.structures.cut:_padded", _wrong_side),
         first=("cut: inception",),
     ),
     code(
         "structures",
         "no gaps",
         "Nothing takes the place of a branch.",
-        at("fxprune.cutting:_padded", lambda _: lambda graph, operand, *others: operand),
+        at("fxprune.structures.cut:_padded", lambda _: lambda graph, operand, *others: operand),
         first=("cut: inception",),
     ),
     code(
         "structures",
         "the shortcut is cut",
         "Of a sum the operand that should go stays.",
-        at("fxprune.cutting:_bypass", _other_operand),
+        at("fxprune.structures.cut:_bypass", _other_operand),
         first=("cut: cifar",),
     ),
 )

@@ -14,14 +14,14 @@ from models import ACCURACY, DEPTHS, CifarResNet, cifar_test, trained_resnet
 from torch import nn
 from torchvision import models as tv
 
-from fxprune.cost import measure
-from fxprune.couple import coupling
-from fxprune.live import liven
-from fxprune.plan import plan, plan_removal, plan_units
-from fxprune.slim import slim
-from fxprune.trace import Trace, trace
-from fxprune.types import Budget, Plan
-from fxprune.verify import Proof, verify
+from fxprune.coupling.cost import measure
+from fxprune.coupling.couple import coupling
+from fxprune.graph.live import liven
+from fxprune.graph.trace import Trace, trace
+from fxprune.planning.plan import plan, plan_removal, plan_units
+from fxprune.plans import Budget, Plan
+from fxprune.proof.verify import Proof, verify
+from fxprune.slimming.slim import slim
 
 EXACT = 1e-10
 """Largest relative difference in float64: small nets of live weights lose a few of sixteen digits."""

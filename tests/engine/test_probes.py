@@ -6,12 +6,12 @@ import pytest
 from engine.probe_nets import PROBES, Probe
 from engine.probing import EXACT, examine, prepared
 
-from fxprune.couple import coupling
+from fxprune.coupling.couple import coupling
 from fxprune.errors import PlanError
-from fxprune.plan import plan, plan_removal
-from fxprune.slim import slim
-from fxprune.types import Budget
-from fxprune.verify import verify
+from fxprune.planning.plan import plan, plan_removal
+from fxprune.plans import Budget
+from fxprune.proof.verify import verify
+from fxprune.slimming.slim import slim
 
 NOTICEABLE = 1e-4
 """Least effect of a removal on the output: live weights make every channel matter far more than this,

@@ -14,7 +14,7 @@ from fxprune.planning.alignment import Lane, Streams, good_widths, make_chains
 from fxprune.planning.atoms import make_atoms
 from fxprune.planning.problem import Problem, Width
 from fxprune.planning.solve import Options, Solution, solve
-from fxprune.types import BoolArray, Budget, Coupling
+from fxprune.plans import BoolArray, Budget, Coupling
 
 
 def good(size: int, step: int) -> list[int]:

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from couplings import Maker, attention, grouped, square
 
-from fxprune.blocks import breach, close
+from fxprune.coupling.blocks import breach, close
 from fxprune.planning.atoms import Atoms, Mode, make_atoms
-from fxprune.types import Block, Coupling, IntArray
+from fxprune.plans import Block, Coupling, IntArray
 
 
 def atoms_of(coupling: Coupling, mode: Mode = "auto", score: np.ndarray | None = None) -> Atoms:

@@ -10,12 +10,12 @@ import torch
 from torch import nn
 
 import fxprune
-from fxprune.blocks import scarce
-from fxprune.couple import coupling
+from fxprune.coupling.blocks import scarce
+from fxprune.coupling.couple import coupling
 from fxprune.errors import PlanError
-from fxprune.plan import plan_removal, plan_units
+from fxprune.planning.plan import plan_removal, plan_units
 from fxprune.planning.problem import Scope
-from fxprune.types import AtLeast
+from fxprune.plans import AtLeast
 
 
 def needy(rows: int, count: int) -> fxprune.Trace:

@@ -11,9 +11,9 @@ from torch import nn
 from torch.nn import functional as F
 
 import fxprune
-from fxprune.couple import coupling
+from fxprune.coupling.couple import coupling
 from fxprune.errors import SliceError
-from fxprune.plan import plan_units
+from fxprune.planning.plan import plan_units
 
 Middle = Callable[[torch.Tensor], torch.Tensor]
 

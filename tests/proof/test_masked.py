@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, nn
 
 import fxprune.proof
+from fxprune.plans import Cost, Plan
 from fxprune.proof.masked import Comparison, compare
-from fxprune.types import Cost, Plan
 
 EXACT = 1e-9
 """The oracle's own limit in float64."""

@@ -10,8 +10,8 @@ import torch.distributed as dist
 from regularizers.nets import linear_chain
 from torch import nn
 
+from fxprune.plans import Group
 from fxprune.regularizers import DWGL, SSR, GReg, IncReg, Regularizer
-from fxprune.types import Group
 
 METHODS = {
     "ssr": lambda m, g, o: SSR(m, g, lam=1.0, scale="norm", period=2),

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 import fxprune
-from fxprune.types import Axis, Block, Group, Pin
+from fxprune.plans import Axis, Block, Group, Pin
 
 
 def ids(*numbers: int) -> np.ndarray:

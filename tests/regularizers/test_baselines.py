@@ -7,8 +7,8 @@ from torch import nn
 
 import fxprune
 from fxprune.errors import PlanError
+from fxprune.plans import Budget
 from fxprune.regularizers import GReg, GroupLasso, Magnitude, NetworkSlimming, Uniform
-from fxprune.types import Budget
 
 # float32 arithmetic on a handful of numbers.
 ROUNDING = 1e-6

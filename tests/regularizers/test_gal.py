@@ -9,21 +9,21 @@ from functools import cache
 import numpy as np
 import pytest
 import torch
-from structure_nets import CifarResNet, live
+from structures.structure_nets import CifarResNet, live
 from torch import nn
 from torch.nn import functional as F
 
 import fxprune
-from fxprune.cost import measure
+from fxprune.coupling.cost import measure
 from fxprune.errors import PlanError
-from fxprune.live import liven
-from fxprune.plan import plan_structures
+from fxprune.graph.live import liven
+from fxprune.planning.plan import plan_structures
+from fxprune.plans import Budget
 from fxprune.regularizers import GAL
 from fxprune.regularizers.averaging import Averaging
 from fxprune.regularizers.discriminator import Adversary, Discriminator, alignment_loss, discriminator_loss
 from fxprune.regularizers.fista import Fista, soft_threshold
 from fxprune.regularizers.masks import make_masks
-from fxprune.types import Budget
 
 # float64: the same sums in another order.
 ROUNDING = 1e-10

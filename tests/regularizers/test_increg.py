@@ -11,7 +11,7 @@ from regularizers.nets import linear_chain, traced
 from torch import nn
 
 import fxprune
-from fxprune.cost import measure
+from fxprune.coupling.cost import measure
 from fxprune.errors import PlanError
 from fxprune.regularizers import Crop, IncReg
 from fxprune.regularizers.increg import exponential_increment, linear_increment

@@ -13,6 +13,7 @@ from torch import nn
 
 import fxprune
 from fxprune.errors import PlanError
+from fxprune.plans import Budget, Group
 from fxprune.regularizers import (
     DWGL,
     REGULARIZERS,
@@ -27,7 +28,6 @@ from fxprune.regularizers import (
     Regularizer,
     Uniform,
 )
-from fxprune.types import Budget, Group
 
 # float64: sums in another order.
 ROUNDING = 1e-10

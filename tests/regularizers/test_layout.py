@@ -8,9 +8,9 @@ from torch import nn
 
 import fxprune
 from fxprune.errors import PlanError
+from fxprune.plans import Block
 from fxprune.regularizers.layout import column_layout, row_layout
 from fxprune.regularizers.view import GroupView, energy, rank_within
-from fxprune.types import Block
 
 # Sums of at most a few hundred float32 products.
 ROUNDING = 1e-5

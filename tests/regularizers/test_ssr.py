@@ -7,8 +7,8 @@ from regularizers.nets import group, linear_chain
 from torch import nn
 
 from fxprune.errors import PlanError
+from fxprune.plans import Group
 from fxprune.regularizers import SSR, GroupLasso, Regularizer
-from fxprune.types import Group
 
 # AULM is stopped by a number of steps; with these the distance to the optimum is about 1e-9.
 OPTIMUM = 1e-7

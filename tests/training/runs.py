@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from fxprune.train import train
 from fxprune.training import loop
 from fxprune.training.record import Record
+from fxprune.training.run import train
 
 NETS = Path(__file__).with_name("nets.py")
 

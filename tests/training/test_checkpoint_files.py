@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from training.runs import run, train_and_kill, write
 
 from fxprune.errors import FxpruneError, IntegrityWarning
-from fxprune.tensors import write_tensors
+from fxprune.support.tensors import write_tensors
 from fxprune.training.checkpoint import Folder, Running
 from fxprune.training.record import read_record
 

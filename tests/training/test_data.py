@@ -12,11 +12,11 @@ from torch import Tensor
 from training.runs import write
 
 from fxprune.errors import RecipeError
-from fxprune.recipe import Augment
-from fxprune.recipe_file import read_recipe
-from fxprune.training.batches import Batches, Choices, Look, augmented, generator
-from fxprune.training.images import DecodedImages, HeldImages
-from fxprune.training.sources import DataSet, open_data
+from fxprune.training.data.batches import Batches, Choices, Look, augmented, generator
+from fxprune.training.data.images import DecodedImages, HeldImages
+from fxprune.training.data.sources import DataSet, open_data
+from fxprune.training.recipe.file import read_recipe
+from fxprune.training.recipe.schema import Augment
 
 CPU = torch.device("cpu")
 # float32 arithmetic on values of about one

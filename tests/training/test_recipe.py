@@ -11,9 +11,9 @@ import yaml
 from training.runs import NETS, SMALL, write
 
 from fxprune.errors import RecipeError
-from fxprune.methods import check_options, method_class, method_names, option_names
-from fxprune.recipe import Recipe, model_fields_at
-from fxprune.recipe_file import read_recipe
+from fxprune.regularizers.registry import check_options, method_class, method_names, option_names
+from fxprune.training.recipe.file import read_recipe
+from fxprune.training.recipe.schema import Recipe, model_fields_at
 from fxprune.training.session import open_session
 from fxprune.training.team import team
 

@@ -13,9 +13,9 @@ from reproduce import run as runner
 from training.runs import SMALL, run, write
 
 import fxprune
-from fxprune.recipe_file import read_recipe
+from fxprune.plans import Cost
+from fxprune.training.recipe.file import read_recipe
 from fxprune.training.record import Record, read_record
-from fxprune.types import Cost
 
 RECIPES = sorted(path for path in runner.RECIPES.glob("resnet*.yaml"))
 # Images of CIFAR-10's test set that are looked at, and how far their accuracy may be from that of all.
@@ -74,7 +74,7 @@ def goal(name: str) -> float:
 
 
 def test_every_method_has_a_recipe_and_a_label() -> None:
-    from fxprune.methods import method_names
+    from fxprune.regularizers.registry import method_names
 
     named = {path.stem.partition("_")[2].removesuffix("_50").removesuffix("_75") for path in RECIPES}
     assert named == set(results.LABELS)
@@ -101,9 +101,9 @@ def test_costs_of_the_nets(make: object, macs: float, params: float) -> None:
 
 
 def test_the_nets_fit_their_weights(shared: Path) -> None:
-    from fxprune.training.batches import Batches, Look
-    from fxprune.training.images import read_npz
-    from fxprune.weights import load_weights
+    from fxprune.models.weights import load_weights
+    from fxprune.training.data.batches import Batches, Look
+    from fxprune.training.data.images import read_npz
 
     net = models.resnet20().eval()
     load_weights(net, shared / "weights" / "cifar10_resnet20.safetensors")

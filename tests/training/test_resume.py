@@ -14,12 +14,12 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
-from test_files import short_of_space
+from support.test_files import short_of_space
 from training.runs import Killed, run, train_and_kill, write
 
-from fxprune.console import SILENT, Ticks
 from fxprune.errors import FxpruneError, RecipeError
-from fxprune.train import train
+from fxprune.support.console import SILENT, Ticks
+from fxprune.training.run import train
 
 METHODS = {
     "ssr": {"name": "ssr", "lam": 0.5, "scale": "norm", "period": 3},
@@ -130,7 +130,7 @@ def test_a_damaged_checkpoint_is_passed_over(tmp_path: Path, monkeypatch: pytest
 
 
 def test_a_failing_save_leaves_older_checkpoints(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from fxprune import tensors
+    from fxprune.support import tensors
 
     recipe = write(tmp_path, method=METHODS["greg"], checkpoints={"every": 2})
     run(recipe, tmp_path / "whole")

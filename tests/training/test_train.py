@@ -16,9 +16,9 @@ from training.runs import NETS, run, train_and_kill, write
 
 import fxprune
 from fxprune.errors import FxpruneError, RecipeError
-from fxprune.recipe import Distill, Phase, Steer
 from fxprune.training.checkpoint import Folder
 from fxprune.training.loop import _distilled
+from fxprune.training.recipe.schema import Distill, Phase, Steer
 from fxprune.training.record import read_record
 from fxprune.training.schedule import rate
 from fxprune.training.steering import Steering

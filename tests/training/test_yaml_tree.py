@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from fxprune.errors import RecipeError
-from fxprune.yaml_tree import merge, parse, parse_value, walk
+from fxprune.training.recipe.yaml_tree import merge, parse, parse_value, walk
 
 
 @pytest.mark.parametrize(

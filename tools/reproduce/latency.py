@@ -17,9 +17,9 @@ import torch
 from rich.console import Console
 from rich.progress import Progress
 
-from fxprune.bench import benchmark
-from fxprune.bench_table import BenchTable
-from fxprune.files import write_text
+from fxprune.bench.benchmark import benchmark
+from fxprune.bench.table import BenchTable
+from fxprune.support.files import write_text
 from fxprune.training.record import read_record
 
 HERE = Path(__file__).resolve().parent

@@ -14,8 +14,8 @@ import matplotlib
 from matplotlib import pyplot as plt
 from matplotlib.patches import Patch
 
-from fxprune.files import atomic_path, write_text
-from fxprune.report import Sheet, count
+from fxprune.report.sheets import Sheet, count
+from fxprune.support.files import atomic_path, write_text
 from fxprune.training.record import Record, read_record
 
 matplotlib.use("Agg")

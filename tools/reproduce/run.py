@@ -19,9 +19,9 @@ from pathlib import Path
 
 from rich.console import Console
 
-from fxprune.console import show_error
 from fxprune.errors import FxpruneError
-from fxprune.recipe_file import RecipeFile, read_recipe
+from fxprune.support.console import show_error
+from fxprune.training.recipe.file import RecipeFile, read_recipe
 from fxprune.training.record import read_record
 
 HERE = Path(__file__).resolve().parent

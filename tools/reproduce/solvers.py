@@ -29,11 +29,11 @@ import fxprune
 from fxprune.demo import BATCH, Digits, DigitsNet
 from fxprune.demo import train as train_dense
 from fxprune.errors import PlanError
-from fxprune.files import write_text
+from fxprune.graph.trace import Trace
+from fxprune.onnx.session import machine
 from fxprune.regularizers import SSR
-from fxprune.report import Sheet
-from fxprune.runtime import machine
-from fxprune.trace import Trace
+from fxprune.report.sheets import Sheet
+from fxprune.support.files import write_text
 
 HERE = Path(__file__).resolve().parent
 VARIANTS: dict[str, dict[str, object]] = {

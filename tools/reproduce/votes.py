@@ -16,12 +16,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from fxprune.console import Steps
-from fxprune.files import write_text
-from fxprune.report import Sheet
-from fxprune.train import train
+from fxprune.plans import Plan
+from fxprune.report.sheets import Sheet
+from fxprune.support.console import Steps
+from fxprune.support.files import write_text
 from fxprune.training.record import Record
-from fxprune.types import Plan
+from fxprune.training.run import train
 
 HERE = Path(__file__).resolve().parent
 RECIPES = HERE / "recipes"

@@ -1,0 +1,229 @@
+"""Bench: several models measured against one another in one run.
+
+What is measured: the time of one call, inputs and outputs as arrays in memory, after warm-up.
+Models take turns in random order, round by round, so that a slow moment of the machine hits all
+of them; a speed-up is the median of the rounds' ratios, not the ratio of two medians.  A sample
+of a fast model is the mean of as many calls as fill two milliseconds: a single short call would
+mostly measure the caches that the other models have just emptied.
+
+Peak memory is measured in one process per model that does nothing else.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import math
+import random
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import nn
+
+from fxprune.bench.contestants import Contestant, Facts, Model, contestant
+from fxprune.bench.table import BenchRow, BenchTable
+from fxprune.errors import ExportError, FxpruneError
+from fxprune.models.calls import ExampleInputs, as_call, evaluating
+from fxprune.models.copies import unchanged_buffers
+from fxprune.onnx.session import RUN_LIMIT_S, machine
+from fxprune.plans import Cost
+from fxprune.support.process import no_garbage, untouched_random_state
+
+__all__ = ["BenchRow", "BenchTable", "Progress", "benchmark"]
+
+Progress = Callable[[float, str], None]
+"""Told how much is done, from 0 to 1, and what is going on."""
+
+Times = npt.NDArray[np.float64]
+"""float64[rounds, models], seconds of one call."""
+
+_SAMPLE_SECONDS = 2e-3
+_MOST_CALLS = 1000
+_LEAST_ROUNDS = 5
+_RESAMPLES = 1000
+_TIMED = 0.9  # share of the progress bar; the rest is for memory
+
+_COUNTED_ONNX = (
+    "params: elements of the file's float weights; MACs: Conv, ConvTranspose, Gemm and MatMul for one sample"
+)
+_COUNTED_GIVEN = "params and MACs as given by the caller"
+
+
+def benchmark(
+    models: Mapping[str, Model],
+    example_inputs: ExampleInputs,
+    *,
+    threads: int = 1,
+    repeats: int = 50,
+    warmup: int = 5,
+    seconds: float | None = None,
+    batch: int | None = None,
+    costs: Mapping[str, Cost] | None = None,
+    memory: bool = True,
+    limit_s: float = RUN_LIMIT_S,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> BenchTable:
+    """Measure models against the first of them.
+
+    Modules are given back as they were; a module that writes into its inputs gets copies of them, at each
+    call.  One measurement runs at a time, whatever threads ask for others; modules are in evaluation
+    mode meanwhile, for other threads, too.
+
+    Args:
+        models: ONNX files, run in onnxruntime, or torch modules, run in evaluation and inference
+            mode, by the names they have in the table.
+        example_inputs: What all of them are called with.
+        threads: Threads inside an operator.
+        repeats: Rounds: timed samples of each model.
+        warmup: Untimed calls of each model before the first round.
+        seconds: Go on with rounds for this long instead of ``repeats`` times, at least 5 rounds.
+        batch: Batch size to repeat the example's samples to.
+        costs: Params and MACs by name, instead of counting them in the file.
+        memory: Measure peak memory, in one process per ONNX file.
+        limit_s: Seconds after which the first run of a file is stopped: a loop in it may have no end.
+        seed: Of the order within the rounds.
+        progress: Told how far it is.
+
+    Returns:
+        One row per model, in the order given.
+
+    Raises:
+        ExportError: A file is missing, corrupt, or does not fit the inputs.
+        FxpruneError: There is no model, or an option makes no sense.
+
+    Example:
+        >>> small, large = nn.Linear(8, 8), nn.Linear(512, 512)
+        >>> table = benchmark({"a": small, "b": nn.Linear(8, 8)}, torch.ones(1, 8), repeats=5)
+        >>> [row.name for row in table.rows], table["a"].speedup
+        (['a', 'b'], 1.0)
+    """
+    options = {"threads": threads, "repeats": repeats, "warmup": warmup, "seconds": seconds, "batch": batch}
+    options["limit_s"] = limit_s
+    _check_options(models, options)
+    tell = progress or _silent
+    call = as_call(example_inputs, error=ExportError)
+    call = call if batch is None else call.with_batch(batch)
+    tell(0.0, "loading")
+    with _stage([m for m in models.values() if isinstance(m, nn.Module)], threads):
+        loaded = {
+            name: contestant(name, model, call, threads, limit_s=limit_s) for name, model in models.items()
+        }
+        field = list(loaded.values())
+        calls = [_warm_up(one, warmup) for one in field]
+        times = _rounds(field, calls, repeats, seconds, random.Random(seed), tell)
+        rows = []
+        for at, (name, one) in enumerate(loaded.items()):
+            tell(_TIMED + (1 - _TIMED) * at / len(field), f"memory of {name}")
+            facts = one.facts(call, threads, (costs or {}).get(name), memory=memory)
+            rows.append(_row(name, one.runtime, times[:, 0], times[:, at], calls[at], facts))
+    tell(1.0, "done")
+    counted = _COUNTED_GIVEN if set(models) <= set(costs or {}) else _COUNTED_ONNX
+    return BenchTable(tuple(rows), machine(), threads, call.batch, len(times), warmup, counted)
+
+
+def _silent(_done: float, _what: str) -> None:
+    """Nobody wants to know."""
+
+
+def _check_options(models: Mapping[str, Model], options: Mapping[str, float | None]) -> None:
+    if not isinstance(models, Mapping) or not models:  # type: ignore[redundant-expr]  # callers may be untyped
+        raise FxpruneError(
+            "there is nothing to measure: models are given by name",
+            advice='pass {"dense": "dense.onnx", "slim": "slim.onnx"}',
+        )
+    least = {"threads": 1, "repeats": 1, "warmup": 0, "seconds": 0, "batch": 1, "limit_s": 0}
+    for name, value in options.items():
+        if value is not None and not (math.isfinite(value) and value >= least[name]):
+            raise FxpruneError(f"{name}={value} makes no sense", advice=f"pass {least[name]} or more")
+
+
+@contextlib.contextmanager
+def _stage(modules: Sequence[nn.Module], threads: int) -> Iterator[None]:
+    """Equal conditions: evaluation mode, no gradients, the threads asked for, no garbage collection.
+
+    What the models' code does to their buffers and to random numbers is undone; one measurement at a time.
+    """
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(untouched_random_state())
+        for module in modules:
+            stack.enter_context(evaluating(module))
+            stack.enter_context(unchanged_buffers(module))
+        stack.enter_context(torch.inference_mode())
+        gc.collect()
+        stack.enter_context(no_garbage())
+        torch_threads = torch.get_num_threads()
+        try:
+            torch.set_num_threads(threads)
+            yield
+        finally:
+            torch.set_num_threads(torch_threads)
+
+
+def _warm_up(one: Contestant, warmup: int) -> int:
+    """Run untimed; give the number of calls that fill a sample."""
+    durations = [_timed(one, 1) for _ in range(max(warmup, 1))]
+    # The first calls allocate; the fastest tells what a call costs.
+    return min(max(math.ceil(_SAMPLE_SECONDS / max(min(durations), 1e-9)), 1), _MOST_CALLS)
+
+
+def _timed(one: Contestant, calls: int) -> float:
+    start = time.perf_counter()
+    for _ in range(calls):
+        one()
+    return (time.perf_counter() - start) / calls
+
+
+def _rounds(
+    field: Sequence[Contestant],
+    calls: Sequence[int],
+    repeats: int,
+    seconds: float | None,
+    order: random.Random,
+    tell: Progress,
+) -> Times:
+    times: list[list[float]] = []
+    start = time.perf_counter()
+    while True:
+        elapsed = time.perf_counter() - start
+        done = len(times) / repeats if seconds is None else elapsed / max(seconds, 1e-9)
+        if done >= 1 and (seconds is None or len(times) >= _LEAST_ROUNDS):
+            return np.array(times)
+        tell(_TIMED * min(done, 1.0), f"round {len(times) + 1}")
+        turn = dict.fromkeys(range(len(field)), 0.0)
+        for at in order.sample(range(len(field)), len(field)):
+            turn[at] = _timed(field[at], calls[at])
+        times.append(list(turn.values()))
+
+
+def _row(name: str, runtime: str, first: Times, own: Times, calls: int, facts: Facts) -> BenchRow:
+    p10, p25, median, p75, p90 = (1e3 * float(q) for q in np.percentile(own, (10, 25, 50, 75, 90)))
+    ratios = first / own
+    low, high = _interval(ratios)
+    return BenchRow(
+        name=name,
+        runtime=runtime,
+        median_ms=median,
+        p10_ms=p10,
+        p90_ms=p90,
+        iqr_ms=p75 - p25,
+        speedup=float(np.median(ratios)),
+        speedup_low=low,
+        speedup_high=high,
+        calls_per_sample=calls,
+        size_bytes=facts.size_bytes,
+        peak_memory_bytes=facts.peak_memory_bytes,
+        params=facts.params,
+        macs=facts.macs,
+        notes=facts.notes,
+    )
+
+
+def _interval(ratios: Times) -> tuple[float, float]:
+    """95 % bootstrap interval of the median."""
+    drawn = np.random.default_rng(0).choice(ratios, (_RESAMPLES, len(ratios)))
+    low, high = np.percentile(np.median(drawn, axis=1), (2.5, 97.5))
+    return float(low), float(high)

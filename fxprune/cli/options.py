@@ -1,0 +1,474 @@
+"""The command line's arguments and options, each written once and used by several commands."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from enum import Enum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+    from fxprune.models.inputs import Labelled
+    from fxprune.plans import Budget
+
+__all__ = [
+    "ScopeName",
+    "check_names",
+    "evidence",
+    "parse_align",
+    "parse_budget",
+    "parse_files",
+    "parse_ratios",
+]
+
+_MODEL = "Model"
+_BUDGET = "Budget (fraction to keep, one of)"
+_PLAN = "What to prune"
+_SHOW = "What to show"
+_MEASURE = "Measurement"
+_OUTPUT = "Output"
+
+_DIGITS = 9  # of a number of channels
+_MOST = 2**31 - 1
+
+Model = Annotated[
+    str,
+    typer.Argument(
+        metavar="MODEL",
+        help="torchvision:resnet50, timm:NAME, package.module:factory, file.py:factory or file.pt2. "
+        "Append @pretrained to the first two for published weights.",
+        show_default=False,
+    ),
+]
+Weights = Annotated[
+    Path | None,
+    typer.Option(
+        "--weights",
+        "-w",
+        metavar="FILE",
+        help="Weights of the model: safetensors, or a torch.save file of tensors. "
+        "A file written by 'fxprune slim' makes the model slim.",
+        rich_help_panel=_MODEL,
+    ),
+]
+Inputs = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--input",
+        "-i",
+        metavar="SHAPE|FILE",
+        help="Example input: 1x3x224x224, 1x128:int64:0..30521, name=1x128:int64, or an .npz or .pt file. "
+        "Repeat it for several arguments. Known for torchvision and timm models.",
+        rich_help_panel=_MODEL,
+    ),
+]
+AllowPickle = Annotated[
+    bool,
+    typer.Option(
+        "--allow-pickle",
+        help="Read .pt2 files, and unpickle weights that need it. Such a file can run any code: only if you trust it.",
+        rich_help_panel=_MODEL,
+    ),
+]
+
+Macs = Annotated[
+    float | None,
+    typer.Option(
+        "--macs",
+        metavar="FRACTION",
+        help="Multiply-accumulates to keep: 0.5 keeps half.",
+        rich_help_panel=_BUDGET,
+    ),
+]
+Params = Annotated[
+    float | None,
+    typer.Option("--params", metavar="FRACTION", help="Parameters to keep.", rich_help_panel=_BUDGET),
+]
+Channels = Annotated[
+    float | None,
+    typer.Option(
+        "--channels", metavar="FRACTION", help="Channels to keep, over all groups.", rich_help_panel=_BUDGET
+    ),
+]
+Latency = Annotated[
+    float | None,
+    typer.Option(
+        "--latency",
+        metavar="FRACTION",
+        help="Latency to keep; reserved for a later release.",
+        rich_help_panel=_BUDGET,
+    ),
+]
+
+Criterion = Annotated[
+    str,
+    typer.Option(
+        "--criterion",
+        "-c",
+        metavar="NAME",
+        help="How channels are ranked: l1, l2, bn_scale, fpgm or random; with --data also taylor, hessian or activation.",
+        rich_help_panel=_PLAN,
+    ),
+]
+Data = Annotated[
+    Path | None,
+    typer.Option(
+        "--data",
+        metavar="FILE.npz",
+        help="Batches for criteria that look at data: inputs and class numbers 'y', as written by numpy.savez.",
+        rich_help_panel=_PLAN,
+    ),
+]
+
+
+class ScopeName(Enum):
+    """What the ranking spans."""
+
+    everywhere = "global"
+    each = "local"
+
+
+Scope = Annotated[
+    ScopeName,
+    typer.Option(
+        "--scope",
+        help="Rank channels over the whole network, or keep the same share of every group.",
+        rich_help_panel=_PLAN,
+    ),
+]
+Align = Annotated[
+    str,
+    typer.Option(
+        "--align",
+        metavar="auto|N",
+        help="Widths are multiples of N; auto takes the steps of the target (1 for none).",
+        rich_help_panel=_PLAN,
+    ),
+]
+KeepAtLeast = Annotated[
+    int,
+    typer.Option(
+        "--keep-at-least",
+        metavar="N",
+        min=1,
+        max=_MOST,
+        help="Channels that every group keeps.",
+        rich_help_panel=_PLAN,
+    ),
+]
+Protect = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--protect",
+        metavar="PATTERN",
+        help="Leave these alone, as 'layer4.*'. Repeatable.",
+        rich_help_panel=_PLAN,
+    ),
+]
+Only = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--only", metavar="PATTERN", help="Prune nothing but these. Repeatable.", rich_help_panel=_PLAN
+    ),
+]
+Ratio = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--ratio",
+        metavar="PATTERN=FRACTION",
+        help="Keep this share of the matching groups, as 'layer1.*=0.75'. Repeatable.",
+        rich_help_panel=_PLAN,
+    ),
+]
+Target = Annotated[
+    str,
+    typer.Option(
+        "--target",
+        metavar="NAME",
+        help="The runtime to prune for: onnxruntime-cpu (this machine's), -avx512 or -avx2 after it, or any.",
+        rich_help_panel=_PLAN,
+    ),
+]
+
+Json = Annotated[
+    bool,
+    typer.Option(
+        "--json", help="Print the result as JSON on stdout, and nothing else there.", rich_help_panel=_OUTPUT
+    ),
+]
+Threads = Annotated[
+    int,
+    typer.Option(
+        "--threads",
+        "-t",
+        metavar="N",
+        min=1,
+        max=_MOST,
+        help="Threads of onnxruntime.",
+        rich_help_panel=_MEASURE,
+    ),
+]
+
+Why = Annotated[
+    str | None,
+    typer.Option(
+        "--why",
+        metavar="TENSOR",
+        help="Explain one tensor: its ties, or why it is pinned.",
+        rich_help_panel=_SHOW,
+    ),
+]
+Dim = Annotated[
+    int | None,
+    typer.Option(
+        "--dim", metavar="N", help="Which dimension of that tensor (default: 0).", rich_help_panel=_SHOW
+    ),
+]
+Graph = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--graph",
+        metavar="FILE",
+        help="Write the dependency graph: .dot, .graphml or .json. Repeatable.",
+        rich_help_panel=_SHOW,
+    ),
+]
+Everything = Annotated[
+    bool, typer.Option("--all", help="List pinned axes that are no channels, too.", rich_help_panel=_SHOW)
+]
+Strict = Annotated[
+    bool,
+    typer.Option("--strict", help="Fail at an op without a rule instead of pinning.", rich_help_panel=_SHOW),
+]
+
+PlanFile = Annotated[
+    Path,
+    typer.Option(
+        "--plan", "-p", metavar="FILE", help="A plan written by 'fxprune plan'.", show_default=False
+    ),
+]
+PlanOut = Annotated[
+    Path | None,
+    typer.Option(
+        "--out", "-o", metavar="FILE.json", help="Write the plan to a file.", rich_help_panel=_OUTPUT
+    ),
+]
+SlimOut = Annotated[
+    Path,
+    typer.Option("--out", "-o", metavar="FILE.safetensors", help="The file to write.", show_default=False),
+]
+OnnxOut = Annotated[
+    Path, typer.Option("--out", "-o", metavar="FILE.onnx", help="The file to write.", show_default=False)
+]
+OutFolder = Annotated[
+    Path,
+    typer.Option("--out", "-o", metavar="FOLDER", help="The folder to write into; made if it is not there."),
+]
+Check = Annotated[
+    bool,
+    typer.Option("--verify/--no-verify", help="Refuse to write what is not equal.", rich_help_panel=_OUTPUT),
+]
+Opset = Annotated[
+    int,
+    typer.Option(
+        "--opset", metavar="N", min=1, max=_MOST, help="ONNX operator set.", rich_help_panel=_OUTPUT
+    ),
+]
+StaticBatch = Annotated[
+    bool, typer.Option("--static-batch", help="Fix the batch size to the example's.", rich_help_panel=_OUTPUT)
+]
+
+RecipePath = Annotated[
+    Path,
+    typer.Argument(
+        metavar="RECIPE.yaml", help="What to do; see python -m pydoc fxprune.training.recipe.schema."
+    ),
+]
+RunFolder = Annotated[
+    Path | None,
+    typer.Option(
+        "--out",
+        "-o",
+        metavar="FOLDER",
+        help="Where everything is written (default: runs/NAME of the recipe).",
+        rich_help_panel=_OUTPUT,
+    ),
+]
+Resume = Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint, if there is one.")]
+Changes = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Change a value, as sparse.lr=0.1. Repeatable."),
+]
+
+OnnxFiles = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="[NAME=]FILE.onnx...", help="ONNX files; the first is what the others are compared with."
+    ),
+]
+Repeats = Annotated[
+    int,
+    typer.Option(
+        "--repeats",
+        metavar="N",
+        min=1,
+        max=_MOST,
+        help="Rounds: timed samples of each file.",
+        rich_help_panel=_MEASURE,
+    ),
+]
+Seconds = Annotated[
+    float | None,
+    typer.Option("--seconds", metavar="S", help="Measure for this long instead.", rich_help_panel=_MEASURE),
+]
+BatchSize = Annotated[
+    int | None,
+    typer.Option(
+        "--batch",
+        metavar="N",
+        min=1,
+        max=_MOST,
+        help="Repeat the example's samples to this batch size.",
+        rich_help_panel=_MEASURE,
+    ),
+]
+Memory = Annotated[
+    bool, typer.Option("--memory/--no-memory", help="Measure peak memory, too.", rich_help_panel=_MEASURE)
+]
+Limit = Annotated[
+    float,
+    typer.Option(
+        "--limit",
+        metavar="S",
+        min=0.1,
+        help="Stop the first run of a file after this long.",
+        rich_help_panel=_MEASURE,
+    ),
+]
+Seed = Annotated[
+    int,
+    typer.Option(
+        "--seed", metavar="N", min=0, max=_MOST, help="Of the weights and of the order of the data."
+    ),
+]
+
+
+# --- texts to values -------------------------------------------------------------------------
+
+
+def parse_budget(
+    *, macs: float | None, params: float | None, channels: float | None, latency: float | None
+) -> Budget:
+    """The one budget that was given.
+
+    Raises:
+        BadParameter: None was given, or several.
+    """
+    from fxprune.plans import Budget
+
+    given = [value for value in (macs, params, channels, latency) if value is not None]
+    if len(given) != 1:
+        raise typer.BadParameter(
+            f"{'give' if not given else 'give only'} one budget, such as --macs 0.5",
+            param_hint="--macs, --params, --channels, --latency",
+        )
+    if latency is not None:
+        raise typer.BadParameter(
+            "latency budgets are reserved for a later release; use --macs with the default --align auto, "
+            "which gives widths that run fast",
+            param_hint="--latency",
+        )
+    if not 0 < given[0] <= 1:
+        raise typer.BadParameter(f"{given[0]:g} is not a fraction to keep in (0, 1]", param_hint="the budget")
+    return Budget(macs=macs, params=params, channels=channels)
+
+
+def check_names(criterion: str, target: str, *, has_data: bool) -> None:
+    """Refuse what a plan would refuse, before the model is loaded and traced.
+
+    Raises:
+        PlanError: No such criterion or target, or a criterion that needs data.
+    """
+    from fxprune.criteria.score import criterion_named
+    from fxprune.errors import PlanError
+    from fxprune.planning import targets
+
+    targets.get(target)
+    needs = criterion_named(criterion).needs
+    if needs and not has_data:
+        raise PlanError(
+            f"criterion '{criterion}' needs {' and '.join(sorted(needs))}, and --data is missing",
+            advice="pass --data FILE.npz with inputs and class numbers 'y', or choose a criterion that reads weights only",
+        )
+
+
+def parse_align(text: str) -> Literal["auto"] | int:
+    """``auto`` or a number.
+
+    Raises:
+        BadParameter: Neither.
+    """
+    if text == "auto":
+        return "auto"
+    if text.isdecimal() and len(text) <= _DIGITS and int(text) > 0:
+        return int(text)
+    shown = text if len(text) <= 2 * _DIGITS else f"{text[:_DIGITS]}..."
+    raise typer.BadParameter(f"'{shown}' is neither auto nor a number of channels", param_hint="--align")
+
+
+def parse_ratios(texts: Sequence[str] | None) -> dict[str, float]:
+    """``["layer1.*=0.75"]`` as a mapping.
+
+    Raises:
+        BadParameter: Not of the form ``PATTERN=FRACTION``.
+
+    Example:
+        >>> parse_ratios(["layer1.*=0.75"])
+        {'layer1.*': 0.75}
+    """
+    ratios = {}
+    for text in texts or ():
+        pattern, _, value = text.rpartition("=")
+        try:
+            ratios[pattern] = float(value)
+        except ValueError:
+            pattern = ""
+        if not pattern:
+            raise typer.BadParameter(f"'{text}' is not PATTERN=FRACTION", param_hint="--ratio")
+    return ratios
+
+
+def parse_files(texts: Sequence[str]) -> dict[str, Path]:
+    """``["a.onnx", "small=b.onnx"]`` as files by name.
+
+    Raises:
+        BadParameter: Two have one name.
+
+    Example:
+        >>> list(parse_files(["out/a.onnx", "small=b.onnx"]))
+        ['a', 'small']
+    """
+    files: dict[str, Path] = {}
+    for text in texts:
+        name, _, path = text.rpartition("=")
+        name = name or Path(path).stem
+        if name in files:
+            raise typer.BadParameter(
+                f"two files are called '{name}'; write NAME={text}", param_hint="FILE.onnx"
+            )
+        files[name] = Path(path)
+    return files
+
+
+def evidence(
+    path: Path | None,
+) -> tuple[Iterable[Labelled] | None, Callable[[nn.Module, Labelled], torch.Tensor] | None]:
+    """Batches and the loss on them, for criteria that look at data."""
+    from fxprune.models.inputs import Labelled, labelled_batches
+
+    return (None, None) if path is None else (labelled_batches(path), Labelled.loss)

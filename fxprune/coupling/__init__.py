@@ -1,0 +1,1 @@
+"""Which channels stand and fall together, and what they cost."""

@@ -1,0 +1,1 @@
+"""What is tied to what, and why a channel cannot go."""

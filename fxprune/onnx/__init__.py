@@ -1,0 +1,1 @@
+"""ONNX files: written, proved, counted, run."""

@@ -1,0 +1,217 @@
+"""Parameters and multiply-accumulates of an ONNX file.
+
+Counted: the elements of floating-point initializers with more than one element; the
+multiply-accumulates of Conv, ConvTranspose, Gemm and MatMul for one sample.  Not counted: biases'
+additions, recurrent cells, and everything inside If, Loop and Scan.  Exporters fold batch
+normalisation into convolutions, so there are fewer parameters than in the module.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+
+import onnx
+from onnx import TensorProto, shape_inference
+
+from fxprune.errors import ExportError
+from fxprune.support.reading import regular_file, shown, usable
+
+__all__ = ["OnnxCost", "count", "data_files"]
+
+Shape = tuple[int, ...]
+
+_FLOATS = (TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16, TensorProto.BFLOAT16)
+# Bits of an element, of the types that are stored as raw bytes in practice.
+_BITS: dict[int, int] = {
+    TensorProto.DOUBLE: 64,
+    TensorProto.INT64: 64,
+    TensorProto.UINT64: 64,
+    TensorProto.FLOAT: 32,
+    TensorProto.INT32: 32,
+    TensorProto.UINT32: 32,
+    TensorProto.FLOAT16: 16,
+    TensorProto.BFLOAT16: 16,
+    TensorProto.INT16: 16,
+    TensorProto.UINT16: 16,
+    TensorProto.INT8: 8,
+    TensorProto.UINT8: 8,
+    TensorProto.BOOL: 8,
+}
+_UNCOUNTED = frozenset(
+    [
+        "Attention",
+        "ConvInteger",
+        "Einsum",
+        "GRU",
+        "If",
+        "LSTM",
+        "Loop",
+        "MatMulInteger",
+        "MultiHeadAttention",
+        "QLinearConv",
+        "QLinearMatMul",
+        "RNN",
+        "Scan",
+    ]
+)
+_SHAPE_ELEMENTS = 1024  # constants up to this size may be shapes, which inference computes with
+
+
+@dataclass(frozen=True)
+class OnnxCost:
+    """What was counted in a file.
+
+    Attributes:
+        params: Elements of weights.
+        macs: Multiply-accumulates for one sample, or None where a shape is not known.
+        note: What was not counted, or why there is no figure.
+    """
+
+    params: int
+    macs: int | None
+    note: str = ""
+
+
+def count(path: str | Path, shapes: Mapping[str, Shape], samples: int) -> OnnxCost:
+    """Count the weights and the work of an ONNX file.
+
+    Args:
+        path: The file.
+        shapes: Shape of every input.
+        samples: The batch size in these shapes.
+
+    Raises:
+        ExportError: The file is missing or no ONNX model.
+    """
+    model = _load(path)
+    floats = [w for w in model.graph.initializer if w.data_type in _FLOATS]
+    params = sum(size for w in floats if (size := prod(w.dims)) > 1)
+    kinds = sorted({node.op_type for node in model.graph.node} & _UNCOUNTED)
+    note = f"not counted: {', '.join(kinds)}" if kinds else ""
+    try:
+        known = _infer(model, shapes)
+        total = sum(_MACS[node.op_type](node, known) for node in model.graph.node if node.op_type in _MACS)
+    except KeyError as error:
+        return OnnxCost(params, None, f"no MACs: the shape of {error} is not known")
+    except Exception as error:  # noqa: BLE001 - inference says in many ways that a graph makes no sense
+        said = (str(error).splitlines() or [type(error).__name__])[0]
+        return OnnxCost(params, None, f"no MACs: {said[:200]}")
+    return OnnxCost(params, total // max(samples, 1), note)
+
+
+def data_files(path: str | Path) -> tuple[Path, ...]:
+    """The file and those beside it that hold its weights.
+
+    Raises:
+        ExportError: The file is missing or no ONNX model.
+    """
+    folder = usable(path).parent
+    weights = _load(path).graph.initializer
+    return (
+        usable(path),
+        *(_beside(folder, name, path) for name in sorted(set(map(_location, weights)) - {""})),
+    )
+
+
+def _beside(folder: Path, name: str, path: str | Path) -> Path:
+    """A file of weights, which must lie in the model's own folder."""
+    file = usable(folder / name, error=ExportError)
+    if not file.resolve().is_relative_to(folder.resolve()):
+        raise ExportError(
+            f"{shown(path)} keeps weights outside its folder: {shown(name)}", advice="export it again"
+        )
+    return regular_file(file, error=ExportError, advice="copy it beside the ONNX file")
+
+
+def _location(weight: TensorProto) -> str:
+    """Name of the file that holds a weight, empty if it is the model's own."""
+    return next((str(entry.value) for entry in weight.external_data if entry.key == "location"), "")
+
+
+def _load(path: str | Path) -> onnx.ModelProto:
+    target = regular_file(path, error=ExportError, advice="check the path; fxprune export writes ONNX files")
+    try:
+        model = onnx.load(str(target), load_external_data=False)
+    except Exception as error:
+        raise ExportError(
+            f"{shown(path)} is not a readable ONNX file: {type(error).__name__}", advice="export it again"
+        ) from error
+    try:
+        for weight in model.graph.initializer:
+            _check_size(weight, path)
+        _ = [(node.op_type, *node.input, *node.output) for node in model.graph.node]
+    except UnicodeDecodeError as error:
+        raise ExportError(
+            f"{shown(path)} is damaged: a name in it is not UTF-8", advice="export it again"
+        ) from error
+    return model
+
+
+def _check_size(weight: TensorProto, path: str | Path) -> None:
+    """Refuse a weight whose bytes are not those of its shape."""
+    known = _BITS.get(weight.data_type)
+    held = weight.HasField("raw_data") and known is not None
+    needed = -(-prod(weight.dims) * (known or 0) // 8)
+    if min(weight.dims, default=0) < 0 or (held and len(weight.raw_data) != needed):
+        raise ExportError(
+            f"{shown(path)} is damaged: {len(weight.raw_data)} bytes for a weight of shape {list(weight.dims)}",
+            tensor=weight.name,
+            advice="export it again",
+        )
+
+
+def _infer(model: onnx.ModelProto, shapes: Mapping[str, Shape]) -> dict[str, Shape]:
+    """Static shapes of all values, for the given inputs."""
+    graph = model.graph
+    known: dict[str, Shape] = {weight.name: tuple(weight.dims) for weight in graph.initializer}
+    for weight in graph.initializer:
+        if prod(weight.dims) > _SHAPE_ELEMENTS:
+            weight.ClearField("raw_data")  # inference copies the model, and needs no large weights
+    for value in graph.input:
+        if value.name in shapes:
+            _set_shape(value, shapes[value.name])
+    # What the exporter noted is about any batch; what is inferred now is about this one.
+    del graph.value_info[:]
+    for value in graph.output:
+        value.type.tensor_type.ClearField("shape")
+    inferred = shape_inference.infer_shapes(model, data_prop=True).graph
+    for value in (*inferred.input, *inferred.value_info, *inferred.output):
+        dims = value.type.tensor_type.shape.dim
+        if value.type.tensor_type.HasField("shape") and all(dim.HasField("dim_value") for dim in dims):
+            known[value.name] = tuple(dim.dim_value for dim in dims)
+    return known
+
+
+def _set_shape(value: onnx.ValueInfoProto, shape: Sequence[int]) -> None:
+    dims = value.type.tensor_type.shape
+    del dims.dim[:]
+    for size in shape:
+        dims.dim.add().dim_value = size
+
+
+def _conv(node: onnx.NodeProto, known: Mapping[str, Shape]) -> int:
+    return prod(known[node.output[0]]) * prod(known[node.input[1]][1:])  # weight: out, in / groups, *kernel
+
+
+def _conv_transpose(node: onnx.NodeProto, known: Mapping[str, Shape]) -> int:
+    return prod(known[node.input[0]]) * prod(known[node.input[1]][1:])  # weight: in, out / groups, *kernel
+
+
+def _gemm(node: onnx.NodeProto, known: Mapping[str, Shape]) -> int:
+    transposed = any(attribute.name == "transA" and attribute.i for attribute in node.attribute)
+    return prod(known[node.output[0]]) * known[node.input[0]][0 if transposed else 1]
+
+
+def _matmul(node: onnx.NodeProto, known: Mapping[str, Shape]) -> int:
+    return prod(known[node.output[0]]) * known[node.input[0]][-1]
+
+
+_MACS: Mapping[str, Callable[[onnx.NodeProto, Mapping[str, Shape]], int]] = {
+    "Conv": _conv,
+    "ConvTranspose": _conv_transpose,
+    "Gemm": _gemm,
+    "MatMul": _matmul,
+}

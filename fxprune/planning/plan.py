@@ -1,0 +1,269 @@
+"""Plan: which units go, so that a budget is met and what is left is fast.
+
+A plan is plain data.  Its predicted cost is computed by the same exact functions that the search
+uses, and is checked against the shapes that result.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+from difflib import get_close_matches
+from typing import Literal, TypeVar
+
+import numpy as np
+import torch
+from torch import nn
+
+from fxprune.coupling.couple import coupling, flow
+from fxprune.criteria.base import Criterion
+from fxprune.criteria.score import score
+from fxprune.errors import PlanError
+from fxprune.graph.trace import Trace
+from fxprune.ops.contract import CONVOLUTIONS
+from fxprune.planning import targets
+from fxprune.planning.atoms import Mode
+from fxprune.planning.attempts import Attempts, Lessons, Way, ways_to
+from fxprune.planning.choice import freeze, ratios_of
+from fxprune.planning.explicit import plan_units
+from fxprune.planning.notes import gap_notes, nothing_to_prune
+from fxprune.planning.problem import Scope, Width
+from fxprune.planning.solve import Options, Solution, solve
+from fxprune.plans import Axis, BoolArray, Budget, Coupling, IntArray, Plan
+from fxprune.structures.cut import cut
+from fxprune.structures.find import choose_structures
+
+__all__ = ["plan", "plan_removal", "plan_structures", "plan_units"]
+
+Batch = TypeVar("Batch")
+
+
+def plan(
+    trace: Trace,
+    budget: Budget,
+    *,
+    criterion: str | Criterion = "l1",
+    scope: Scope = "global",
+    align: Literal["auto"] | int = "auto",
+    keep_at_least: int = 1,
+    protect: Sequence[str] = (),
+    only: Sequence[str] = (),
+    ratios: Mapping[str, float] | None = None,
+    target: str = "onnxruntime-cpu",
+    data: Iterable[Batch] | None = None,
+    loss: Callable[[nn.Module, Batch], torch.Tensor] | None = None,
+    blocks: Mode = "auto",
+    seed: int = 0,
+) -> Plan:
+    """Decide which units go so that a fraction of the model's cost is kept.
+
+    The budget is met as closely from below as the steps in which widths move allow.  It is exceeded, by half a
+    percent of the dense cost at most, only where the nearest plan below misses it by more than one; or where
+    everything that may go is gone.  What is left open is said in the plan's notes.
+
+    Args:
+        trace: A traced model; it is not changed.
+        budget: Fraction of MACs, parameters or channels to keep.  Channels are counted over
+            the units that may go and that no ratio decides about.
+        criterion: Importance of units: a name from ``fxprune.criteria`` or one with its own options.
+        scope: ``"global"`` removes the least important units of the model, ``"local"`` the same share
+            of every group.
+        align: Step on which widths of convolutions end: the target's own step, or a number of
+            positions (1: any width).  An axis narrower than two steps moves in halves, quarters, ...
+            of a step; one that is off the step to begin with may also stay as it is.
+        keep_at_least: Units that every group keeps.
+        protect: Groups that must stay whole: names of groups or tensors, with wildcards.  A tensor's name
+            stands for every group that has an axis of it, whether the tensor makes or reads its units.
+        only: If given, all other groups stay whole.
+        ratios: Fraction to keep of some groups, by pattern; the other groups serve the budget.
+        target: Runtime whose steps count (``fxprune.planning.targets``).
+        data: Batches for criteria that need them.
+        loss: ``loss(model, batch)``, a scalar, for the same criteria.
+        blocks: How matrices of units (heads x width, groups x channels) shrink: whole rows, equally many
+            units inside each row, or rows from four rows on (``"auto"``).
+        seed: Of everything random.
+
+    Returns:
+        A plan whose predicted cost is that of the slim model.
+
+    Raises:
+        PlanError: An option makes no sense, a pattern fits nothing, or nothing may go.
+
+    Example:
+        >>> import fxprune
+        >>> net = nn.Sequential(nn.Conv2d(3, 64, 3), nn.ReLU(), nn.Conv2d(64, 10, 3))
+        >>> made = plan(fxprune.trace(net, torch.zeros(1, 3, 8, 8)), Budget(params=0.51))
+        >>> len(made.kept["0.weight", 0]), made.dense.params, made.predicted.params
+        (32, 7562, 3786)
+    """
+    _check_options(budget, align, keep_at_least, scope, blocks)
+    found = coupling(trace)
+    scores = score(trace, criterion, data=data, loss=loss, seed=seed)
+    frozen = freeze(found, _listed(protect), _listed(only), scores.units)
+    step = targets.get(target).channel_step if align == "auto" else align
+    decided = ratios_of(found, ratios or {})
+
+    def choose(way: Way, lessons: Lessons) -> Solution:
+        options = Options(
+            scope=scope,
+            blocks=way.blocks,
+            keep_at_least=keep_at_least,
+            widths=_widths(trace, found, way.step),
+            ratios=decided,
+            ties=lessons.ties,
+        )
+        return solve(found, scores.units, lessons.stays, budget, options)
+
+    made = Attempts(trace, budget, scores.units, choose).run(
+        ways_to(found, blocks, step, other_steps=align == "auto"), Lessons(frozen.units)
+    )
+    if not made.solution.n_atoms and budget.fraction < 1:
+        raise nothing_to_prune(found, frozen, made.solution.notes)
+    gap = gap_notes(found, frozen, budget, made.solution, made.way.step)
+    return replace(made.plan, notes=(*scores.notes, *made.notes, *made.solution.notes, *gap))
+
+
+def _check_options(
+    budget: Budget, align: Literal["auto"] | int, keep_at_least: int, scope: str, blocks: str
+) -> None:
+    if not isinstance(budget, Budget):  # a number, most likely
+        raise PlanError(f"{budget!r} is no budget", advice="write fxprune.Budget(macs=0.5) to keep half")
+    if budget.quantity == "latency":
+        raise PlanError(
+            "Budget(latency=) is reserved for a later release",
+            advice="use Budget(macs=) with the default align='auto', which gives widths that run fast",
+        )
+    if align != "auto" and not _is_count(align):
+        raise PlanError(
+            f"align={align!r} is no step", advice="use 'auto' or a number of channels, 1 for any width"
+        )
+    if not _is_count(keep_at_least):
+        raise PlanError(f"keep_at_least={keep_at_least!r} would empty a layer", advice="use 1 or more units")
+    for option, value, known in (
+        ("scope", scope, ("global", "local")),
+        ("blocks", blocks, ("auto", "whole", "inside")),
+    ):
+        if value not in known:
+            raise PlanError(f"{option}={value!r} is unknown", advice=f"use one of: {', '.join(known)}")
+
+
+def _is_count(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
+
+
+def _listed(patterns: Sequence[str]) -> list[str]:
+    """A single pattern counts as a list of one: iterating over its letters is never meant."""
+    return [patterns] if isinstance(patterns, str) else list(patterns)
+
+
+def _widths(trace: Trace, found: Coupling, step: int) -> list[Width]:
+    """Axes along which convolutions make channels, and one group of each grouped convolution."""
+    if step == 1:
+        return []
+    groups: dict[str, int] = {}
+    for node, call in flow(trace).walk.calls.items():
+        weight = node.args[1] if len(node.args) > 1 else node.kwargs.get("weight")
+        if call.op in CONVOLUTIONS and getattr(weight, "op", "") == "get_attr":
+            name = str(getattr(weight, "target", ""))
+            groups[trace.aliases.get(name, name)] = call.integer("groups", 1)
+    widths: list[Width] = []
+    # Weights that are computed first (standardised, say) are found by their rank.
+    for axis in dict.fromkeys(axis for group in found.groups for axis in group.producers):
+        if trace.tensor(axis[0]).ndim < 3:
+            continue
+        units, count = found.axes[axis], groups.get(axis[0], 1)
+        widths.append(Width(units, step))
+        if axis[1] == 0 and 1 < count < len(units):
+            widths.append(Width(units[: len(units) // count], step))
+    return widths
+
+
+# --- explicit removals -------------------------------------------------------------------------------
+
+
+def plan_removal(trace: Trace, removed: Mapping[Axis, Sequence[int]]) -> Plan:
+    """Remove exactly the units that occupy the given positions, and all that is coupled with them.
+
+    Args:
+        trace: A traced model.
+        removed: Positions to remove along axes ``(tensor name, dim)``.
+
+    Raises:
+        PlanError: There is no such axis or position, a unit is pinned, a layout would not stay
+            rectangular, or a layer would be emptied.
+
+    Example:
+        >>> import fxprune
+        >>> net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Conv2d(4, 2, 3))
+        >>> made = plan_removal(fxprune.trace(net, torch.zeros(1, 3, 8, 8)), {("0.weight", 0): [1]})
+        >>> made.kept["1.weight", 1]
+        (0, 2, 3)
+    """
+    found = coupling(trace)
+    keep = np.ones(found.n_units, bool)
+    for (name, dim), positions in removed.items():
+        keep[_units_at(trace, found, name, dim, positions)] = False
+    return plan_units(trace, keep)
+
+
+def _units_at(trace: Trace, found: Coupling, name: str, dim: int, positions: Sequence[int]) -> IntArray:
+    units = found.axes.get((trace.aliases.get(name, name), dim))
+    if units is None:
+        known = sorted({axis[0] for axis in found.axes})
+        if name in known:
+            dims = ", ".join(str(axis[1]) for axis in found.axes if axis[0] == name)
+            advice = f"dimensions of this tensor with more than one position: {dims}"
+        else:
+            near = get_close_matches(name, known, n=3)
+            advice = (
+                f"did you mean {', '.join(map(repr, near))}?" if near else "`fxprune inspect` lists tensors"
+            )
+        raise PlanError(f"there is no axis ('{name}', {dim}) to remove from", tensor=name, advice=advice)
+    index = np.asarray(positions, np.int64).reshape(-1)
+    if index.size and (index.min() < 0 or index.max() >= len(units)):
+        raise PlanError(
+            f"position {int(index[(index < 0) | (index >= len(units))][0])} is outside dimension {dim} of '{name}'",
+            tensor=name,
+            advice=f"positions go from 0 to {len(units) - 1}",
+        )
+    return units[index]
+
+
+def plan_structures(
+    trace: Trace, names: Sequence[str], *, keep: BoolArray | None = None, notes: Sequence[str] = ()
+) -> Plan:
+    """Cut structures whole, and with them any units.
+
+    Args:
+        trace: A traced model.
+        names: Structures to cut (``fxprune.structures.find.find_structures``).
+        keep: bool[n_units] over the units of the trace; units inside a structure do not matter.
+        notes: What the user should know.
+
+    Raises:
+        PlanError: A structure or a unit cannot go.
+
+    Example:
+        >>> import fxprune
+        >>> from torchvision.models import resnet18
+        >>> dense = fxprune.trace(resnet18(), torch.zeros(1, 3, 32, 32))
+        >>> made = plan_structures(dense, ["layer4.1"])
+        >>> made.removed, made.dense.params - made.predicted.params
+        (('layer4.1',), 4720640)
+    """
+    small, dense = cut(trace, names), coupling(trace)
+    if small is trace:
+        return plan_units(trace, np.ones(dense.n_units, bool) if keep is None else keep, notes=notes)
+    found = coupling(small)
+    branches = np.ones(dense.n_units, bool)
+    for structure in choose_structures(trace, names):
+        branches[structure.units] = False
+    left = np.ones(found.n_units, bool)
+    for axis, units in found.axes.items():
+        before = dense.axes.get(axis)
+        if before is not None:
+            # Zeros stay where a branch's place is part of a contract.
+            left[units[~branches[before] & ~found.pinned[units]]] = False
+            if keep is not None:
+                left[units[~keep[before]]] = False
+    return plan_units(small, left, notes=notes)

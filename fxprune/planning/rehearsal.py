@@ -1,0 +1,143 @@
+"""Rehearsal: the own code of a recorded model runs on fewer channels before a plan is handed out.
+
+The slim form of a recorded model is a copy of the user's module, whose code may hold widths as numbers.  One run
+beside the record shows the first operator that meets them: its result has another shape than its labels say, it
+computes with another number, or it fails.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator, Mapping
+
+import torch
+from torch import fx
+from torch.utils import _pytree as pytree
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from fxprune.coupling.couple import flow
+from fxprune.graph.trace import Trace
+from fxprune.labels import varying
+from fxprune.models.conditions import private
+from fxprune.ops.base import Value
+from fxprune.plans import IntArray, Plan
+from fxprune.resizing.resolve import CrossedError, Resolution, keep_mask, resolve
+from fxprune.slimming.graph_copy import Parts
+from fxprune.slimming.module_copy import module_copy
+from fxprune.support.process import no_fast_path
+from fxprune.support.source_lines import source_of
+
+__all__ = ["rehearse"]
+
+
+def rehearse(trace: Trace, plan: Plan) -> None:
+    """Run what a plan leaves of a recorded model; graphs made by torch.export need no rehearsal.
+
+    Args:
+        trace: A traced model.
+        plan: A plan made for it.
+
+    Raises:
+        CrossedError: The code holds numbers that these units are tied to.
+    """
+    if trace.kind != "recorded" or not plan.kept:
+        return
+    parts = Parts(trace, resolve(trace, keep_mask(trace, plan)), plan)
+    args, kwargs = pytree.tree_map_only(torch.Tensor, torch.clone, (trace.args, dict(trace.kwargs)))
+    beside = _Beside(trace, parts.found)
+    try:
+        with torch.no_grad(), torch.random.fork_rng(devices=[]), no_fast_path():
+            module = private(module_copy(parts))
+            with beside:
+                module(*args, **kwargs)
+    except Exception as error:  # noqa: BLE001 - the user's own code may raise anything on fewer channels
+        text = str(error).splitlines() or [""]
+        beside.problem = beside.problem or f"fails on fewer channels ({type(error).__name__}: {text[0]})"
+    if beside.problem and beside.node is not None:
+        _refuse(trace, parts.found, beside.node, beside.problem)
+
+
+class _Beside(TorchDispatchMode):
+    """Compares every operator that runs with the record.
+
+    Attributes:
+        node: The one that runs.
+        problem: What is wrong with it, or empty.
+    """
+
+    def __init__(self, trace: Trace, found: Resolution) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._found = found
+        self._walk = flow(trace).walk
+        ops = (n for n in trace.graph.graph.nodes if isinstance(n.target, torch._ops.OpOverload))
+        self._record: Iterator[fx.Node] = iter(list(ops))
+        self.node: fx.Node | None = None
+        self.problem = ""
+
+    def __torch_dispatch__(
+        self,
+        func: torch._ops.OpOverload,
+        types: object,
+        args: tuple[object, ...] = (),
+        kwargs: Mapping[str, object] | None = None,
+    ) -> object:
+        if self.problem:
+            return func(*args, **(kwargs or {}))
+        self.node = next(self._record, None)
+        if self.node is not None and self.node.target is not func:
+            # Another branch runs, for the data are others: from here on there is no record.
+            self._record, self.node = iter(()), None
+        result = func(*args, **(kwargs or {}))
+        if self.node is not None:
+            self.problem = self._told(self.node, args, result)
+        return result
+
+    def _told(self, node: fx.Node, args: tuple[object, ...], result: object) -> str:
+        expected = self._found.values.get(node, self._walk.values.get(node))
+        for value, made in zip(_listed(expected), _listed(result), strict=False):
+            if (
+                isinstance(value, Value)
+                and isinstance(made, torch.Tensor)
+                and value.shape != tuple(made.shape)
+            ):
+                return (
+                    f"gives {list(made.shape)} for {list(value.shape)}: the code holds the size as a number"
+                )
+        if torch.Tag.pointwise in node.target.tags:  # type: ignore[union-attr]
+            for before, now in zip(node.args, args, strict=False):
+                if isinstance(before, (int, float)) and before != now:
+                    return f"computes with {now:g} for {before:g}: the code makes the number of a width"
+        return ""
+
+
+def _listed(value: object) -> list[object]:
+    return list(value) if isinstance(value, (list, tuple)) else [value]
+
+
+def _refuse(trace: Trace, found: Resolution, node: fx.Node, problem: str) -> None:
+    """Name the units that go at an operator, or at the nearest ones before it."""
+    queue, seen = deque([node]), {node}
+    while queue:
+        at = queue.popleft()
+        arrays = _losing(trace, found, at)
+        if arrays:
+            error = CrossedError(
+                problem,
+                node=node.name,
+                op=str(node.target),
+                source=source_of(node),
+                advice="take the size from the tensor, or leave these channels in",
+            )
+            error.arrays = tuple(arrays)
+            raise error
+        queue.extend(n for n in at.all_input_nodes if n not in seen)
+        seen.update(at.all_input_nodes)
+
+
+def _losing(trace: Trace, found: Resolution, node: fx.Node) -> list[IntArray]:
+    """Units of what a call reads and makes, of arrays that lose some."""
+    known = flow(trace)
+    call = known.walk.calls.get(node)
+    held = [*(call.tensors() if call else ()), *_listed(known.walk.values.get(node))]
+    units = [known.units(a) for v in held if isinstance(v, Value) for a in v.arrays if varying(a)]
+    return [array for array in units if not found.keep[array].all()]

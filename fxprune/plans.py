@@ -1,0 +1,443 @@
+"""The vocabulary of fxprune: frozen nouns that the stages hand to one another."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from fxprune.errors import PlanError
+from fxprune.support.plain import are_texts, are_whole, digest, fields, is_text, is_whole, parse, row
+
+if TYPE_CHECKING:  # the vocabulary imports no machinery when it runs
+    from fxprune.coupling.cost import CostModel
+    from fxprune.graph.trace import Trace
+
+__all__ = [
+    "AtLeast",
+    "Axis",
+    "Block",
+    "BoolArray",
+    "Budget",
+    "Cost",
+    "Coupling",
+    "Crop",
+    "FloatArray",
+    "Group",
+    "IntArray",
+    "Pin",
+    "Plan",
+    "Tie",
+]
+
+Axis = tuple[str, int]
+"""One dimension of one parameter or buffer: ``("layer1.0.conv1.weight", 0)``."""
+
+IntArray = npt.NDArray[np.int64]
+BoolArray = npt.NDArray[np.bool_]
+FloatArray = npt.NDArray[np.float64]
+
+PLAN_VERSION = 1
+
+LONGEST = 1 << 28
+"""Letters of a plan as JSON: that of a model of 70 billion parameters has a third."""
+
+
+@dataclass(frozen=True)
+class Pin:
+    """Why the units of a group cannot go.
+
+    Attributes:
+        reason: One sentence.
+        op: The operator that pins, as ``aten.sort.default``.
+        node: Its node in the graph.
+        source: The user's source line, as ``model.py:31``.
+        kind: ``"input"``, ``"output"``, ``"contract"`` (the op fixes this width, a kernel
+            extent say), ``"data"`` (tied with an axis that carries no units), ``"size"`` (their number
+            or their places depend on data) or ``"unknown"`` (no rule for the op, or none to be believed).
+    """
+
+    reason: str
+    op: str = ""
+    node: str = ""
+    source: str = ""
+    kind: Literal["input", "output", "contract", "data", "size", "unknown"] = "contract"
+
+    def __str__(self) -> str:
+        where = f" [{self.op} '{self.node}'" + (f" at {self.source}]" if self.source else "]")
+        return self.reason + (where if self.op else "")
+
+
+@dataclass(frozen=True)
+class Tie:
+    """Two tensor axes that share units, and the operator that makes them.
+
+    Attributes:
+        a: One axis.
+        b: The other; a name in angle brackets is a node's own axis (padding, rows of heads).
+        op: The operator, as ``aten.add.Tensor``.
+        node: Its node in the graph.
+        source: The user's source line.
+    """
+
+    a: Axis
+    b: Axis
+    op: str
+    node: str
+    source: str
+
+
+@dataclass(frozen=True, eq=False)
+class Block:
+    """Units laid out as a matrix (heads x width, groups x channels) that must stay rectangular.
+
+    A set of units may be kept if, after dropping the rows that die whole, every row keeps the
+    same number of cells.  With ``columns`` the rows also keep the *same* cells.
+
+    Attributes:
+        rows: int64[h], unit id of each row: alive exactly if any cell of the row is.
+        cells: int64[h, d], unit ids.  A unit may appear in several blocks.
+        columns: int64[d] unit ids or None: a cell is alive exactly if row and column are.
+        node: The node whose layout asks for it.
+    """
+
+    rows: IntArray
+    cells: IntArray
+    columns: IntArray | None
+    node: str
+
+
+@dataclass(frozen=True, eq=False)
+class AtLeast:
+    """An operator that needs several positions: the unbiased variance of one channel is no number.
+
+    Attributes:
+        units: int64[h, n], units at the positions of each row over which the operator runs.
+        count: Positions that every row which keeps anything must keep.
+        node: The node that asks for it.
+    """
+
+    units: IntArray
+    count: int
+    node: str
+
+
+@dataclass(frozen=True, eq=False)
+class Group:
+    """Units (channels, features, heads' columns) that occupy the same axes of the same tensors.
+
+    Unit ``u`` of the group lives at ``indices[axis][u]`` along every member axis; removing it
+    removes all of those slices together.
+
+    Attributes:
+        name: Unique and stable for a model: the module of the first producer.
+        units: int64[width], ids of the units in the coupling.
+        indices: For each member axis int64[width, k]: the k positions of each unit (k is 1
+            except behind a flatten, a repeat, or where one tensor holds several tied parts).
+        producers: Member axes along which units are made (output axis of a convolution).
+        consumers: Member axes along which units are summed over (input axis).
+        exact: Removing units equals zeroing them.
+        pinned: None, or why nothing of the group can go.
+        blocks: Layout constraints in which the units take part.
+        trace: The trace the group was found in, so that methods that act on groups can plan.
+    """
+
+    name: str
+    units: IntArray
+    indices: Mapping[Axis, IntArray]
+    producers: tuple[Axis, ...]
+    consumers: tuple[Axis, ...]
+    exact: bool
+    pinned: Pin | None
+    blocks: tuple[Block, ...] = ()
+    trace: Trace | None = field(default=None, repr=False)
+
+    @property
+    def width(self) -> int:
+        """Number of units."""
+        return len(self.units)
+
+    @property
+    def members(self) -> tuple[Axis, ...]:
+        """Every ``(tensor name, dim)`` the units occupy, in the order of the graph."""
+        return tuple(self.indices)
+
+
+@dataclass(frozen=True, eq=False)
+class Coupling:
+    """Everything the engine knows about which indices live and die together.
+
+    A unit is what goes or stays as one.  Some units are virtual (rows and columns of blocks,
+    padding): they occupy no tensor and are in no group.
+
+    Attributes:
+        groups: Groups that touch at least one parameter or buffer, pinned ones included.
+        blocks: Live layout constraints over unit ids.
+        n_units: Unit ids are ``0 .. n_units - 1``.
+        pinned: bool[n_units], units that cannot go.
+        axes: For every labelled axis of every parameter and buffer, int64[size]: the unit at
+            each index.
+        cost: Parameters and MACs as functions of a keep mask.
+        fingerprint: Of the model: names, shapes and the graph's operators.
+        at_least: How many positions some operators need.
+    """
+
+    groups: tuple[Group, ...]
+    blocks: tuple[Block, ...]
+    n_units: int
+    pinned: BoolArray
+    axes: Mapping[Axis, IntArray]
+    cost: CostModel
+    fingerprint: str
+    at_least: tuple[AtLeast, ...] = ()
+
+
+@dataclass(frozen=True)
+class Budget:
+    """How much to keep: exactly one fraction in (0, 1].
+
+    Example:
+        >>> Budget(macs=0.5).quantity
+        'macs'
+    """
+
+    macs: float | None = None
+    params: float | None = None
+    latency: float | None = None
+    channels: float | None = None
+
+    def __post_init__(self) -> None:
+        given = [k for k in ("macs", "params", "latency", "channels") if getattr(self, k) is not None]
+        if len(given) != 1:
+            raise PlanError(
+                f"a budget names exactly one quantity, got {given or 'none'}",
+                advice="write Budget(macs=0.5), or params=, latency=, channels=",
+            )
+        value = getattr(self, given[0])
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value <= 1:
+            raise PlanError(
+                f"Budget({given[0]}={value!r}) is not a fraction to keep in (0, 1]",
+                advice=f"Budget({given[0]}=0.5) keeps half",
+            )
+
+    @property
+    def quantity(self) -> str:
+        """Name of the budgeted quantity."""
+        return next(k for k in ("macs", "params", "latency", "channels") if getattr(self, k) is not None)
+
+    @property
+    def fraction(self) -> float:
+        """Fraction to keep."""
+        return float(getattr(self, self.quantity))
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a model costs.
+
+    Attributes:
+        params: Number of parameter elements (buffers are not counted).
+        macs: Multiply-accumulates of convolutions, linear layers and matrix products for one
+            sample of the example inputs; everything else counts zero.
+    """
+
+    params: int
+    macs: int
+
+
+@dataclass(frozen=True)
+class Crop:
+    """Points at the border of a convolution's kernel that go, in all channels.
+
+    The padding shrinks along: by ``before`` times the dilation at the start of each spatial dimension and
+    ``after`` times the dilation at its end (a negative padding is a slice of the input).
+
+    Attributes:
+        tensor: Name of the convolution's weight.
+        kernel: Its spatial size in the dense model.
+        before: Points that go at the start of each spatial dimension.
+        after: Points that go at the end.
+
+    Raises:
+        PlanError: A value is of the wrong type, or the three sizes have different lengths.
+    """
+
+    tensor: str
+    kernel: tuple[int, ...]
+    before: tuple[int, ...]
+    after: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        _demand(is_text(self.tensor), "a crop's 'tensor' is no name")
+        sizes = (self.kernel, self.before, self.after)
+        _demand(
+            all(map(_is_size, sizes)), f"a size in the crop of '{self.tensor}' is no tuple of whole numbers"
+        )
+        alike = len({*map(len, sizes)}) == 1
+        _demand(alike, f"kernel, before and after in the crop of '{self.tensor}' differ in length")
+
+    @property
+    def cropped(self) -> tuple[int, ...]:
+        """Spatial size after the crop."""
+        return tuple(k - b - a for k, b, a in zip(self.kernel, self.before, self.after, strict=True))
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Which indices of which axes stay: plain data, made by ``fxprune.plan``.
+
+    Attributes:
+        kept: For every axis that loses something, the kept indices in the order in which the
+            slim tensor holds them.
+        removed: Names of structures cut whole (branches, blocks); empty for channel plans.
+        crops: Kernels that lose a border (``IncReg(granularity="columns")``).
+        predicted: Cost of the slim model.
+        dense: Cost of the model the plan was made for.
+        fingerprint: Of the model: names, shapes and the graph's operators.
+        notes: What the planner wants the user to know (budget missed and why, say).
+
+    Raises:
+        PlanError: A value is of the wrong type.
+    """
+
+    kept: Mapping[Axis, tuple[int, ...]] = field(repr=False)  # thousands of numbers
+    predicted: Cost
+    dense: Cost
+    fingerprint: str
+    removed: tuple[str, ...] = ()
+    crops: tuple[Crop, ...] = ()
+    notes: tuple[str, ...] = ()
+    version: int = field(default=PLAN_VERSION)
+
+    def __post_init__(self) -> None:
+        _demand(_has_axes(self.kept), "a key of 'kept' is no axis, a tensor's name and a dimension")
+        for axis, index in self.kept.items():
+            _demand(are_whole(index), f"the kept indices of '{axis[0]}' are no tuple of whole numbers")
+        for name in ("predicted", "dense"):
+            _demand(_is_cost(getattr(self, name)), f"'{name}' is no cost in whole numbers")
+        _demand(is_text(self.fingerprint), "'fingerprint' is no text")
+        for name in ("removed", "notes"):
+            _demand(are_texts(getattr(self, name)), f"'{name}' is no tuple of texts")
+        _demand(_are_crops(self.crops), "'crops' is no tuple of crops")
+        _demand(type(self.version) is int and self.version == PLAN_VERSION, "its version is another")
+
+    def to_json(self) -> str:
+        """The plan as JSON text, with a digest of its values.
+
+        Example:
+            >>> plan = Plan({("a.weight", 0): (0, 2)}, Cost(2, 2), Cost(3, 3), "f")
+            >>> Plan.from_json(plan.to_json()) == plan
+            True
+        """
+        kept: dict[str, dict[str, list[int]]] = {}
+        for (name, dim), index in self.kept.items():
+            kept.setdefault(name, {})[str(dim)] = list(index)
+        data = {
+            "format": "fxprune-plan",
+            "version": self.version,
+            "fingerprint": self.fingerprint,
+            "predicted": {"params": self.predicted.params, "macs": self.predicted.macs},
+            "dense": {"params": self.dense.params, "macs": self.dense.macs},
+            "removed": list(self.removed),
+            "crops": [asdict(crop) for crop in self.crops],
+            "notes": list(self.notes),
+            "kept": kept,
+        }
+        return json.dumps({**data, "digest": digest(data)})
+
+    @staticmethod
+    def from_json(text: str) -> Plan:
+        """Read a plan back.
+
+        Plans without a digest are read too: they were written by hand, or edited on purpose.
+
+        Raises:
+            PlanError: The text is no plan, one of another version, has fields that are unknown, missing, twice or of
+                another type, or values that do not fit its digest.
+        """
+        try:
+            data = fields(parse(text, most=LONGEST), "plan")
+            if data.get("format") != "fxprune-plan":
+                raise PlanError(
+                    "this JSON is not an fxprune plan", advice="pass a file written by fxprune plan"
+                )
+            if "version" in data and data["version"] != PLAN_VERSION:
+                raise PlanError(
+                    f"plan version {str(data['version'])[:20]}, this fxprune reads version {PLAN_VERSION}",
+                    advice="make the plan again with this version",
+                )
+            plan = _plan_of(data)
+            if "digest" in data and data.pop("digest") != digest(data):
+                raise PlanError(
+                    "this plan was changed since it was written: its digest does not fit",
+                    advice="make it again; if it was edited on purpose, remove the field 'digest'",
+                )
+            return plan
+        except PlanError:
+            raise
+        except ValueError as error:
+            raise PlanError(
+                f"this is not a readable plan: {error}", advice="pass a file written by fxprune plan"
+            ) from error
+
+
+def _demand(holds: bool, what: str) -> None:
+    if not holds:
+        raise PlanError(f"no plan can be made of this: {what}", advice="make plans with fxprune.plan")
+
+
+def _has_axes(kept: object) -> bool:
+    return isinstance(kept, Mapping) and all(
+        isinstance(axis, tuple) and len(axis) == 2 and is_text(axis[0]) and is_whole(axis[1]) for axis in kept
+    )
+
+
+def _is_size(size: object) -> bool:
+    return isinstance(size, tuple) and all(type(n) is int and is_whole(abs(n)) for n in size)
+
+
+def _is_cost(cost: object) -> bool:
+    return isinstance(cost, Cost) and is_whole(cost.params) and is_whole(cost.macs)
+
+
+def _are_crops(crops: object) -> bool:
+    return isinstance(crops, tuple) and all(isinstance(crop, Crop) for crop in crops)
+
+
+def _plan_of(data: dict[str, Any]) -> Plan:
+    """A plan from what JSON gave; the types of single values are looked at by the classes themselves.
+
+    Raises:
+        PlanError: A value of a wrong type.
+        ValueError: A field too few or too many, or no list where there should be one.
+    """
+    needed = ("format", "version", "fingerprint", "predicted", "dense", "removed", "notes", "kept")
+    fields(
+        data, "plan", needed, optional=("crops", "digest")
+    )  # plans were made without before there were crops
+    sizes = ("kernel", "before", "after")
+    crops = [fields(c, "crops", ("tensor", *sizes)) for c in row(data.get("crops", []), "crops")]
+    return Plan(
+        kept={
+            (name, _dim(dim)): row(index, name)
+            for name, dims in fields(data["kept"], "kept").items()
+            for dim, index in fields(dims, name).items()
+        },
+        predicted=Cost(**fields(data["predicted"], "predicted", ("params", "macs"))),
+        dense=Cost(**fields(data["dense"], "dense", ("params", "macs"))),
+        fingerprint=data["fingerprint"],
+        removed=row(data["removed"], "removed"),
+        crops=tuple(Crop(c["tensor"], *(row(c[k], k) for k in sizes)) for c in crops),
+        notes=row(data["notes"], "notes"),
+        version=data["version"],
+    )
+
+
+def _dim(text: str) -> int:
+    if not (text.isascii() and text.isdigit()) or len(text) > 2 or str(int(text)) != text:
+        raise ValueError(f"'{text[:20]}' is no dimension")
+    return int(text)

@@ -1,0 +1,132 @@
+"""Plots for reports, drawn without a display."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from fxprune.escaping import plot
+from fxprune.support.files import atomic_path
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+    from fxprune.bench.table import BenchRow
+    from fxprune.inspection.explain import WidthRow
+
+__all__ = ["plot_demo", "plot_latency", "plot_widths"]
+
+DENSE, SLIM, BETWEEN = "#b8c4d6", "#2458a6", "#d98e32"
+_MOST_BARS = 80
+_DPI = 150
+
+
+def plot_widths(rows: Sequence[WidthRow], path: Path) -> None:
+    """Widths of the groups before and after, one bar each.
+
+    Args:
+        rows: From ``width_table``; of a large model only the first 80 are drawn, and the title says so.
+        path: The file; its suffix decides the format.
+    """
+    figure = _figure(max(6.4, 0.16 * min(len(rows), _MOST_BARS) + 2), 3.8)
+    _draw_widths(figure.subplots(), rows)
+    _save(figure, path)
+
+
+def plot_latency(rows: Sequence[BenchRow], path: Path) -> None:
+    """Median latencies as bars, with the tenth and the ninetieth percentile.
+
+    Args:
+        rows: From a ``BenchTable``.
+        path: The file; its suffix decides the format.
+    """
+    figure = _figure(6.4, 0.7 * len(rows) + 1.4)
+    _draw_latency(figure.subplots(), rows)
+    _save(figure, path)
+
+
+def plot_demo(
+    accuracy: Mapping[str, float], widths: Sequence[WidthRow], latency: Sequence[BenchRow], path: Path
+) -> None:
+    """The demo in one picture: accuracies, widths and latencies.
+
+    Args:
+        accuracy: Share of right answers in [0, 1] by the name of the moment.
+        widths: From ``width_table``.
+        latency: From a ``BenchTable``.
+        path: The file.
+    """
+    figure = _figure(11, 6.4)
+    grid = figure.add_gridspec(2, 2, height_ratios=(1, 1.25))
+    left, right = figure.add_subplot(grid[0, 0]), figure.add_subplot(grid[0, 1])
+    bars = left.bar(
+        list(accuracy), [100 * value for value in accuracy.values()], color=[DENSE, BETWEEN, SLIM], width=0.6
+    )
+    left.bar_label(bars, fmt="%.1f %%", padding=2)
+    left.set_ylim(0, 115)
+    left.set_yticks(range(0, 101, 25))
+    _titles(left, "accuracy on the test images", "%")
+    _draw_latency(right, latency)
+    _draw_widths(figure.add_subplot(grid[1, :]), widths)
+    _save(figure, path)
+
+
+def _draw_widths(axes: Axes, rows: Sequence[WidthRow]) -> None:
+    shown = rows[:_MOST_BARS]
+    at = range(len(shown))
+    axes.bar(at, [row.before for row in shown], color=DENSE, width=0.8, label="dense")
+    axes.bar(at, [row.after for row in shown], color=SLIM, width=0.8, label="slim")
+    size = 8 if len(shown) <= 40 else 6
+    axes.set_xticks(
+        at, [plot(row.name) for row in shown], rotation=60, ha="right", fontsize=size, rotation_mode="anchor"
+    )
+    axes.margins(x=0.01)
+    axes.legend(frameon=False, fontsize=9)
+    rest = f" (first {_MOST_BARS} of {len(rows)} groups)" if len(rows) > len(shown) else ""
+    _titles(axes, f"channels per group{rest}", "")
+
+
+def _draw_latency(axes: Axes, rows: Sequence[BenchRow]) -> None:
+    colors = [DENSE, *[SLIM] * (len(rows) - 1)]
+    medians = [row.median_ms for row in rows]
+    low = [max(0.0, row.median_ms - row.p10_ms) for row in rows]
+    high = [max(0.0, row.p90_ms - row.median_ms) for row in rows]
+    axes.barh(
+        [plot(row.name) for row in rows],
+        medians,
+        xerr=[low, high],
+        color=colors,
+        height=0.6,
+        capsize=4,
+        ecolor="#444444",
+    )
+    for number, row in enumerate(rows):
+        text = f"  {row.median_ms:.3g} ms" + (f"  ×{row.speedup:.2f}" if number else "")
+        axes.text(row.p90_ms, number, text, va="center", fontsize=9)
+    axes.set_xlim(0, 1.35 * max(row.p90_ms for row in rows))
+    axes.invert_yaxis()
+    _titles(axes, "latency of one call, median and p10..p90, ms", "")
+
+
+def _titles(axes: Axes, title: str, ylabel: str) -> None:
+    axes.set_title(title, fontsize=10, loc="left")
+    axes.set_ylabel(ylabel)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def _figure(width: float, height: float) -> Figure:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure((width, height), layout="constrained")
+    FigureCanvasAgg(figure)  # no pyplot: no display, no global state
+    return figure
+
+
+def _save(figure: Figure, path: Path) -> None:
+    with atomic_path(path) as temporary, warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph")  # a letter that the font has no picture of
+        figure.savefig(temporary, dpi=_DPI)

@@ -1,0 +1,1 @@
+"""What becomes of every node when some units go."""

@@ -1,0 +1,1 @@
+"""The slim model: its tensors, its module or graph, its file."""

@@ -1,0 +1,266 @@
+"""From a trace and what is left of it to the slim tensors and the slim graph."""
+
+from __future__ import annotations
+
+import operator
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import numpy as np
+import torch
+from torch import fx, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.fx.experimental.symbolic_shapes import ShapeEnv
+from torch.utils import _pytree as pytree
+
+from fxprune.errors import SliceError
+from fxprune.graph.drafts import Draft, arguments_by_name, draft
+from fxprune.graph.graph_module import NamedGraph, set_tensor, tensor_at
+from fxprune.graph.trace import Trace, trace_as
+from fxprune.graph.values import Calls, DryRun, Inputs, Names, UnknownValue
+from fxprune.models.copies import copied
+from fxprune.ops import overload
+from fxprune.ops.base import Rewrite, Scaled
+from fxprune.plans import Plan
+from fxprune.resizing.resolve import Gather, Resolution, keep_mask, resolve
+from fxprune.slimming.crop import crop_calls
+from fxprune.slimming.slim_graph import Leaf, Made, SlimGraph, Way
+from fxprune.structures.cut import cut, drop_gaps
+
+__all__ = ["Parts"]
+
+
+@dataclass(frozen=True, eq=False)
+class Parts:
+    """What the two kinds of slim model have in common; each is made at most once.
+
+    The module copy and the graph hold the same tensors: one of them is returned, the other only compared with it.
+
+    Attributes:
+        trace: A traced model.
+        found: What is left of it.
+        plan: The plan that says so.
+    """
+
+    trace: Trace
+    found: Resolution
+    plan: Plan
+
+    @cached_property
+    def tensors(self) -> dict[int, torch.Tensor]:
+        """Slim counterpart of every parameter and buffer of the model, by the dense tensor's id."""
+        named = {name: self.trace.tensor(name) for name in self.trace.names}
+        return {id(t): _sliced(t, name, self.found) for name, t in named.items()}
+
+    @cached_property
+    def calls(self) -> Calls:
+        """What the graph computes, before there is a module for it."""
+        root = NamedGraph(type(self.trace.model).__name__)
+        made = _rewritten(self.trace, self.found, root, "")
+        own = {n: self.tensors[id(self.trace.tensor(a))] for n, a in self.trace.aliases.items()}
+        return Calls(made.swept(), {**dict(root.named_buffers()), **own})
+
+    @cached_property
+    def graph(self) -> SlimGraph:
+        """The slim model as a graph; batch norm and dropout follow train and eval."""
+        trace = self.trace
+        if trace.kind == "recorded":
+            raise SliceError("a recorded graph is for analysis only", advice="use the module copy")
+        root = SlimGraph(type(trace.model).__name__, _Again.of(trace, self.plan))
+        persistent = set(trace.model.state_dict(keep_vars=True))
+        for name, alias in trace.aliases.items():
+            slim = self.tensors[id(trace.tensor(alias))]
+            set_tensor(root, name, slim, persistent=name in persistent)
+        graph = _rewritten(trace, self.found, root, "").finish()
+        way = Way.of(trace.model, trace.args, trace.kwargs)
+        root.settle(Made(graph, replace(way, training=False), trace.dynamic_batch, trains=False))
+        root.train(trace.model.training)
+        return root
+
+
+def _sliced(tensor: torch.Tensor, name: str, found: Resolution) -> torch.Tensor:
+    """A copy of the tensor with the kept indices of every axis."""
+    result = tensor.detach()
+    for dim in reversed(range(tensor.ndim)):
+        index = found.kept.get((name, dim))
+        if index is not None:
+            chosen = torch.from_numpy(np.fromiter(index, np.int64, len(index)))
+            result = result.index_select(dim, chosen.to(tensor.device))
+    in_order = list(tensor.stride()) == sorted(tensor.stride(), reverse=True) and result.is_contiguous()
+    if not in_order or not any((name, dim) in found.kept for dim in range(tensor.ndim)):
+        # Channels last stays channels last: the dimensions lie in memory in the order in which they lay.
+        laid = torch.empty_permuted(
+            result.shape, tensor.dim_order(), dtype=result.dtype, device=result.device
+        )
+        result = laid.copy_(result)
+    if isinstance(tensor, nn.Parameter):
+        return nn.Parameter(result, requires_grad=tensor.requires_grad)
+    return result
+
+
+def _rewritten(trace: Trace, found: Resolution, root: NamedGraph, prefix: str) -> Draft:
+    """The traced graph with slim sizes, frozen in evaluation.
+
+    Args:
+        trace: The trace.
+        found: What is left of it.
+        root: Takes what else the graph reads besides the model's tensors.
+        prefix: What names of such parts begin with.
+    """
+    made = draft(trace, root)
+    _attach_constants(trace, found, made, prefix)
+    for node, rewrite in found.rewrites.items():
+        if node in made.copies:
+            _apply(made.graph, made.copies[node], rewrite)
+    for node, gather in found.gathers.items():
+        if node in made.copies:
+            _apply_gather(made.graph, root, made.copies[node], gather, prefix)
+    drop_gaps(made.graph)
+    return made
+
+
+def _attach_constants(trace: Trace, found: Resolution, made: Draft, prefix: str) -> None:
+    """Tensors that the graph made itself, under names that no other graph of the root uses."""
+    for node in trace.graph.graph.nodes:
+        name = str(node.target)
+        if node.op == "get_attr" and name not in trace.aliases:
+            made.copies[node].target = prefix + name
+            constant = _sliced(trace.tensor(name), name, found)
+            set_tensor(made.root, prefix + name, constant, persistent=False)
+
+
+def _apply(graph: fx.Graph, node: fx.Node, rewrite: Rewrite) -> None:
+    """Write new arguments into a call."""
+    target = node.target
+    assert isinstance(target, torch._ops.OpOverload)
+    names = [a.name for a in target._schema.arguments]
+    values = arguments_by_name(node)
+    for name, new in rewrite.args.items():
+        values[name] = _merged(graph, node, values.get(name), new)
+    if rewrite.op:
+        target = overload(rewrite.op)
+        names = [a.name for a in target._schema.arguments]
+        node.target = target
+    node.args = ()
+    node.kwargs = {n: values[n] for n in names if n in values}  # type: ignore[misc]
+
+
+def _merged(graph: fx.Graph, node: fx.Node, old: object, new: object) -> object:
+    if isinstance(new, list) and isinstance(old, (list, tuple)) and len(old) == len(new):
+        return [_entry(graph, node, o, n) for o, n in zip(old, new, strict=True)]
+    return _entry(graph, node, old, new)
+
+
+def _entry(graph: fx.Graph, node: fx.Node, old: object, new: object) -> object:
+    """One size: kept, replaced, or a symbolic size scaled by a ratio of widths."""
+    if new is None:
+        return old
+    if not isinstance(new, Scaled):
+        return new
+    with graph.inserting_before(node):
+        product = graph.call_function(operator.mul, (old, new.numerator))  # type: ignore[arg-type]
+        return graph.call_function(operator.floordiv, (product, new.denominator))
+
+
+def _apply_gather(graph: fx.Graph, root: nn.Module, node: fx.Node, gather: Gather, prefix: str) -> None:
+    """Take positions of some neighbouring dimensions, after the node or in its place."""
+    name = f"fxprune_index.{prefix}{node.name}"
+    set_tensor(root, name, torch.from_numpy(gather.index.ravel()), persistent=False)
+    readers = list(node.users)
+    taken = node if gather.of_result else node.all_input_nodes[0]
+    with graph.inserting_before(node.next):
+        index = graph.get_attr(name)
+        if gather.stop - gather.start > 1:
+            flat = (taken, gather.start, gather.stop - 1)
+            taken = graph.call_function(overload("aten::flatten", "using_ints"), flat)
+        taken = graph.call_function(overload("aten::index_select"), (taken, gather.start, index))
+        if gather.index.ndim > 1:
+            sizes = list(gather.index.shape)
+            taken = graph.call_function(overload("aten::unflatten", "int"), (taken, gather.start, sizes))
+    node.replace_all_uses_with(taken, delete_user_cb=readers.__contains__)
+
+
+# --- other ways to call -------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class _Again:
+    """The user's model without numbers, and the plan: enough for a graph of any way to call it.
+
+    Attributes:
+        blueprint: A copy whose parameters and decimal buffers are on the meta device.
+        plan: What was removed.
+    """
+
+    blueprint: nn.Module
+    plan: Plan
+
+    @staticmethod
+    def of(trace: Trace, plan: Plan) -> _Again | None:
+        """None where the model cannot be copied."""
+        dense = trace if trace.parent is None else trace.parent
+        own = {id(dense.tensor(name)) for name in dense.names}
+
+        def emptied(tensor: torch.Tensor) -> torch.Tensor:
+            if id(tensor) in own and tensor.is_floating_point():
+                return torch.empty_like(tensor, device="meta")
+            return tensor.detach().clone()
+
+        try:
+            return _Again(copied(dense.model, emptied), plan)
+        except SliceError:
+            return None
+
+    def make(self, owner: SlimGraph, way: Way, number: int) -> Made:
+        """Trace the blueprint in this way and apply the plan."""
+        trace = self._traced(owner, way)
+        small = cut(trace, self.plan.removed)
+        plan = replace(self.plan, fingerprint=trace.fingerprint)
+        prefix = f"fxprune_{number}_"
+        found = resolve(small, keep_mask(small, plan))
+        graph = _rewritten(small, found, owner, prefix).finish(prefix)
+        for crop in plan.crops:
+            crop_calls(graph, crop)
+        return Made(graph, way, trace.dynamic_batch, False)
+
+    def _traced(self, owner: SlimGraph, way: Way) -> Trace:
+        """A trace of the blueprint with the types and devices that the owner has now."""
+        named = [*self.blueprint.named_parameters(), *self.blueprint.named_buffers()]
+        like = {id(t): tensor_at(owner, name) for name, t in named}
+        device = next((t.device for t in owner.parameters()), torch.device("cpu"))
+
+        def fake(tensor: torch.Tensor) -> torch.Tensor:
+            if id(tensor) not in like:
+                return tensor.to(device)
+            now = like[id(tensor)]
+            shape, strides = tensor.size(), tensor.stride()
+            dtype, place = (tensor.dtype, device) if now is None else (now.dtype, now.device)
+            return torch.empty_strided(shape, strides, dtype=dtype, device=place)
+
+        mode = FakeTensorMode(allow_non_fake_inputs=True, shape_env=ShapeEnv())
+        with mode:
+            model = copied(self.blueprint, fake)
+            args, kwargs = _arguments(way, None)
+        trace = trace_as(model, args, dict(kwargs), training=way.training)
+        return replace(trace, model=self.blueprint)
+
+    def trains_alike(self, way: Way) -> bool:
+        """Whether the user's code does nothing else in training, but for batch norm and dropout."""
+        names = Names()
+        names.share({**dict(self.blueprint.named_parameters()), **dict(self.blueprint.named_buffers())})
+        run = DryRun(self.blueprint, names)
+        inputs = _arguments(way, torch.device("meta"))
+        try:
+            return run.outputs(inputs) == run.outputs(inputs, training=True, whole=True)
+        except UnknownValue:
+            return False
+
+
+def _arguments(way: Way, device: torch.device | None) -> Inputs:
+    """Inputs of a way without their numbers."""
+    leaves = [
+        torch.empty(a.shape, dtype=a.dtype, device=device or a.device) if isinstance(a, Leaf) else a
+        for a in way.leaves
+    ]
+    args, kwargs = pytree.tree_unflatten(leaves, way.spec)
+    return args, kwargs

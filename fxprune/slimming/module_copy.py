@@ -1,0 +1,60 @@
+"""A copy of the user's own module with slim tensors, whose cached integers follow."""
+
+from __future__ import annotations
+
+from torch import fx, nn
+
+from fxprune.graph.trace import Trace, evaluating
+from fxprune.models.copies import copied
+from fxprune.ops.base import Value
+from fxprune.resizing.resolve import Resolution
+from fxprune.slimming.cached_widths import Setting, refresh
+from fxprune.slimming.graph_copy import Parts
+
+__all__ = ["module_copy"]
+
+# How operators call a number of groups.
+GROUPS = frozenset({"groups", "num_groups", "group"})
+
+
+def module_copy(parts: Parts) -> nn.Module:
+    """Copy the model with slim tensors in the place of its own, and refresh cached integers."""
+    slims = parts.tensors
+    module = copied(parts.trace.model, lambda t: slims[id(t)] if id(t) in slims else t.detach().clone())
+    with evaluating(module):  # looking at a parametrised weight computes it, which in training may count
+        refresh(module, _settings(parts.trace, parts.found))
+    return module
+
+
+def _settings(trace: Trace, found: Resolution) -> dict[str, Setting]:
+    """New arguments and widths of calls, by their module and by the parameters (a norm's scale) they read."""
+    settings: dict[str, Setting] = {}
+    for node, value in found.values.items():
+        stack = node.meta.get("nn_module_stack")
+        if stack and isinstance(value, Value) and value.rank > 1:
+            path, _ = list(stack.values())[-1]
+            settings[path] = {"width": value.shape[1]}
+    for node, rewrite in found.rewrites.items():
+        stack = node.meta.get("nn_module_stack")
+        if stack:
+            path, _ = list(stack.values())[-1]
+            settings[path] = {**settings.get(path, {}), **rewrite.args}
+        if not set(rewrite.args).isdisjoint(GROUPS):
+            for source in node.all_input_nodes[1:]:
+                for weight in _parameters_behind(source):
+                    settings[trace.aliases.get(weight, weight)] = rewrite.args
+    return settings
+
+
+def _parameters_behind(node: fx.Node) -> list[str]:
+    """Names of the parameters that a weight operand is computed from."""
+    names, stack = [], [node]
+    while stack:
+        current = stack.pop()
+        if current.op == "get_attr":
+            names.append(str(current.target))
+        elif current.op == "call_function":
+            stack.extend(current.all_input_nodes)
+        if len(names) + len(stack) > 16:
+            return []
+    return names

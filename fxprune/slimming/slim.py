@@ -1,0 +1,219 @@
+"""Slim: apply a plan, as a copy of the user's module where that is enough, else as a graph that trains."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import nn
+from torch.utils import _pytree as pytree
+
+from fxprune.errors import FxpruneError, PlanError, SliceError
+from fxprune.graph.trace import ExampleInputs, Trace
+from fxprune.graph.trace import trace as _trace
+from fxprune.models.conditions import private
+from fxprune.models.weights import check_values, fill
+from fxprune.plans import Plan
+from fxprune.resizing.resolve import Resolution, keep_mask, resolve
+from fxprune.slimming.crop import crop_
+from fxprune.slimming.graph_copy import Parts
+from fxprune.slimming.module_copy import module_copy
+from fxprune.slimming.recount import recounted
+from fxprune.slimming.sameness import difference
+from fxprune.structures.cut import cut, cut_sources
+from fxprune.support.reading import shown
+from fxprune.support.source_lines import source_of
+from fxprune.support.tensors import DIGEST, Content, read_tensors, warn_unchecked, write_tensors
+
+__all__ = ["load", "save", "slim"]
+
+Kind = Literal["auto", "module", "graph"]
+
+FORMAT = "fxprune"
+"""What files of slim models call themselves."""
+
+# Arguments that torch.nn modules cache and ``modules.refresh`` updates.
+CACHED = frozenset({"groups", "normalized_shape", "num_groups", "group"})
+
+
+def slim(trace: Trace, plan: Plan, *, kind: Kind = "auto") -> nn.Module:
+    """Apply a plan to the weights of the moment; the traced model is left untouched.
+
+    Args:
+        trace: A traced model.
+        plan: A plan made for it.
+        kind: ``"module"`` insists on a copy of the user's class, ``"graph"`` on a GraphModule;
+            ``"auto"`` takes the copy whenever it reproduces the graph's result.
+
+    Returns:
+        The slim model.  ``.fxprune_kind`` is ``"module"`` or ``"graph"``; for a graph,
+        ``.fxprune_sources`` names the source lines whose hard-coded sizes, or whose joins that lost
+        a structure, forced it.  A graph is traced anew, from the user's code without numbers, when it
+        is first called at another size, in another type, on another device, or in training where the
+        code does more there than batch norm and plain dropout: that call takes as long as a trace.
+        Other graphs than the first are not in its ``.graph``.
+
+    Raises:
+        PlanError: The plan was made for another model, or contradicts itself.
+        SliceError: The model cannot be had in the asked kind.
+
+    Example:
+        >>> import torch, fxprune
+        >>> net = torch.nn.Sequential(torch.nn.Linear(6, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2))
+        >>> t = fxprune.trace(net, torch.zeros(1, 6))
+        >>> small = fxprune.slim(t, fxprune.plan(t, fxprune.Budget(channels=0.5)))
+        >>> small[0].out_features, small[2].in_features, net[0].out_features
+        (4, 4, 8)
+    """
+    return _applied(trace, plan, kind)
+
+
+def _applied(trace: Trace, plan: Plan, kind: Kind, *, trusted: bool = False) -> nn.Module:
+    """Apply a plan; ``trusted`` weights come from a file that says which kind was right."""
+    recounted(trace, plan)
+    if plan.removed:
+        if kind == "module":
+            raise SliceError(
+                f"the user's own code cannot leave out {', '.join(plan.removed)}",
+                advice="use kind='graph' or 'auto' where a plan cuts structures",
+            )
+        trace, kind = cut(trace, plan.removed), "graph"
+    parts = Parts(trace, resolve(trace, keep_mask(trace, plan)), plan)
+    found = parts.found
+    if kind != "graph":
+        module: nn.Module | None = None
+        try:
+            module = module_copy(parts)
+            problem = "" if trusted else _difference(parts, module)
+        except FxpruneError:
+            raise
+        except Exception as error:  # noqa: BLE001 - the user's own code may raise anything on fewer channels
+            problem = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+        on_meta = any(t.device.type == "meta" for t in trace.model.parameters())
+        if module is not None and (not problem or (kind == "module" and on_meta)):
+            module = crop_(module, plan.crops)
+            module.fxprune_kind = "module"  # type: ignore[assignment]
+            return module
+        if kind == "module" or trace.kind == "recorded":
+            declined = f"; {trace.why_static}" if trace.kind == "recorded" else ""
+            raise SliceError(
+                f"the model's own code does not run on fewer channels: {problem}",
+                source=", ".join(_hard_coded(found)),
+                advice="replace the hard-coded sizes by those of the tensors, or protect what they concern"
+                + declined,
+            )
+    graph = crop_(parts.graph, plan.crops)
+    graph.fxprune_kind = "graph"  # type: ignore[assignment]
+    graph.fxprune_sources = (*cut_sources(trace), *_hard_coded(found))  # type: ignore[assignment]
+    return graph
+
+
+def _hard_coded(found: Resolution) -> tuple[str, ...]:
+    """Source lines of the nodes whose sizes no torch.nn module caches."""
+    nodes = [n for n, r in found.rewrites.items() if not set(r.args) <= CACHED]
+    return tuple(dict.fromkeys(s for n in [*nodes, *found.gathers] if (s := source_of(n))))
+
+
+def _difference(parts: Parts, module: nn.Module) -> str:
+    """Why the module copy cannot stand for the graph, or empty."""
+    trace = parts.trace
+    inputs = trace.args, dict(trace.kwargs)
+    if trace.kind == "recorded":
+        # On copies: the code may count its calls, or write into its inputs.
+        args, kwargs = pytree.tree_map_only(torch.Tensor, torch.Tensor.clone, inputs)
+        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+            private(module)(*args, **kwargs)
+        return ""
+    return difference(module, parts.calls, lambda: parts.graph, trace.model, inputs)
+
+
+# --- files -------------------------------------------------------------------------------------
+
+
+def save(model: nn.Module, plan: Plan, path: str | Path) -> None:
+    """Write a slim model's weights with its plan as metadata and a digest of everything; nothing is pickled.
+
+    Args:
+        model: A model that ``slim`` made (and training may have changed).
+        plan: The plan it was made with.
+        path: A ``.safetensors`` file.
+
+    Raises:
+        SliceError: The file cannot be written, or weights are no numbers.
+
+    Example:
+        >>> import tempfile, torch, fxprune
+        >>> net, x = torch.nn.Sequential(torch.nn.Linear(6, 8), torch.nn.Linear(8, 2)), torch.zeros(1, 6)
+        >>> t = fxprune.trace(net, x)
+        >>> p = fxprune.plan(t, fxprune.Budget(channels=0.5))
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     fxprune.save(fxprune.slim(t, p), p, f"{folder}/slim.safetensors")
+        ...     fxprune.load(net, f"{folder}/slim.safetensors", x)
+        Sequential(
+          (0): Linear(in_features=6, out_features=4, bias=True)
+          (1): Linear(in_features=4, out_features=2, bias=True)
+        )
+    """
+    tensors: dict[str, torch.Tensor] = {}
+    seen: set[int] = set()
+    for name, tensor in model.state_dict(keep_vars=True).items():
+        if id(tensor) not in seen and isinstance(tensor, torch.Tensor):
+            seen.add(id(tensor))
+            tensors[name] = tensor
+    facts = {
+        "format": FORMAT,
+        "kind": str(getattr(model, "fxprune_kind", "module")),
+        "plan": plan.to_json(),
+    }
+    check_values(tensors, str(path))
+    write_tensors(path, tensors, facts, error=SliceError)
+
+
+def load(model: nn.Module, path: str | Path, example_inputs: ExampleInputs) -> nn.Module:
+    """Make the slim model of a file from a fresh dense one.
+
+    Args:
+        model: A model of the dense architecture; its weights do not matter and do not change.
+        path: A file that ``save`` wrote.
+        example_inputs: As for ``trace``.
+
+    Returns:
+        The slim model with the weights of the file.
+
+    Raises:
+        SliceError: The file is foreign or does not agree with its digest; or its tensors differ in name, shape or
+            kind from the model's, or are no numbers.
+        PlanError: The plan in it was made for another model.
+
+    Example:
+        See ``save``, whose example loads the file again:
+
+        >>> import torch, fxprune
+        >>> fxprune.load(torch.nn.Linear(2, 2), "no-such-file.safetensors", torch.zeros(1, 2))
+        Traceback (most recent call last):
+            ...
+        fxprune.errors.SliceError: there is no file no-such-file.safetensors
+              what to do: pass a file written by fxprune.save
+    """
+    plan, kind, found = _read(path)
+    result = _applied(_trace(model, example_inputs), plan, kind, trusted=True)
+    fill(result, found.tensors, path, what="the slim model")
+    if not found.checked:
+        warn_unchecked(path)
+    return result
+
+
+def _read(path: str | Path) -> tuple[Plan, Kind, Content]:
+    """Plan, kind and content of a file; never unpickles."""
+    found = read_tensors(path, error=SliceError, advice="pass a file written by fxprune.save")
+    facts = dict(found.metadata)
+    if facts.get("format") != FORMAT or facts.keys() - {DIGEST} != {"format", "kind", "plan"}:
+        raise SliceError(f"{shown(path)} was not written by fxprune.save", advice="pass such a file")
+    kinds: dict[str, Kind] = {"module": "module", "graph": "graph"}
+    if facts["kind"] not in kinds:
+        raise PlanError(
+            f"{shown(path)} names an unknown kind of model: {facts['kind']!r}",
+            advice="pass a file written by fxprune.save",
+        )
+    return Plan.from_json(facts["plan"]), kinds[facts["kind"]], found

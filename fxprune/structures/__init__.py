@@ -1,0 +1,1 @@
+"""Structures above channels: found, named, cut."""

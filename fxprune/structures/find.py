@@ -1,0 +1,277 @@
+"""Structures above channels, found on the traced graph: residual branches and concat branches.
+
+A structure is what only one operand of a join computes.  Dominators of the reversed graph say which nodes
+those are: every path from them to the output passes the operand.  Where the join adds, and its other operand
+is an identity or a shortcut past the structure, the structure is a *residual* branch (all that a residual
+block computes); where it concatenates, a *branch*.  No module class or name is looked at, except to name what was found.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence, Set
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import numpy as np
+from torch import fx
+
+from fxprune.coupling.blocks import breach, close
+from fxprune.coupling.couple import Flow, coupling, flow
+from fxprune.errors import PlanError
+from fxprune.graph.dataflow import DataFlow, written
+from fxprune.graph.trace import Trace
+from fxprune.labels import varying
+from fxprune.ops import qualified_name
+from fxprune.ops.base import Value
+from fxprune.ops.joining import CONCATENATIONS
+from fxprune.plans import BoolArray, Coupling, IntArray
+from fxprune.structures.naming import named
+
+__all__ = ["Structure", "choose_structures", "find_structures"]
+
+# Most weighted operators on a shortcut: one projection.
+PROJECTIONS = 1
+
+
+@dataclass(frozen=True, eq=False)
+class Structure:
+    """A part of the model that can be cut whole.
+
+    Attributes:
+        name: The module path its nodes share, made unique.
+        kind: ``"residual"`` (its result is added to a shortcut) or ``"branch"`` (it is concatenated).
+        output: The node whose result is joined.
+        nodes: What only this structure computes, in the order of the graph; ``output`` is the last.
+        parameters: Names of the parameters that only these nodes read.
+        joins: The addition, or the concatenations.
+        units: int64[n], for a branch the units (in the coupling) that go with it: its channels at the joins.
+        removable: Cutting it is possible.
+        reason: Why not.
+    """
+
+    name: str
+    kind: Literal["residual", "branch"]
+    output: fx.Node
+    nodes: tuple[fx.Node, ...]
+    parameters: tuple[str, ...]
+    joins: tuple[fx.Node, ...]
+    units: IntArray
+    removable: bool = True
+    reason: str = ""
+
+
+def find_structures(trace: Trace) -> tuple[Structure, ...]:
+    """Find residual and concat branches.
+
+    Args:
+        trace: A traced model.
+
+    Returns:
+        Every structure that has weights, in the order of the graph; nested ones too.  Computed once.
+
+    Example:
+        >>> import torch, fxprune
+        >>> from torchvision.models import resnet18
+        >>> found = find_structures(fxprune.trace(resnet18(), torch.zeros(1, 3, 32, 32)))
+        >>> [s.name for s in found][:3], len(found), {s.kind for s in found}
+        (['layer1.0', 'layer1.1', 'layer2.0'], 8, {'residual'})
+
+    References:
+        Cooper, Harvey and Kennedy, A simple, fast dominance algorithm, 2001 (as networkx has it).
+        Lin et al., Towards optimal structured CNN pruning via generative adversarial learning, CVPR 2019,
+        for which structures are worth cutting.
+    """
+    if "structures" not in trace.cache:
+        data = DataFlow(trace)
+        found = [*_residuals(data), *_branches(trace, data)]
+        order = {node: k for k, node in enumerate(trace.graph.graph.nodes)}
+        found.sort(key=lambda s: order[s.output])
+        names = named([(s.nodes, s.parameters) for s in found], trace)
+        checked = [_checked(trace, data, replace(s, name=n)) for s, n in zip(found, names, strict=True)]
+        trace.cache["structures"] = tuple(checked)
+    result = trace.cache["structures"]
+    assert isinstance(result, tuple)
+    return result
+
+
+def choose_structures(trace: Trace, names: Sequence[str]) -> tuple[Structure, ...]:
+    """The structures of these names, in the order of the graph.
+
+    Raises:
+        PlanError: There is no such structure, or it cannot be removed.
+    """
+    found = {s.name: s for s in find_structures(trace)}
+    for name in names:
+        if name not in found:
+            raise PlanError(
+                f"the model has no structure '{name}'",
+                advice=f"its structures: {', '.join(found) or 'none'}",
+            )
+        if not found[name].removable:
+            raise PlanError(
+                f"structure '{name}' cannot be removed: {found[name].reason}",
+                node=found[name].output.name,
+                advice="take it out of the plan",
+            )
+    return tuple(s for s in found.values() if s.name in set(names))
+
+
+# --- residual branches -------------------------------------------------------------------------------
+
+
+def _residuals(data: DataFlow) -> Iterator[Structure]:
+    for node in data.nodes:
+        operands = _summands(node)
+        if operands is None or not all(o in data for o in operands) or operands[0] is operands[1]:
+            continue
+        for branch, other in (operands, operands[::-1]):
+            private = data.private(branch)
+            if data.users(branch) != [node] or not data.weights(private):
+                continue
+            length = _shortcut(data, private, other)
+            if length is not None and data.distance(private, branch) > length:
+                made = _structure(data, "residual", branch, private, (node,))
+                yield replace(made, removable=False, reason=why) if (why := _scaled(node, branch)) else made
+
+
+def _summands(node: fx.Node) -> tuple[fx.Node, fx.Node] | None:
+    """The two tensors an addition or subtraction joins."""
+    if qualified_name(node.target) not in ("aten::add", "aten::sub"):
+        return None
+    first, second = (*node.args, *node.kwargs.values())[:2]
+    return (first, second) if isinstance(first, fx.Node) and isinstance(second, fx.Node) else None
+
+
+def _scaled(node: fx.Node, branch: fx.Node) -> str:
+    """Why the sum without this operand is not just its other operand."""
+    plain = qualified_name(node.target) == "aten::add" and node.kwargs.get("alpha", 1) == 1
+    return "" if plain or branch is not node.args[0] else "the other operand of the sum is scaled there"
+
+
+def _shortcut(data: DataFlow, private: frozenset[fx.Node], other: fx.Node) -> int | None:
+    """How many weighted operators the other operand takes from the fork; None if it is no shortcut."""
+    forks = data.boundary(private)
+    return data.steps_back(other, forks, most=PROJECTIONS)
+
+
+# --- concat branches ---------------------------------------------------------------------------------
+
+
+def _branches(trace: Trace, data: DataFlow) -> Iterator[Structure]:
+    seen: set[fx.Node] = set()
+    walked = flow(trace)
+    for node in data.nodes:
+        if qualified_name(node.target) not in CONCATENATIONS:
+            continue
+        for operand in dict.fromkeys(node.all_input_nodes):
+            if operand in seen or operand not in data:
+                continue
+            seen.add(operand)
+            joins = data.users(operand)
+            private = data.private(operand)
+            if all(qualified_name(j.target) in CONCATENATIONS for j in joins) and data.weights(private):
+                made = _structure(data, "branch", operand, private, tuple(joins))
+                yield replace(made, units=_joined_units(walked, operand, joins))
+
+
+def _joined_units(walked: Flow, output: fx.Node, joins: Sequence[fx.Node]) -> IntArray:
+    """Units along the concatenated axis; none where it carries none, or where the joins differ."""
+    value = walked.walk.values.get(output)
+    dims = {walked.walk.calls[j].integer("dim") % max(len(walked.walk.calls[j].shape), 1) for j in joins}
+    if not isinstance(value, Value) or len(dims) != 1:
+        return np.zeros(0, np.int64)
+    (dim,) = dims
+    arrays = [a for a in value.arrays if varying(a) == (dim,)]
+    return np.unique(walked.units(arrays[0])) if len(arrays) == 1 else np.zeros(0, np.int64)
+
+
+# --- what both share ---------------------------------------------------------------------------------
+
+
+def _structure(
+    data: DataFlow,
+    kind: Literal["residual", "branch"],
+    output: fx.Node,
+    private: frozenset[fx.Node],
+    joins: tuple[fx.Node, ...],
+) -> Structure:
+    nodes = tuple(n for n in data.nodes if n in private)
+    return Structure("", kind, output, nodes, data.parameters(private), joins, np.zeros(0, np.int64))
+
+
+def _checked(trace: Trace, data: DataFlow, found: Structure) -> Structure:
+    """Say why a structure cannot go, if it cannot."""
+    reason = found.reason or _common_problem(trace, found)
+    if not reason:
+        added = found.kind == "residual"
+        reason = _residual_problem(trace, found) if added else _branch_problem(trace, data, found)
+    return replace(found, removable=not reason, reason=reason)
+
+
+def _common_problem(trace: Trace, found: Structure) -> str:
+    if trace.kind == "recorded":
+        return "the model had to be recorded, and a recorded graph cannot be rewritten"
+    private = set(found.nodes)
+    for node in found.nodes:
+        target = written(node)
+        if target is not None and target not in private:
+            return f"'{node.name}' writes into a tensor that others read"
+    return ""
+
+
+def _residual_problem(trace: Trace, found: Structure) -> str:
+    (join,) = found.joins
+    operands = _summands(join)
+    assert operands is not None
+    other = operands[1] if operands[0] is found.output else operands[0]
+    shapes = [tuple(n.meta["val"].shape) for n in (other, join)]
+    types = [n.meta["val"].dtype for n in (other, join)]
+    if shapes[0] != shapes[1] or types[0] != types[1]:
+        return "the other operand of the sum is of another shape or type"
+    target = written(join)
+    if target is not None and target not in found.nodes:
+        order = list(trace.graph.graph.nodes)
+        if set(target.users) & set(order[order.index(join) + 1 :]):
+            return "the sum is written into a tensor that is read again"
+    return ""
+
+
+def _branch_problem(trace: Trace, data: DataFlow, found: Structure) -> str:
+    """Its channels must be free, made nowhere else, and leave something everywhere."""
+    coupled = coupling(trace)
+    for join in found.joins:
+        if all(operand is found.output for operand in join.args[0]):  # type: ignore[union-attr]
+            return "nothing else is concatenated with it"
+    if not len(found.units):
+        return "what it adds to the concatenation carries no units (positions, samples)"
+    gone = np.zeros(coupled.n_units, bool)
+    gone[found.units] = True
+    own = data.tensors(set(found.nodes))
+    for group in coupled.groups:
+        if gone[group.units].any():
+            if group.pinned is not None:
+                return f"its channels are pinned: {group.pinned}"
+            elsewhere = [name for name, _ in group.producers if name not in own]
+            if elsewhere:
+                return f"its channels are tied with those that '{elsewhere[0]}' makes"
+    if coupled.pinned[found.units].any():
+        return "rows of a layout it belongs to are pinned"
+    return _layout_problem(coupled, own, gone)
+
+
+def _layout_problem(coupled: Coupling, own: Set[str], gone: BoolArray) -> str:
+    """What else would break or have to go, if these units went."""
+    keep = close(coupled.blocks, ~gone)
+    for block in coupled.blocks:
+        problem = breach(block, keep)
+        if problem:
+            return f"the layout at '{block.node}' would not stay rectangular: {problem}"
+    for (name, _), units in coupled.axes.items():
+        lost = ~keep[units]
+        if name in own or not lost.any():
+            continue
+        if lost.all():
+            return f"nothing would be left of '{name}'"
+        if not gone[units[lost]].all():
+            return f"other channels of '{name}' would have to go as well"
+    return ""
