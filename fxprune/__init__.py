@@ -17,6 +17,7 @@ if TYPE_CHECKING:  # for type checkers and editors; _HOMES says the same to Pyth
     from fxprune import regularizers
     from fxprune.bench.benchmark import benchmark
     from fxprune.coupling.couple import couple
+    from fxprune.coupling.groups import Group
     from fxprune.errors import (
         ExportError,
         FxpruneError,
@@ -32,7 +33,7 @@ if TYPE_CHECKING:  # for type checkers and editors; _HOMES says the same to Pyth
     from fxprune.onnx.export import export_onnx
     from fxprune.pipeline import compress
     from fxprune.planning.plan import plan
-    from fxprune.plans import Budget, Group, Plan
+    from fxprune.plans import Budget, Plan
     from fxprune.proof.verify import verify
     from fxprune.slimming.slim import load, save, slim
 
@@ -74,7 +75,8 @@ _NAMES: Mapping[str, str] = {
     "planning.plan": "plan",
     "slimming.slim": "load save slim",
     "graph.trace": "Trace trace",
-    "plans": "Budget Group Plan",
+    "coupling.groups": "Group",
+    "plans": "Budget Plan",
     "proof.verify": "verify",
 }
 _HOMES = {name: module for module, names in _NAMES.items() for name in names.split()}

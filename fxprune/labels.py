@@ -14,9 +14,10 @@ import numpy.typing as npt
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from fxprune.plans import IntArray
-
 __all__ = [
+    "BoolArray",
+    "FloatArray",
+    "IntArray",
     "along",
     "collapse",
     "components",
@@ -27,6 +28,11 @@ __all__ = [
     "take",
     "varying",
 ]
+
+IntArray = npt.NDArray[np.int64]
+BoolArray = npt.NDArray[np.bool_]
+FloatArray = npt.NDArray[np.float64]
+
 
 Shape = tuple[int, ...]
 

@@ -9,7 +9,9 @@ import numpy as np
 from hypothesis import strategies as st
 
 from fxprune.coupling.cost import CostBuilder
-from fxprune.plans import Axis, Block, Coupling, Group, IntArray, Pin
+from fxprune.coupling.groups import Block, Coupling, Group, Pin
+from fxprune.labels import IntArray
+from fxprune.plans import Axis
 
 
 @dataclass

@@ -24,12 +24,13 @@ from torch.utils import _pytree as pytree
 import fxprune
 from fxprune.coupling.cost import measure as measured_cost
 from fxprune.coupling.couple import coupling
+from fxprune.coupling.groups import Coupling
 from fxprune.graph.live import liven
 from fxprune.graph.trace import Trace, evaluating
 from fxprune.onnx.export import export_onnx
 from fxprune.planning.atoms import make_atoms
 from fxprune.planning.plan import plan_units
-from fxprune.plans import Axis, Coupling, Plan
+from fxprune.plans import Axis, Plan
 from fxprune.proof.verify import OracleName
 
 __all__ = ["Row", "measure"]

@@ -12,10 +12,9 @@ from math import prod
 
 import numpy as np
 
-from fxprune.labels import varying
+from fxprune.labels import IntArray, varying
 from fxprune.ops.base import Call, OpRule, Output, Value
 from fxprune.ops.pointwise import pointwise
-from fxprune.plans import IntArray
 
 __all__ = ["Ledger", "adrift", "flaw"]
 

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from fxprune.plans import AtLeast, Block, BoolArray, IntArray
+from fxprune.coupling.groups import AtLeast, Block
+from fxprune.labels import BoolArray, IntArray
 
 __all__ = ["breach", "close", "scarce"]
 

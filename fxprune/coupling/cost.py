@@ -20,9 +20,10 @@ from torch import nn
 from torch.utils import _pytree as pytree
 from torch.utils.flop_counter import FlopCounterMode
 
+from fxprune.labels import BoolArray, IntArray
 from fxprune.models.copies import unchanged_buffers
 from fxprune.ops.flops import FORMULAS
-from fxprune.plans import BoolArray, Cost, IntArray
+from fxprune.plans import Cost
 from fxprune.support.process import no_fast_path, untouched_random_state
 
 __all__ = ["CostBuilder", "CostModel", "Terms", "counted_macs", "measure"]

@@ -8,13 +8,14 @@ from dataclasses import dataclass
 import numpy as np
 
 from fxprune import labels
+from fxprune.coupling.groups import AtLeast, Block, Coupling, Group, Pin, Tie
 from fxprune.coupling.steering import pin_steering
 from fxprune.coupling.walk import Layout, Walk
 from fxprune.errors import TraceError, UnsupportedOp
 from fxprune.graph.trace import Trace
-from fxprune.labels import varying
+from fxprune.labels import BoolArray, IntArray, varying
 from fxprune.ops.base import Value
-from fxprune.plans import AtLeast, Axis, Block, BoolArray, Coupling, Group, IntArray, Pin, Tie
+from fxprune.plans import Axis
 from fxprune.support.source_lines import source_of
 
 __all__ = ["Flow", "couple", "coupling", "flow"]

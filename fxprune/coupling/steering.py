@@ -8,11 +8,11 @@ from __future__ import annotations
 import torch
 from torch import fx
 
+from fxprune.coupling.groups import Pin
 from fxprune.coupling.walk import Walk
 from fxprune.graph.recorder import READS, VISIBLE
-from fxprune.labels import varying
+from fxprune.labels import IntArray, varying
 from fxprune.ops.base import Value
-from fxprune.plans import IntArray, Pin
 
 __all__ = ["pin_steering"]
 

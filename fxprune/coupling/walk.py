@@ -16,13 +16,14 @@ from fxprune import labels
 from fxprune.coupling.accounts import Ledger, adrift, flaw
 from fxprune.coupling.binding import bind, fake_tensors, held_tensors, macs_without_rule, shapes_of
 from fxprune.coupling.cost import CostBuilder
+from fxprune.coupling.groups import Pin
 from fxprune.coupling.sizes import SYMBOLIC, concrete, concrete_shape, one_of_each, open_dims
 from fxprune.errors import TraceError
 from fxprune.graph.trace import Trace
-from fxprune.labels import varying
+from fxprune.labels import IntArray, varying
 from fxprune.ops import qualified_name, rule_for, written_later
 from fxprune.ops.base import Call, OpRule, Output, PinKind, Value
-from fxprune.plans import Axis, IntArray, Pin
+from fxprune.plans import Axis
 
 __all__ = ["Layout", "Walk"]
 

@@ -9,8 +9,10 @@ from typing import Literal, Protocol
 import numpy as np
 import torch
 
+from fxprune.coupling.groups import Coupling
 from fxprune.errors import PlanError
-from fxprune.plans import Axis, Coupling, FloatArray
+from fxprune.labels import FloatArray
+from fxprune.plans import Axis
 
 __all__ = ["Criterion", "Evidence", "Members", "Need", "Normalise", "View", "slice_sums"]
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 
 from fxprune.criteria.base import Need, Normalise, View, slice_sums
-from fxprune.plans import FloatArray
+from fxprune.labels import FloatArray
 
 __all__ = ["BnScale"]
 

@@ -8,7 +8,8 @@ import numpy as np
 import torch
 
 from fxprune.criteria.base import Need, Normalise, View
-from fxprune.plans import Axis, FloatArray
+from fxprune.labels import FloatArray
+from fxprune.plans import Axis
 
 __all__ = ["Fpgm"]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from fxprune.criteria.base import Members, Need, Normalise, View
-from fxprune.plans import FloatArray
+from fxprune.labels import FloatArray
 
 __all__ = ["Hessian"]
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 
 from fxprune.criteria.base import Members, Need, Normalise, View
-from fxprune.plans import FloatArray
+from fxprune.labels import FloatArray
 
 __all__ = ["L1"]
 

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from fxprune.criteria.base import Members, Need, Normalise, View
-from fxprune.plans import FloatArray
+from fxprune.labels import FloatArray
 
 __all__ = ["L2"]
 

@@ -18,13 +18,15 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from fxprune.coupling.couple import coupling
+from fxprune.coupling.groups import Coupling
 from fxprune.criteria import CRITERIA
 from fxprune.criteria.base import Criterion, Evidence, View, slice_sums
 from fxprune.errors import PlanError
 from fxprune.graph.trace import Trace
+from fxprune.labels import FloatArray
 from fxprune.models.copies import unchanged_buffers
 from fxprune.ops import batch_norm_weights
-from fxprune.plans import Axis, Coupling, FloatArray
+from fxprune.plans import Axis
 from fxprune.support.process import no_fast_path, untouched_random_state
 
 __all__ = ["Scores", "criterion_named", "score"]

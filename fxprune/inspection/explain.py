@@ -14,10 +14,11 @@ import networkx as nx
 import numpy as np
 
 from fxprune.coupling.couple import coupling, tie_list
+from fxprune.coupling.groups import Coupling, Group, Pin, Tie
 from fxprune.errors import FxpruneError
 from fxprune.escaping import terminal
 from fxprune.graph.trace import Trace
-from fxprune.plans import Axis, Coupling, Group, Pin, Plan, Tie
+from fxprune.plans import Axis, Plan
 from fxprune.resizing.resolve import keep_mask
 
 __all__ = [

@@ -6,8 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
-from fxprune.labels import varying
-from fxprune.plans import IntArray
+from fxprune.labels import IntArray, varying
 
 __all__ = [
     "Argument",

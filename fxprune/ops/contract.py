@@ -13,8 +13,8 @@ from math import prod
 import numpy as np
 
 from fxprune import labels
+from fxprune.labels import IntArray
 from fxprune.ops.base import Call, Context, OpRule, Output, Rewrite, Value, across, solid
-from fxprune.plans import IntArray
 
 __all__ = ["RULES", "Term", "contract", "count_points"]
 

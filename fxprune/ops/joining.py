@@ -7,11 +7,10 @@ from collections.abc import Sequence
 import numpy as np
 
 from fxprune import labels
-from fxprune.labels import take, varying
+from fxprune.labels import IntArray, take, varying
 from fxprune.ops.base import Call, Context, OpRule, Output, Rewrite, Value
 from fxprune.ops.moving import dim_of, live_within
 from fxprune.ops.picking import indexed_dims, resize_slice, sliced
-from fxprune.plans import IntArray
 
 __all__ = ["CONCATENATIONS", "RULES", "joined"]
 

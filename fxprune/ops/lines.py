@@ -9,11 +9,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from fxprune import labels
-from fxprune.labels import varying
+from fxprune.labels import IntArray, varying
 from fxprune.ops.base import Call, Context, OpRule, Output, Value
 from fxprune.ops.contract import count_points
 from fxprune.ops.flops import fourier_macs
-from fxprune.plans import IntArray
 
 __all__ = ["RULES", "without"]
 

@@ -9,9 +9,8 @@ from collections.abc import Callable
 
 import numpy as np
 
-from fxprune.labels import varying
+from fxprune.labels import BoolArray, IntArray, varying
 from fxprune.ops.base import Call, Context, Move, OpRule, Output, Rewrite, Value
-from fxprune.plans import BoolArray, IntArray
 
 __all__ = [
     "LONGEST",

@@ -6,10 +6,9 @@ from dataclasses import replace
 
 import numpy as np
 
-from fxprune.labels import take
+from fxprune.labels import IntArray, take
 from fxprune.ops.base import Call, Context, Move, OpRule, Output, Rewrite, Value
 from fxprune.ops.moving import Resize, Shape, dim_of, first_tensor, live_within, looked_up, moved_by, row
-from fxprune.plans import IntArray
 
 __all__ = ["RULES", "indexed_dims", "resize_slice", "sliced"]
 

@@ -13,11 +13,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from fxprune.errors import PlanError
-from fxprune.labels import varying
+from fxprune.labels import IntArray, varying
 from fxprune.ops.base import Call, Context, OpRule, Output, Rewrite, Value
 from fxprune.ops.contract import Term, contract
 from fxprune.ops.joining import joined
-from fxprune.plans import IntArray
 
 __all__ = ["RULES"]
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 
 from fxprune import labels
-from fxprune.labels import varying
+from fxprune.labels import IntArray, varying
 from fxprune.ops.base import Call, Context, Move, OpRule, Output, Rewrite, Value, solid
 from fxprune.ops.moving import (
     Resize,
@@ -21,7 +21,6 @@ from fxprune.ops.moving import (
     repeated,
     row,
 )
-from fxprune.plans import IntArray
 
 __all__ = ["RULES"]
 

@@ -7,10 +7,9 @@ from dataclasses import replace
 import numpy as np
 
 from fxprune import labels
-from fxprune.labels import varying
+from fxprune.labels import IntArray, varying
 from fxprune.ops.base import Call, Context, Move, OpRule, Output, Rewrite, Value
 from fxprune.ops.moving import Resize, Shape, dim_of, first_tensor, moved_by, repeated, row
-from fxprune.plans import IntArray
 
 __all__ = ["RULES"]
 

@@ -16,8 +16,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from fxprune.labels import components
-from fxprune.plans import BoolArray, FloatArray, IntArray
+from fxprune.labels import BoolArray, FloatArray, IntArray, components
 
 __all__ = ["Chains", "Lane", "Streams", "good_widths", "make_chains"]
 

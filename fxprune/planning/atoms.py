@@ -13,9 +13,9 @@ from typing import Literal
 
 import numpy as np
 
-from fxprune.labels import components
+from fxprune.coupling.groups import Block, Coupling
+from fxprune.labels import BoolArray, FloatArray, IntArray, components
 from fxprune.planning.layout import Cluster, ItemBlock, Served, serve_inside, serve_whole
-from fxprune.plans import Block, BoolArray, Coupling, FloatArray, IntArray
 
 __all__ = ["Atoms", "Mode", "make_atoms"]
 

@@ -13,14 +13,15 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from fxprune.coupling.groups import Coupling
 from fxprune.errors import PlanError
 from fxprune.graph.trace import Trace
-from fxprune.labels import varying
+from fxprune.labels import BoolArray, FloatArray, IntArray, varying
 from fxprune.planning.atoms import Mode
 from fxprune.planning.explicit import plan_units
 from fxprune.planning.rehearsal import rehearse
 from fxprune.planning.solve import EXCESS, Solution
-from fxprune.plans import BoolArray, Budget, Coupling, FloatArray, IntArray, Plan
+from fxprune.plans import Budget, Plan
 from fxprune.resizing.resolve import CrossedError, EmptiedError
 
 __all__ = ["Attempts", "Lessons", "Made", "Way", "ways_to"]

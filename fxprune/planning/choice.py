@@ -7,9 +7,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from fxprune.coupling.groups import Coupling
 from fxprune.errors import PlanError
+from fxprune.labels import BoolArray, FloatArray
 from fxprune.planning.patterns import matching
-from fxprune.plans import BoolArray, Coupling, FloatArray
 
 __all__ = ["Frozen", "freeze", "ratios_of"]
 

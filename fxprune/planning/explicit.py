@@ -8,9 +8,11 @@ import numpy as np
 
 from fxprune.coupling.blocks import breach, close
 from fxprune.coupling.couple import coupling
+from fxprune.coupling.groups import Coupling, Group
 from fxprune.errors import PlanError
 from fxprune.graph.trace import Trace
-from fxprune.plans import Axis, BoolArray, Coupling, Group, Plan
+from fxprune.labels import BoolArray
+from fxprune.plans import Axis, Plan
 from fxprune.resizing.resolve import resolve
 from fxprune.support.source_lines import source_of
 

@@ -12,9 +12,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from fxprune.labels import components
+from fxprune.labels import BoolArray, FloatArray, IntArray, components
 from fxprune.planning.repair import repair_bundles
-from fxprune.plans import BoolArray, FloatArray, IntArray
 
 __all__ = ["Cluster", "ItemBlock", "Served", "serve_inside", "serve_whole"]
 

@@ -6,10 +6,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from fxprune.coupling.groups import Coupling
 from fxprune.errors import PlanError
 from fxprune.planning.choice import Frozen
 from fxprune.planning.solve import EXCESS, MISS, Solution
-from fxprune.plans import Budget, Coupling
+from fxprune.plans import Budget
 
 __all__ = ["gap_notes", "nothing_to_prune"]
 

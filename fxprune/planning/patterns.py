@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
 
+from fxprune.coupling.groups import Group
 from fxprune.errors import PlanError
-from fxprune.plans import Group
 
 __all__ = ["matching"]
 

@@ -16,10 +16,12 @@ import torch
 from torch import nn
 
 from fxprune.coupling.couple import coupling, flow
+from fxprune.coupling.groups import Coupling
 from fxprune.criteria.base import Criterion
 from fxprune.criteria.score import score
 from fxprune.errors import PlanError
 from fxprune.graph.trace import Trace
+from fxprune.labels import BoolArray, IntArray
 from fxprune.ops.contract import CONVOLUTIONS
 from fxprune.planning import targets
 from fxprune.planning.atoms import Mode
@@ -29,7 +31,7 @@ from fxprune.planning.explicit import plan_units
 from fxprune.planning.notes import gap_notes, nothing_to_prune
 from fxprune.planning.problem import Scope, Width
 from fxprune.planning.solve import Options, Solution, solve
-from fxprune.plans import Axis, BoolArray, Budget, Coupling, IntArray, Plan
+from fxprune.plans import Axis, Budget, Plan
 from fxprune.structures.cut import cut
 from fxprune.structures.find import choose_structures
 

@@ -10,10 +10,11 @@ import numpy as np
 from scipy.sparse import csr_array
 
 from fxprune.coupling.cost import Terms
+from fxprune.coupling.groups import Coupling
+from fxprune.labels import BoolArray, FloatArray, IntArray
 from fxprune.planning.alignment import Chains, Lane, Streams
 from fxprune.planning.atoms import Atoms
 from fxprune.planning.search import Meter
-from fxprune.plans import BoolArray, Coupling, FloatArray, IntArray
 
 __all__ = ["Problem", "Scope", "Width"]
 

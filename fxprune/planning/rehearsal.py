@@ -17,10 +17,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from fxprune.coupling.couple import flow
 from fxprune.graph.trace import Trace
-from fxprune.labels import varying
+from fxprune.labels import IntArray, varying
 from fxprune.models.conditions import private
 from fxprune.ops.base import Value
-from fxprune.plans import IntArray, Plan
+from fxprune.plans import Plan
 from fxprune.resizing.resolve import CrossedError, Resolution, keep_mask, resolve
 from fxprune.slimming.graph_copy import Parts
 from fxprune.slimming.module_copy import module_copy

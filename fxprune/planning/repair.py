@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 
-from fxprune.plans import BoolArray, FloatArray, IntArray
+from fxprune.labels import BoolArray, FloatArray, IntArray
 
 __all__ = ["repair_bundles"]
 

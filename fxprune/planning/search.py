@@ -14,8 +14,8 @@ from functools import cached_property
 import numpy as np
 
 from fxprune.coupling.cost import Terms
+from fxprune.labels import BoolArray, FloatArray, IntArray
 from fxprune.planning.alignment import Chains
-from fxprune.plans import BoolArray, FloatArray, IntArray
 
 __all__ = ["Meter", "cut_chains"]
 

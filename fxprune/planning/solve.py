@@ -8,11 +8,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from fxprune.coupling.blocks import close
+from fxprune.coupling.groups import Coupling
+from fxprune.labels import BoolArray, FloatArray, IntArray
 from fxprune.planning.alignment import make_chains
 from fxprune.planning.atoms import Mode, make_atoms
 from fxprune.planning.problem import Problem, Scope, Width
 from fxprune.planning.search import Meter, cut_chains
-from fxprune.plans import BoolArray, Budget, Coupling, FloatArray, IntArray
+from fxprune.plans import Budget
 
 __all__ = ["EXCESS", "MISS", "Options", "Solution", "solve"]
 

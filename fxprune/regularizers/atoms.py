@@ -13,9 +13,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from fxprune.labels import components
+from fxprune.coupling.groups import Block, Group
+from fxprune.labels import BoolArray, IntArray, components
 from fxprune.planning.layout import Cluster, ItemBlock, serve_inside, serve_whole
-from fxprune.plans import Block, BoolArray, Group, IntArray
 
 __all__ = ["Atoms", "partition"]
 

@@ -15,8 +15,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from fxprune.coupling.groups import Group
 from fxprune.errors import PlanError
-from fxprune.plans import Budget, FloatArray, Group, IntArray, Plan
+from fxprune.labels import FloatArray, IntArray
+from fxprune.plans import Budget, Plan
 from fxprune.regularizers.clock import Clock
 from fxprune.regularizers.decisions import Learned, cut_by, plan_for
 from fxprune.regularizers.layout import Layout, Members, row_layout

@@ -8,7 +8,9 @@ from math import prod
 
 import numpy as np
 
-from fxprune.plans import BoolArray, Crop, Group, IntArray
+from fxprune.coupling.groups import Group
+from fxprune.labels import BoolArray, IntArray
+from fxprune.plans import Crop
 from fxprune.regularizers.layout import Layout, Slot
 
 __all__ = ["Masked", "channel_dead", "crops_of", "masked_of", "units_without_columns"]

@@ -9,8 +9,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fxprune.coupling.groups import Group
 from fxprune.errors import PlanError
-from fxprune.plans import Budget, Group, IntArray, Plan
+from fxprune.labels import IntArray
+from fxprune.plans import Budget, Plan
 from fxprune.regularizers.base import Regularizer, Report, State
 from fxprune.regularizers.decisions import plan_for
 

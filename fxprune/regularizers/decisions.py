@@ -8,11 +8,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from fxprune.coupling.couple import coupling
+from fxprune.coupling.groups import Group
 from fxprune.criteria.base import Need, Normalise, View
 from fxprune.errors import PlanError
 from fxprune.graph.trace import Trace
+from fxprune.labels import FloatArray, IntArray
 from fxprune.planning.plan import plan, plan_units
-from fxprune.plans import Budget, FloatArray, Group, IntArray, Plan
+from fxprune.plans import Budget, Plan
 
 __all__ = ["Learned", "cut_by", "plan_for", "trace_of"]
 

@@ -8,8 +8,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from fxprune.coupling.groups import Group
 from fxprune.errors import PlanError
-from fxprune.plans import Group
 from fxprune.regularizers.group_lasso import GroupLasso
 from fxprune.regularizers.layout import Members
 from fxprune.regularizers.options import LearningRate, PerGroup, Scale, choose

@@ -12,10 +12,12 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
+from fxprune.coupling.groups import Group
 from fxprune.errors import PlanError
 from fxprune.graph.trace import ExampleInputs, call_arguments, evaluating
+from fxprune.labels import IntArray
 from fxprune.planning.plan import plan
-from fxprune.plans import Budget, Group, IntArray, Plan
+from fxprune.plans import Budget, Plan
 from fxprune.regularizers.averaging import Averaging
 from fxprune.regularizers.base import Regularizer, Report, State
 from fxprune.regularizers.clock import Clock

@@ -11,8 +11,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from fxprune.coupling.groups import Group
 from fxprune.errors import PlanError
-from fxprune.plans import BoolArray, Budget, Crop, FloatArray, Group, IntArray, Plan
+from fxprune.labels import BoolArray, FloatArray, IntArray
+from fxprune.plans import Budget, Crop, Plan
 from fxprune.regularizers.base import GroupRegularizer, State
 from fxprune.regularizers.columns import (
     Masked,

@@ -15,8 +15,10 @@ import numpy as np
 from torch import nn
 
 from fxprune.coupling.couple import coupling
+from fxprune.coupling.groups import Group
 from fxprune.errors import PlanError
-from fxprune.plans import Axis, Group, IntArray
+from fxprune.labels import IntArray
+from fxprune.plans import Axis
 from fxprune.regularizers.atoms import Atoms, partition
 
 __all__ = ["Layout", "Members", "Slot", "column_layout", "find_parameters", "row_layout"]

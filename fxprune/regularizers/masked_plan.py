@@ -9,8 +9,9 @@ from torch import Tensor, fx, nn
 from fxprune.coupling.couple import coupling
 from fxprune.errors import PlanError
 from fxprune.graph.trace import Trace
+from fxprune.labels import BoolArray, FloatArray, IntArray
 from fxprune.planning.plan import plan_structures
-from fxprune.plans import BoolArray, Budget, FloatArray, IntArray, Plan
+from fxprune.plans import Budget, Plan
 from fxprune.regularizers.decisions import Learned
 from fxprune.regularizers.masks import Masks
 from fxprune.structures.cut import cut

@@ -16,10 +16,12 @@ import numpy as np
 from torch import fx
 
 from fxprune.coupling.couple import Flow, coupling, flow
+from fxprune.coupling.groups import Coupling, Group
 from fxprune.errors import PlanError
 from fxprune.graph.dataflow import DataFlow
 from fxprune.graph.trace import Trace
-from fxprune.plans import Axis, BoolArray, Coupling, Group, IntArray
+from fxprune.labels import BoolArray, IntArray
+from fxprune.plans import Axis
 from fxprune.regularizers.atoms import partition
 from fxprune.regularizers.folding import fold_into
 from fxprune.structures.find import Structure, find_structures

@@ -8,8 +8,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from fxprune.coupling.groups import Group
 from fxprune.errors import PlanError
-from fxprune.plans import Group
 from fxprune.regularizers.base import GroupRegularizer, State
 from fxprune.regularizers.layout import find_parameters
 from fxprune.regularizers.local import held

@@ -9,9 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from fxprune.coupling.couple import coupling
+from fxprune.coupling.groups import Group
 from fxprune.errors import PlanError
+from fxprune.labels import IntArray
 from fxprune.planning.plan import plan
-from fxprune.plans import Budget, Group, IntArray, Plan
+from fxprune.plans import Budget, Plan
 from fxprune.regularizers.base import Regularizer, Report, State
 from fxprune.regularizers.decisions import cut_by, trace_of
 from fxprune.regularizers.layout import find_parameters

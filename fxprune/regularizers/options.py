@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from fxprune.errors import PlanError
-from fxprune.plans import FloatArray
+from fxprune.labels import FloatArray
 from fxprune.regularizers.layout import Layout
 from fxprune.regularizers.view import GroupView
 

@@ -12,8 +12,9 @@ import torch
 from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 from torch import nn
 
+from fxprune.coupling.groups import Group
 from fxprune.errors import FxpruneError
-from fxprune.plans import Budget, Group
+from fxprune.plans import Budget
 from fxprune.regularizers import GAL, REGULARIZERS, Compose, Regularizer
 from fxprune.regularizers.oneshot import OneShot
 

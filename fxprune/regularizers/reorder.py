@@ -8,9 +8,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
+from fxprune.coupling.groups import Group
 from fxprune.errors import PlanError
 from fxprune.graph.trace import Trace, evaluating
-from fxprune.plans import Group, IntArray
+from fxprune.labels import IntArray
 from fxprune.regularizers.layout import find_parameters, row_layout
 from fxprune.regularizers.local import held, part
 from fxprune.regularizers.view import GroupView

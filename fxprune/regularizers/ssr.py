@@ -7,8 +7,8 @@ from typing import Literal
 
 from torch import Tensor, nn
 
+from fxprune.coupling.groups import Group
 from fxprune.errors import PlanError
-from fxprune.plans import Group
 from fxprune.regularizers.aulm import Aulm, Prox
 from fxprune.regularizers.base import GroupRegularizer, State
 from fxprune.regularizers.group_lasso import lasso_energy

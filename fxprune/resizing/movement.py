@@ -14,9 +14,8 @@ import numpy as np
 
 from fxprune import labels
 from fxprune.coupling.couple import Flow
-from fxprune.labels import varying
+from fxprune.labels import BoolArray, IntArray, varying
 from fxprune.ops.base import Call, Move, Value
-from fxprune.plans import BoolArray, IntArray
 
 __all__ = ["Gather", "Movement", "alive_positions"]
 

@@ -20,11 +20,11 @@ from fxprune.coupling.blocks import close, scarce
 from fxprune.coupling.couple import Flow, coupling, flow
 from fxprune.errors import PlanError, TraceError
 from fxprune.graph.trace import Trace
-from fxprune.labels import varying
+from fxprune.labels import BoolArray, IntArray, varying
 from fxprune.ops import rule_for
 from fxprune.ops.base import Call, OpRule, Rewrite, Scaled, Value
 from fxprune.ops.moving import UnevenError, live_positions
-from fxprune.plans import Axis, BoolArray, Cost, IntArray, Plan
+from fxprune.plans import Axis, Cost, Plan
 from fxprune.resizing.movement import Gather, Movement, alive_positions
 from fxprune.support.source_lines import source_of
 

@@ -17,14 +17,14 @@ from torch import fx
 
 from fxprune.coupling.blocks import breach, close
 from fxprune.coupling.couple import Flow, coupling, flow
+from fxprune.coupling.groups import Coupling
 from fxprune.errors import PlanError
 from fxprune.graph.dataflow import DataFlow, written
 from fxprune.graph.trace import Trace
-from fxprune.labels import varying
+from fxprune.labels import BoolArray, IntArray, varying
 from fxprune.ops import qualified_name
 from fxprune.ops.base import Value
 from fxprune.ops.joining import CONCATENATIONS
-from fxprune.plans import BoolArray, Coupling, IntArray
 from fxprune.structures.naming import named
 
 __all__ = ["Structure", "choose_structures", "find_structures"]

@@ -18,13 +18,14 @@ from torch.utils import _pytree as pytree
 
 from fxprune.bench.benchmark import benchmark
 from fxprune.coupling.couple import couple
+from fxprune.coupling.groups import Group
 from fxprune.errors import FxpruneError
 from fxprune.graph.trace import Trace, trace
 from fxprune.models.inputs import Inputs
 from fxprune.onnx.export import export_onnx
 from fxprune.onnx.session import machine
 from fxprune.pipeline import percent
-from fxprune.plans import Group, Plan
+from fxprune.plans import Plan
 from fxprune.proof.verify import verify
 from fxprune.regularizers import GroupRegularizer, Regularizer
 from fxprune.regularizers.decisions import trace_of

@@ -12,9 +12,9 @@ from torch import nn
 
 import fxprune
 from fxprune.errors import UnsupportedOp
+from fxprune.labels import IntArray
 from fxprune.ops import rule_for
 from fxprune.ops.base import Call, Context, Output, Value
-from fxprune.plans import IntArray
 
 Couple = Callable[[Context, Call], Output]
 

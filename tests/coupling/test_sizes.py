@@ -11,8 +11,8 @@ from torch.nn import functional as F
 
 import fxprune
 from fxprune.coupling.couple import coupling
+from fxprune.coupling.groups import Group
 from fxprune.coupling.sizes import one_of_each
-from fxprune.plans import Group
 
 Tail = Callable[["Net", torch.Tensor], object]
 

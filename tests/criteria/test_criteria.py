@@ -13,12 +13,13 @@ from torch import nn
 
 import fxprune
 from fxprune.coupling.couple import coupling
+from fxprune.coupling.groups import Group
 from fxprune.criteria import CRITERIA, L1, L2, Activation, BnScale, Fpgm, Hessian, Random, Taylor
 from fxprune.criteria.base import Criterion, slice_sums
 from fxprune.criteria.score import score
 from fxprune.errors import PlanError
 from fxprune.graph.trace import Trace
-from fxprune.plans import FloatArray, Group
+from fxprune.labels import FloatArray
 
 TOLERANCE = 1e-5
 """Relative; weights are float32 and summed in another order."""

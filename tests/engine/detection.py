@@ -27,11 +27,13 @@ from engine.samples import SAMPLES, SQUARE
 from torch.utils._pytree import tree_map_only
 
 from fxprune.coupling.couple import coupling, flow
+from fxprune.coupling.groups import Block, Coupling
 from fxprune.errors import PlanError
 from fxprune.graph.trace import Trace
+from fxprune.labels import BoolArray
 from fxprune.ops import qualified_name
 from fxprune.planning.plan import plan, plan_units
-from fxprune.plans import Block, BoolArray, Budget, Coupling, Plan
+from fxprune.plans import Budget, Plan
 from fxprune.proof.verify import BOTH, OracleName, verify
 from fxprune.resizing.resolve import EmptiedError
 from fxprune.slimming.slim import Kind, slim

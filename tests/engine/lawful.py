@@ -15,10 +15,10 @@ from fxprune.coupling.couple import coupling, flow
 from fxprune.coupling.walk import Walk
 from fxprune.errors import PlanError
 from fxprune.graph.trace import Trace
-from fxprune.labels import nested_shape, varying
+from fxprune.labels import BoolArray, nested_shape, varying
 from fxprune.ops.base import Value
 from fxprune.planning.plan import plan_units
-from fxprune.plans import BoolArray, Plan
+from fxprune.plans import Plan
 from fxprune.proof.oracle import Oracle
 from fxprune.resizing.resolve import keep_mask, resolve
 from fxprune.slimming.slim import slim

@@ -22,9 +22,8 @@ from engine.samples import SAMPLES, Sample
 from fxprune import ops
 from fxprune.coupling.couple import coupling
 from fxprune.coupling.walk import Walk
-from fxprune.labels import varying
+from fxprune.labels import IntArray, varying
 from fxprune.ops.base import Call, Context, OpRule, Output, Rewrite, Value
-from fxprune.plans import IntArray
 
 Shape = tuple[int, ...]
 Couple = Callable[[Context, Call], Output]

@@ -26,10 +26,9 @@ from engine.mutation import (
 
 from fxprune import labels
 from fxprune.coupling.walk import Walk
-from fxprune.labels import varying
+from fxprune.labels import IntArray, varying
 from fxprune.ops import contract
 from fxprune.ops.base import Call, Context, Output, Rewrite, Value
-from fxprune.plans import IntArray
 
 Change = Callable[[Call], Call]
 

@@ -10,11 +10,11 @@ from engine.mutation import Mutant, at, code, muted, overridden, rule
 from torch import fx
 
 from fxprune import labels
+from fxprune.coupling.groups import Block
 from fxprune.coupling.walk import Walk
-from fxprune.labels import varying
+from fxprune.labels import IntArray, varying
 from fxprune.ops.base import Context, Output, Rewrite, Scaled, Value
 from fxprune.ops.scaling import FIRST, Scaling
-from fxprune.plans import Block, IntArray
 from fxprune.resizing.resolve import Gather, Resolution
 
 Method = Callable[..., object]

@@ -10,11 +10,13 @@ from couplings import Maker, chain, couplings
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fxprune.coupling.groups import Coupling
+from fxprune.labels import BoolArray
 from fxprune.planning.alignment import Lane, Streams, good_widths, make_chains
 from fxprune.planning.atoms import make_atoms
 from fxprune.planning.problem import Problem, Width
 from fxprune.planning.solve import Options, Solution, solve
-from fxprune.plans import BoolArray, Budget, Coupling
+from fxprune.plans import Budget
 
 
 def good(size: int, step: int) -> list[int]:

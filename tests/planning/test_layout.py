@@ -7,8 +7,9 @@ import pytest
 from couplings import Maker, attention, grouped, square
 
 from fxprune.coupling.blocks import breach, close
+from fxprune.coupling.groups import Block, Coupling
+from fxprune.labels import IntArray
 from fxprune.planning.atoms import Atoms, Mode, make_atoms
-from fxprune.plans import Block, Coupling, IntArray
 
 
 def atoms_of(coupling: Coupling, mode: Mode = "auto", score: np.ndarray | None = None) -> Atoms:

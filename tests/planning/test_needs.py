@@ -12,10 +12,10 @@ from torch import nn
 import fxprune
 from fxprune.coupling.blocks import scarce
 from fxprune.coupling.couple import coupling
+from fxprune.coupling.groups import AtLeast
 from fxprune.errors import PlanError
 from fxprune.planning.plan import plan_removal, plan_units
 from fxprune.planning.problem import Scope
-from fxprune.plans import AtLeast
 
 
 def needy(rows: int, count: int) -> fxprune.Trace:

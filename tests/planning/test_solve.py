@@ -10,11 +10,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fxprune.coupling.blocks import breach
+from fxprune.coupling.groups import Coupling
+from fxprune.labels import BoolArray
 from fxprune.planning.alignment import good_widths
 from fxprune.planning.problem import Width
 from fxprune.planning.search import CLOSE_ENOUGH
 from fxprune.planning.solve import EXCESS, Options, Solution, solve
-from fxprune.plans import BoolArray, Budget, Coupling
+from fxprune.plans import Budget
 
 QUANTITIES = st.sampled_from(["macs", "params", "channels"])
 FRACTIONS = st.sampled_from([0.05, 0.3, 0.5, 0.75, 0.9, 1.0])

@@ -10,7 +10,7 @@ import torch.distributed as dist
 from regularizers.nets import linear_chain
 from torch import nn
 
-from fxprune.plans import Group
+from fxprune.coupling.groups import Group
 from fxprune.regularizers import DWGL, SSR, GReg, IncReg, Regularizer
 
 METHODS = {

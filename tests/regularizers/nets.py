@@ -10,7 +10,8 @@ import torch
 from torch import nn
 
 import fxprune
-from fxprune.plans import Axis, Block, Group, Pin
+from fxprune.coupling.groups import Block, Group, Pin
+from fxprune.plans import Axis
 
 
 def ids(*numbers: int) -> np.ndarray:

@@ -12,8 +12,9 @@ from regularizers.nets import NETS, linear_chain, traced
 from torch import nn
 
 import fxprune
+from fxprune.coupling.groups import Group
 from fxprune.errors import PlanError
-from fxprune.plans import Budget, Group
+from fxprune.plans import Budget
 from fxprune.regularizers import (
     DWGL,
     REGULARIZERS,

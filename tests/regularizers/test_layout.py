@@ -7,8 +7,8 @@ from regularizers.nets import Attention, Residual, group, ids, linear_chain
 from torch import nn
 
 import fxprune
+from fxprune.coupling.groups import Block
 from fxprune.errors import PlanError
-from fxprune.plans import Block
 from fxprune.regularizers.layout import column_layout, row_layout
 from fxprune.regularizers.view import GroupView, energy, rank_within
 

@@ -6,8 +6,8 @@ import torch
 from regularizers.nets import group, linear_chain
 from torch import nn
 
+from fxprune.coupling.groups import Group
 from fxprune.errors import PlanError
-from fxprune.plans import Group
 from fxprune.regularizers import SSR, GroupLasso, Regularizer
 
 # AULM is stopped by a number of steps; with these the distance to the optimum is about 1e-9.

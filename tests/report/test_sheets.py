@@ -9,11 +9,12 @@ from PIL import Image
 from rich.console import Console
 
 from fxprune.bench.table import BenchRow, BenchTable
+from fxprune.coupling.groups import Pin
 from fxprune.errors import FxpruneError
 from fxprune.inspection.explain import GroupRow, WidthRow
 from fxprune.onnx.export import ExportReport
 from fxprune.onnx.session import Port, machine
-from fxprune.plans import Cost, Pin, Plan
+from fxprune.plans import Cost, Plan
 from fxprune.report.plots import plot_latency, plot_widths
 from fxprune.report.sheets import (
     Sheet,
