@@ -27,7 +27,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("coupling",),
     ("criteria", "resizing", "structures", "bench"),
     ("inspection", "slimming"),
-    ("planning", "proof"),
+    ("planning", "proof", "crop", "shims"),
     ("pipeline", "regularizers"),
     ("__init__",),
     ("training",),

@@ -7,7 +7,9 @@ exist by name.  Everything after the positional ones is keyword-only.
 from __future__ import annotations
 
 import dataclasses
+import importlib
 import inspect
+import pickle
 import pkgutil
 import re
 from collections.abc import Callable
@@ -148,3 +150,15 @@ def test_names_are_listed_and_others_are_errors() -> None:
     assert set(fxprune.__all__) <= set(dir(fxprune))
     with pytest.raises(AttributeError, match="module 'fxprune' has no attribute 'prune'"):
         fxprune.prune  # noqa: B018
+
+
+@pytest.mark.parametrize(
+    ("former", "name", "home"),
+    [
+        ("fxprune.crop", "Conv2dBorder", "fxprune.slimming.crop"),
+        ("fxprune.shims", "BatchNorm", "fxprune.graph.shims"),
+    ],
+)
+def test_models_pickled_by_earlier_versions_find_their_parts(former: str, name: str, home: str) -> None:
+    found = pickle.loads(f"c{former}\n{name}\n.".encode())
+    assert found is getattr(importlib.import_module(home), name)

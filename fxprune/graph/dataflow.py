@@ -105,10 +105,6 @@ class DataFlow:
         """Data nodes that read a tensor, directly or through computations on parameters."""
         return frozenset(self._readers.get(name, ()))
 
-    def is_weighted(self, node: fx.Node) -> bool:
-        """The node multiplies data by a matrix of parameters."""
-        return node in self._weighted
-
     def tensors(self, private: Set[fx.Node]) -> frozenset[str]:
         """Parameters, buffers and constants that only these nodes read."""
         return frozenset(name for name, readers in self._readers.items() if readers <= private)

@@ -30,14 +30,10 @@ class Target:
     Attributes:
         name: Under which `get` knows it.
         channel_step: Channels; widths of convolutions (per group) are best multiples of it.
-        linear_step: Features; the same of linear layers.
-        description: One line.
     """
 
     name: str
     channel_step: int
-    linear_step: int
-    description: str
 
 
 def get(name: str = DEFAULT_TARGET) -> Target:
@@ -67,13 +63,11 @@ def names() -> tuple[str, ...]:
 
 def _this_machine() -> Target:
     wide = torch.backends.cpu.get_cpu_capability().startswith("AVX512")
-    step = (_AVX512 if wide else _AVX2).channel_step
-    kind = "AVX-512" if wide else "no AVX-512"
-    return Target(DEFAULT_TARGET, step, 1, f"onnxruntime on this machine's CPU ({kind})")
+    return Target(DEFAULT_TARGET, (_AVX512 if wide else _AVX2).channel_step)
 
 
-_AVX512 = Target("onnxruntime-cpu-avx512", 16, 1, "onnxruntime on a CPU with AVX-512")
-_AVX2 = Target("onnxruntime-cpu-avx2", 8, 1, "onnxruntime on a CPU without AVX-512")
-_ANY = Target("any", 1, 1, "no preferred widths: count channels only")
+_AVX512 = Target("onnxruntime-cpu-avx512", 16)
+_AVX2 = Target("onnxruntime-cpu-avx2", 8)
+_ANY = Target("any", 1)
 
 _FIXED: Mapping[str, Target] = {target.name: target for target in (_AVX512, _AVX2, _ANY)}

@@ -268,10 +268,6 @@ class GroupRegularizer(Regularizer):
         """Whether the decisions are taken for good."""
         return self._finished is not None
 
-    def mask_(self) -> None:
-        """Zero in the model what would go now, in place, without ending the sparse phase."""
-        self._zero(~self.alive())
-
     def removed_units(self) -> IntArray:
         """Ids (in the coupling) of the units that would go now, ascending."""
         alive = self.alive().cpu().numpy()

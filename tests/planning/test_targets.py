@@ -13,8 +13,7 @@ from fxprune.planning import targets
 def test_this_machine(capability: str, step: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
     target = targets.get()
-    assert (target.name, target.channel_step, target.linear_step) == ("onnxruntime-cpu", step, 1)
-    assert ("no AVX-512" in target.description) == (step == 8)
+    assert (target.name, target.channel_step) == ("onnxruntime-cpu", step)
 
 
 def test_another_machine() -> None:
@@ -26,10 +25,7 @@ def test_another_machine() -> None:
 def test_every_name_is_known_by_its_name() -> None:
     assert targets.DEFAULT_TARGET in targets.names()
     for name in targets.names():
-        target = targets.get(name)
-        assert target.name == name
-        assert target.channel_step % target.linear_step == 0
-        assert target.description
+        assert targets.get(name).name == name
 
 
 def test_unknown_name_lists_the_known() -> None:

@@ -1,4 +1,4 @@
-"""Writes what the README shows of the command line: ``python tools/readme.py`` (``--check`` only compares).
+"""Writes what the pages for people show of the command line: ``python tools/pages.py`` (``--check`` only compares).
 
 A line ``<!-- begin: fxprune plan --help -->`` and the next ``<!-- end -->`` hold what that command prints.  The
 commands run inside this interpreter's environment, 100 columns wide and without colours.
@@ -17,7 +17,7 @@ from pathlib import Path
 __all__ = ["render"]
 
 ROOT = Path(__file__).resolve().parent.parent
-README = ROOT / "README.md"
+PAGES = (ROOT / "README.md", *sorted((ROOT / "tools" / "docs").glob("*.md")))
 
 SECTION = re.compile(r"(?m)^(<!-- begin: (fxprune[^\n]*?) -->\n).*?^(<!-- end -->)$", re.DOTALL)
 
@@ -29,10 +29,10 @@ COLOURS = ("FORCE_COLOR", "PY_COLORS", "CLICOLOR_FORCE", "GITHUB_ACTIONS", "TTY_
 
 
 def render(text: str) -> str:
-    """The README with every generated section made anew.
+    """A page with every generated section made anew.
 
     Args:
-        text: The README as it is.
+        text: The page as it is.
 
     Returns:
         The same text where it was up to date.
@@ -53,17 +53,19 @@ def _printed(command: str) -> str:
 
 
 def main() -> int:
-    """Write the README, or say whether it is up to date."""
-    parser = argparse.ArgumentParser(description="Writes what the README shows of the command line.")
-    parser.add_argument("--check", action="store_true", help="only compare; exit code 1 where it differs")
-    check = parser.parse_args().check
-    old = README.read_text(encoding="utf-8")
-    new = render(old)
-    if check:
-        print("README.md is up to date" if old == new else "README.md is stale: run python tools/readme.py")
-        return int(old != new)
-    README.write_text(new, encoding="utf-8")
-    return 0
+    """Write the pages, or say which are stale."""
+    parser = argparse.ArgumentParser(description="Writes what the pages show of the command line.")
+    parser.add_argument("--check", action="store_true", help="only compare; exit code 1 where one differs")
+    check, stale = parser.parse_args().check, 0
+    for page in PAGES:
+        old = page.read_text(encoding="utf-8")
+        new = render(old)
+        if old != new and check:
+            print(f"{page.relative_to(ROOT)} is stale: run python tools/pages.py")
+            stale += 1
+        elif old != new:
+            page.write_text(new, encoding="utf-8")
+    return int(stale > 0)
 
 
 if __name__ == "__main__":
