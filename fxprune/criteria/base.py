@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -115,6 +115,7 @@ class View:
         return self.gather(values)
 
 
+@runtime_checkable
 class Criterion(Protocol):
     """An importance criterion: a number for each unit, low for what may go.
 

@@ -21,10 +21,11 @@ from fxprune.coupling.couple import coupling
 from fxprune.coupling.groups import Coupling
 from fxprune.criteria import CRITERIA
 from fxprune.criteria.base import Criterion, Evidence, View, slice_sums
-from fxprune.errors import PlanError
+from fxprune.errors import FxpruneError, PlanError
 from fxprune.graph.trace import Trace
 from fxprune.labels import FloatArray
 from fxprune.models.copies import unchanged_buffers
+from fxprune.models.loading import named_object
 from fxprune.ops import batch_norm_weights
 from fxprune.plans import Axis
 from fxprune.support.process import no_fast_path, untouched_random_state
@@ -124,7 +125,7 @@ _ADVICE = {
 
 
 def criterion_named(name: str) -> Criterion:
-    """The criterion of that name, with default options.
+    """The criterion of that name with default options, or one's own by ``my_module:MyCriterion``.
 
     Raises:
         PlanError: There is none.
@@ -132,8 +133,32 @@ def criterion_named(name: str) -> Criterion:
     for criterion in CRITERIA:
         if criterion.name == name:
             return criterion
+    if ":" in name:
+        return _own(name)
     known = ", ".join(c.name for c in CRITERIA)
-    raise PlanError(f"there is no criterion {name!r}", advice=f"use one of: {known}")
+    raise PlanError(
+        f"there is no criterion {name!r}",
+        advice=f"use one of: {known}; or name your own as my_module:MyCriterion",
+    )
+
+
+def _own(name: str) -> Criterion:
+    """A criterion of the user's: an instance, or a class that needs no arguments."""
+    try:
+        found = named_object(name)
+        made = found() if isinstance(found, type) else found
+    except FxpruneError as error:
+        raise PlanError(error.what, source=error.source, advice=error.advice) from error
+    except TypeError as error:
+        raise PlanError(
+            f"{name} cannot be made: {error}", advice="name a class that needs no arguments"
+        ) from error
+    if not isinstance(made, Criterion):
+        raise PlanError(
+            f"{name} is no criterion",
+            advice="give it name, needs, normalise and score, as fxprune.criteria.base says",
+        )
+    return made
 
 
 def _by_group_mean(found: Coupling, units: FloatArray) -> FloatArray:

@@ -93,7 +93,7 @@ def load_model(spec: str, *, allow_pickle: bool = False) -> Loaded:
     # Commands that follow one another must see one model, even where its weights are random.
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(_SEED)
-        loaded = loader(name, spec) if loader else _from_factory(source, name, spec)
+        loaded = loader(name, spec) if loader else _from_factory(spec)
     loaded.model.eval()
     return loaded
 
@@ -170,7 +170,17 @@ _ZOOS: dict[str, Callable[[str, str], Loaded]] = {
 # --- factories -------------------------------------------------------------------------------
 
 
-def _from_factory(source: str, name: str, spec: str) -> Loaded:
+def named_object(spec: str) -> object:
+    """What ``package.module:name`` or ``file.py:name`` stands for; the module is imported.
+
+    Raises:
+        FxpruneError: It cannot be imported, or has nothing of that name.
+
+    Example:
+        >>> named_object("collections:OrderedDict")
+        <class 'collections.OrderedDict'>
+    """
+    source, _, name = spec.rpartition(":")
     module = _import_file(source) if source.endswith(".py") else _import_module(source)
     made: object = module
     for part in name.split("."):
@@ -178,6 +188,11 @@ def _from_factory(source: str, name: str, spec: str) -> Loaded:
             public = [key for key in vars(module) if not key.startswith("_")]
             raise FxpruneError(f"{source} has no '{name}'", advice=_near(name, public))
         made = getattr(made, part)
+    return made
+
+
+def _from_factory(spec: str) -> Loaded:
+    made = named_object(spec)
     if not isinstance(made, nn.Module):
         if not callable(made):
             raise FxpruneError(

@@ -8,6 +8,7 @@ from __future__ import annotations
 import torch
 from torch import fx
 
+from fxprune.errors import FxpruneError
 from fxprune.ops import (
     contract,
     factory,
@@ -29,9 +30,11 @@ __all__ = [
     "DROPOUTS",
     "FACTORIES",
     "RULES",
+    "OpRule",
     "batch_norm_weights",
     "overload",
     "qualified_name",
+    "register",
     "rule_for",
     "written_later",
 ]
@@ -59,6 +62,39 @@ FACTORIES = factory.RULES
 
 _BY_NAME = {name: rule for rule in RULES for name in rule.ops}
 _POINTWISE = OpRule((), pointwise.pointwise)
+
+
+def register(rule: OpRule) -> None:
+    """Tell fxprune about operators of your own, as ``torch.library`` makes them.
+
+    The rule holds for traces that are coupled from then on.  ``pointwise.pointwise`` is the rule of operators
+    that work on each entry by itself; for others take the rule of the family that works alike as a model.
+    ``verify`` proves what comes of it: the oracle of masks knows no rules, and says "not judged" of operators
+    that it has no law for.
+
+    Args:
+        rule: Names qualified operators, as ``("mylib::swish",)``.
+
+    Raises:
+        FxpruneError: One of them is named wrongly or has another rule.
+
+    Example:
+        >>> import torch
+        >>> from fxprune.ops import OpRule, pointwise, register
+        >>> @torch.library.custom_op("fxprune_docs::double", mutates_args=())
+        ... def double(x: torch.Tensor) -> torch.Tensor:
+        ...     return 2 * x
+        >>> register(OpRule(("fxprune_docs::double",), pointwise.pointwise))
+        >>> rule_for(torch.ops.fxprune_docs.double.default).couple is pointwise.pointwise
+        True
+    """
+    for name in rule.ops:
+        namespace, colons, op = name.partition("::")
+        if not (namespace and colons and op) or "." in op:
+            raise FxpruneError(f"'{name}' is no name of an operator", advice="write it as mylib::swish")
+        if name in _BY_NAME and _BY_NAME[name] is not rule:
+            raise FxpruneError(f"'{name}' has a rule already", advice="name an operator that has none")
+    _BY_NAME.update(dict.fromkeys(rule.ops, rule))
 
 
 def qualified_name(target: object) -> str:

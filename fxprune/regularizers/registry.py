@@ -14,6 +14,7 @@ from torch import nn
 
 from fxprune.coupling.groups import Group
 from fxprune.errors import FxpruneError
+from fxprune.models.loading import named_object
 from fxprune.plans import Budget
 from fxprune.regularizers import GAL, REGULARIZERS, Compose, Regularizer
 from fxprune.regularizers.oneshot import OneShot
@@ -52,7 +53,7 @@ def method_names() -> tuple[str, ...]:
 
 
 def method_class(name: str) -> type[Regularizer]:
-    """The class of a method, by its ``name`` or the class's own.
+    """The class of a method, by its ``name`` or the class's own, or of one's own by ``my_module:MyMethod``.
 
     Raises:
         WrongOption: There is none.
@@ -64,13 +65,30 @@ def method_class(name: str) -> type[Regularizer]:
     for cls in _METHODS:
         if name in (cls.name, cls.__name__):
             return cls
+    if ":" in name:
+        return _own(name)
     close = difflib.get_close_matches(name.lower(), method_names(), n=1)
     hint = f"did you mean '{close[0]}'? " if close else ""
     raise WrongOption(
         "",
         f"there is no method '{name}'",
-        advice=f"{hint}choose one of {', '.join(method_names())}, or none",
+        advice=f"{hint}choose one of {', '.join(method_names())}, none, or name a class of your own as my_module:MyMethod",
     )
+
+
+def _own(name: str) -> type[Regularizer]:
+    """A class of the user's."""
+    try:
+        found = named_object(name)
+    except FxpruneError as error:
+        raise WrongOption("", error.what, advice=error.advice) from error
+    if not (isinstance(found, type) and issubclass(found, Regularizer)):
+        raise WrongOption(
+            "",
+            f"{name} is no method",
+            advice="name a class that inherits from fxprune.regularizers.Regularizer",
+        )
+    return found
 
 
 def option_names(cls: type[Regularizer]) -> tuple[str, ...]:

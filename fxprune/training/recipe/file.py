@@ -132,10 +132,16 @@ def _with_paths(tree: Tree) -> Tree:
     source = str(walk(tree, ("data", "source")).plain())
     for key in _PATHS.get(source, (("weights",),)):
         tree = _changed(tree, key, _absolute)
-    return _changed(tree, ("model",), _absolute_model)
+    # Models, methods and criteria of one's own are named by file.py:name.
+    for key in (("model",), ("method",), ("method", "name"), ("plan", "criterion")):
+        tree = _changed(tree, key, _absolute_model)
+    return tree
 
 
 def _changed(tree: Tree, key: Key, change: Callable[[str, Path], str]) -> Tree:
+    """The text under a key changed, in every item of a list."""
+    if isinstance(tree.value, (list, tuple)):
+        return Tree([_changed(item, key, change) for item in tree.value], tree.where)
     if not key:
         return (
             Tree(change(tree.value, tree.where.folder), tree.where) if isinstance(tree.value, str) else tree

@@ -261,7 +261,7 @@ class PlanOptions(_Section):
     @classmethod
     def _known(cls, value: str) -> str:
         known = [criterion.name for criterion in CRITERIA]
-        if value not in known:
+        if value not in known and ":" not in value:
             raise ValueError(f"there is no criterion '{value}'; choose one of {', '.join(known)}")
         return value
 
