@@ -24,7 +24,9 @@ from fxprune.models.loading import Loaded, load_model
 from fxprune.models.weights import load_weights, read_metadata
 from fxprune.onnx.export import ExportReport, export_onnx
 from fxprune.onnx.session import open_session
-from fxprune.planning.plan import plan as make_plan
+from fxprune.planning.atoms import Mode
+from fxprune.planning.options import PlanOptions
+from fxprune.planning.plan import spend
 from fxprune.plans import Budget, Plan
 from fxprune.proof.verify import Proof, verify
 from fxprune.report.plots import plot_latency, plot_widths
@@ -243,6 +245,8 @@ def compress(
     target: str = "onnxruntime-cpu",
     data: Iterable[Batch] | None = None,
     loss: Callable[[nn.Module, Batch], torch.Tensor] | None = None,
+    blocks: Mode = "auto",
+    seed: int = 0,
     finetune: Callable[[nn.Module], None] | None = None,
     threads: int = 1,
     seconds: float | None = None,
@@ -263,7 +267,7 @@ def compress(
         example_inputs: As for ``trace``.
         budget: What to keep.
         out: A folder, made if it is not there; files of an earlier run are replaced, other files stay.
-        criterion: As for ``plan``, like the options down to ``loss``.
+        criterion: As for ``plan``, like the options down to ``seed``.
         scope: See ``plan``.
         align: See ``plan``.
         keep_at_least: See ``plan``.
@@ -273,6 +277,8 @@ def compress(
         target: See ``plan``.
         data: See ``plan``.
         loss: See ``plan``.
+        blocks: See ``plan``.
+        seed: See ``plan``.
         finetune: Trains the slim model in place; called once, after it was verified.
         threads: Of onnxruntime, in the benchmark.
         seconds: How long to measure, instead of the benchmark's own number of rounds.
@@ -294,6 +300,17 @@ def compress(
         (32, 'slim.onnx')
     """
     clock = _Clock(watcher)
+    options = PlanOptions(
+        scope=scope,
+        align=align,
+        keep_at_least=keep_at_least,
+        protect=protect,
+        only=only,
+        ratios=ratios or {},
+        target=target,
+        blocks=blocks,
+        seed=seed,
+    )
     folder = check_folder(out)
     with occupied(folder, "compress"):
         delivery = begin_delivery(folder)
@@ -301,20 +318,7 @@ def compress(
             traced = trace(model, example_inputs)
             ticks.note(describe_trace(traced) + ", there will be no ONNX files" * (traced.kind == "recorded"))
         with clock.step("plan") as ticks:
-            plan = make_plan(
-                traced,
-                budget,
-                criterion=criterion,
-                scope=scope,
-                align=align,
-                keep_at_least=keep_at_least,
-                protect=protect,
-                only=only,
-                ratios=ratios,
-                target=target,
-                data=data,
-                loss=loss,
-            )
+            plan = spend(traced, budget, options, criterion=criterion, data=data, loss=loss)
             ticks.note(describe_plan(plan))
         with clock.step("slim") as ticks:
             small = slim(traced, plan)

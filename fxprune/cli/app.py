@@ -260,34 +260,33 @@ def plan(
     only: o.Only = None,
     ratio: o.Ratio = None,
     target: o.Target = "onnxruntime-cpu",
+    blocks: o.Blocks = o.BlocksName.auto,
+    seed: o.PlanSeed = 0,
     out: o.PlanOut = None,
     as_json: o.Json = False,
 ) -> None:
     """Decide which channels go so that a budget is met."""
     from fxprune.inspection.explain import width_table
-    from fxprune.planning.plan import plan as make_plan
+    from fxprune.planning.plan import spend
     from fxprune.report.sheets import plan_view
 
     budget = o.parse_budget(macs=macs, params=params, channels=channels, latency=latency)
-    step, shares = o.parse_align(align), o.parse_ratios(ratio)
+    options = o.plan_options(
+        scope=scope,
+        align=align,
+        keep_at_least=keep_at_least,
+        protect=protect,
+        only=only,
+        ratio=ratio,
+        target=target,
+        blocks=blocks,
+        seed=seed,
+    )
     o.check_names(criterion, target, has_data=data is not None)
     batches, loss = o.evidence(data)
     traced = _trace(_open(model, weights, inputs, allow_pickle, writes=out))
     with _steps().step("plan"):
-        made = make_plan(
-            traced,
-            budget,
-            criterion=criterion,
-            scope=scope.value,
-            align=step,
-            keep_at_least=keep_at_least,
-            protect=protect or (),
-            only=only or (),
-            ratios=shares,
-            target=target,
-            data=batches,
-            loss=loss,
-        )
+        made = spend(traced, budget, options, criterion=criterion, data=batches, loss=loss)
     if out is not None:
         _write(out, made.to_json())
     _result(plan_view(made, width_table(traced, made)), made.to_json(), as_json)
@@ -432,6 +431,8 @@ def compress(
     only: o.Only = None,
     ratio: o.Ratio = None,
     target: o.Target = "onnxruntime-cpu",
+    blocks: o.Blocks = o.BlocksName.auto,
+    seed: o.PlanSeed = 0,
     threads: o.Threads = 1,
     seconds: o.Seconds = None,
     as_json: o.Json = False,
@@ -442,7 +443,17 @@ def compress(
     from fxprune.support.delivery import check_folder
 
     budget = o.parse_budget(macs=macs, params=params, channels=channels, latency=latency)
-    step, shares = o.parse_align(align), o.parse_ratios(ratio)
+    options = o.plan_options(
+        scope=scope,
+        align=align,
+        keep_at_least=keep_at_least,
+        protect=protect,
+        only=only,
+        ratio=ratio,
+        target=target,
+        blocks=blocks,
+        seed=seed,
+    )
     o.check_names(criterion, target, has_data=data is not None)
     batches, loss = o.evidence(data)
     check_folder(out)  # before minutes of work, not after
@@ -453,13 +464,7 @@ def compress(
         budget,
         out=out,
         criterion=criterion,
-        scope=scope.value,
-        align=step,
-        keep_at_least=keep_at_least,
-        protect=protect or (),
-        only=only or (),
-        ratios=shares,
-        target=target,
+        **vars(options),
         threads=threads,
         seconds=seconds,
         data=batches,

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from fxprune.models.inputs import Labelled
+    from fxprune.planning.options import PlanOptions
     from fxprune.plans import Budget
 
 __all__ = [
@@ -182,6 +183,35 @@ Ratio = Annotated[
         "--ratio",
         metavar="PATTERN=FRACTION",
         help="Keep this share of the matching groups, as 'layer1.*=0.75'. Repeatable.",
+        rich_help_panel=_PLAN,
+    ),
+]
+
+
+class BlocksName(Enum):
+    """How matrices of units shrink."""
+
+    auto = "auto"
+    whole = "whole"
+    inside = "inside"
+
+
+Blocks = Annotated[
+    BlocksName,
+    typer.Option(
+        "--blocks",
+        help="Heads and groups go whole, or shrink inside; auto: whole from four of them on.",
+        rich_help_panel=_PLAN,
+    ),
+]
+PlanSeed = Annotated[
+    int,
+    typer.Option(
+        "--seed",
+        metavar="N",
+        min=0,
+        max=_MOST,
+        help="Of everything random in the plan.",
         rich_help_panel=_PLAN,
     ),
 ]
@@ -386,6 +416,39 @@ def parse_budget(
     if not 0 < given[0] <= 1:
         raise typer.BadParameter(f"{given[0]:g} is not a fraction to keep in (0, 1]", param_hint="the budget")
     return Budget(macs=macs, params=params, channels=channels)
+
+
+def plan_options(
+    *,
+    scope: ScopeName,
+    align: str,
+    keep_at_least: int,
+    protect: list[str] | None,
+    only: list[str] | None,
+    ratio: list[str] | None,
+    target: str,
+    blocks: BlocksName,
+    seed: int,
+) -> PlanOptions:
+    """The options of a plan.
+
+    Raises:
+        BadParameter: One cannot be read.
+        PlanError: One makes no sense.
+    """
+    from fxprune.planning.options import PlanOptions
+
+    return PlanOptions(
+        scope=scope.value,
+        align=parse_align(align),
+        keep_at_least=keep_at_least,
+        protect=protect or (),
+        only=only or (),
+        ratios=parse_ratios(ratio) or {},
+        target=target,
+        blocks=blocks.value,
+        seed=seed,
+    )
 
 
 def check_names(criterion: str, target: str, *, has_data: bool) -> None:

@@ -23,19 +23,19 @@ from fxprune.errors import PlanError
 from fxprune.graph.trace import Trace
 from fxprune.labels import BoolArray, IntArray
 from fxprune.ops.contract import CONVOLUTIONS
-from fxprune.planning import targets
 from fxprune.planning.atoms import Mode
 from fxprune.planning.attempts import Attempts, Lessons, Way, ways_to
 from fxprune.planning.choice import freeze, ratios_of
 from fxprune.planning.explicit import plan_units
 from fxprune.planning.notes import gap_notes, nothing_to_prune
+from fxprune.planning.options import PlanOptions
 from fxprune.planning.problem import Scope, Width
 from fxprune.planning.solve import Options, Solution, solve
 from fxprune.plans import Axis, Budget, Plan
 from fxprune.structures.cut import cut
 from fxprune.structures.find import choose_structures
 
-__all__ = ["plan", "plan_removal", "plan_structures", "plan_units"]
+__all__ = ["plan", "plan_removal", "plan_structures", "plan_units", "spend"]
 
 Batch = TypeVar("Batch")
 
@@ -68,21 +68,17 @@ def plan(
         budget: Fraction of MACs, parameters or channels to keep.  Channels are counted over
             the units that may go and that no ratio decides about.
         criterion: Importance of units: a name from ``fxprune.criteria`` or one with its own options.
-        scope: ``"global"`` removes the least important units of the model, ``"local"`` the same share
-            of every group.
-        align: Step on which widths of convolutions end: the target's own step, or a number of
-            positions (1: any width).  An axis narrower than two steps moves in halves, quarters, ...
-            of a step; one that is off the step to begin with may also stay as it is.
+        scope: How the budget is spent, like the options down to ``target``, and ``blocks`` and ``seed``: see
+            ``fxprune.planning.options.PlanOptions``.
+        align: Step on which widths of convolutions end, by default the target's.
         keep_at_least: Units that every group keeps.
-        protect: Groups that must stay whole: names of groups or tensors, with wildcards.  A tensor's name
-            stands for every group that has an axis of it, whether the tensor makes or reads its units.
+        protect: Groups that must stay whole: names of groups or tensors, with wildcards.
         only: If given, all other groups stay whole.
         ratios: Fraction to keep of some groups, by pattern; the other groups serve the budget.
-        target: Runtime whose steps count (``fxprune.planning.targets``).
+        target: Runtime whose steps count.
         data: Batches for criteria that need them.
         loss: ``loss(model, batch)``, a scalar, for the same criteria.
-        blocks: How matrices of units (heads x width, groups x channels) shrink: whole rows, equally many
-            units inside each row, or rows from four rows on (``"auto"``).
+        blocks: How matrices of units (heads x width, groups x channels) shrink.
         seed: Of everything random.
 
     Returns:
@@ -98,26 +94,62 @@ def plan(
         >>> len(made.kept["0.weight", 0]), made.dense.params, made.predicted.params
         (32, 7562, 3786)
     """
-    _check_options(budget, align, keep_at_least, scope, blocks)
+    options = PlanOptions(
+        scope=scope,
+        align=align,
+        keep_at_least=keep_at_least,
+        protect=protect,
+        only=only,
+        ratios=ratios or {},
+        target=target,
+        blocks=blocks,
+        seed=seed,
+    )
+    return spend(trace, budget, options, criterion=criterion, data=data, loss=loss)
+
+
+def spend(
+    trace: Trace,
+    budget: Budget,
+    options: PlanOptions,
+    *,
+    criterion: str | Criterion = "l1",
+    data: Iterable[Batch] | None = None,
+    loss: Callable[[nn.Module, Batch], torch.Tensor] | None = None,
+) -> Plan:
+    """`plan` with its options in one piece.
+
+    Args:
+        trace: A traced model.
+        budget: Fraction to keep.
+        options: How it is spent.
+        criterion: Importance of units.
+        data: Batches for criteria that need them.
+        loss: For the same criteria.
+
+    Raises:
+        PlanError: The budget is none, a pattern fits nothing, or nothing may go.
+    """
+    _check_budget(budget)
     found = coupling(trace)
-    scores = score(trace, criterion, data=data, loss=loss, seed=seed)
-    frozen = freeze(found, _listed(protect), _listed(only), scores.units)
-    step = targets.get(target).channel_step if align == "auto" else align
-    decided = ratios_of(found, ratios or {})
+    scores = score(trace, criterion, data=data, loss=loss, seed=options.seed)
+    frozen = freeze(found, options.protect, options.only, scores.units)
+    decided = ratios_of(found, options.ratios)
 
     def choose(way: Way, lessons: Lessons) -> Solution:
-        options = Options(
-            scope=scope,
+        how = Options(
+            scope=options.scope,
             blocks=way.blocks,
-            keep_at_least=keep_at_least,
+            keep_at_least=options.keep_at_least,
             widths=_widths(trace, found, way.step),
             ratios=decided,
             ties=lessons.ties,
         )
-        return solve(found, scores.units, lessons.stays, budget, options)
+        return solve(found, scores.units, lessons.stays, budget, how)
 
     made = Attempts(trace, budget, scores.units, choose).run(
-        ways_to(found, blocks, step, other_steps=align == "auto"), Lessons(frozen.units)
+        ways_to(found, options.blocks, options.step, other_steps=options.align == "auto"),
+        Lessons(frozen.units),
     )
     if not made.solution.n_atoms and budget.fraction < 1:
         raise nothing_to_prune(found, frozen, made.solution.notes)
@@ -125,9 +157,7 @@ def plan(
     return replace(made.plan, notes=(*scores.notes, *made.notes, *made.solution.notes, *gap))
 
 
-def _check_options(
-    budget: Budget, align: Literal["auto"] | int, keep_at_least: int, scope: str, blocks: str
-) -> None:
+def _check_budget(budget: Budget) -> None:
     if not isinstance(budget, Budget):  # a number, most likely
         raise PlanError(f"{budget!r} is no budget", advice="write fxprune.Budget(macs=0.5) to keep half")
     if budget.quantity == "latency":
@@ -135,27 +165,6 @@ def _check_options(
             "Budget(latency=) is reserved for a later release",
             advice="use Budget(macs=) with the default align='auto', which gives widths that run fast",
         )
-    if align != "auto" and not _is_count(align):
-        raise PlanError(
-            f"align={align!r} is no step", advice="use 'auto' or a number of channels, 1 for any width"
-        )
-    if not _is_count(keep_at_least):
-        raise PlanError(f"keep_at_least={keep_at_least!r} would empty a layer", advice="use 1 or more units")
-    for option, value, known in (
-        ("scope", scope, ("global", "local")),
-        ("blocks", blocks, ("auto", "whole", "inside")),
-    ):
-        if value not in known:
-            raise PlanError(f"{option}={value!r} is unknown", advice=f"use one of: {', '.join(known)}")
-
-
-def _is_count(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
-
-
-def _listed(patterns: Sequence[str]) -> list[str]:
-    """A single pattern counts as a list of one: iterating over its letters is never meant."""
-    return [patterns] if isinstance(patterns, str) else list(patterns)
 
 
 def _widths(trace: Trace, found: Coupling, step: int) -> list[Width]:

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from fxprune.coupling.groups import Group
 from fxprune.errors import PlanError
 from fxprune.labels import FloatArray, IntArray
+from fxprune.planning.options import PlanOptions
 from fxprune.plans import Budget, Plan
 from fxprune.regularizers.clock import Clock
 from fxprune.regularizers.decisions import Learned, cut_by, plan_for
@@ -89,7 +90,7 @@ class Regularizer(abc.ABC):
         """Take the decisions for good: what goes is set to zero now and after every later step."""
 
     @abc.abstractmethod
-    def plan(self, budget: Budget | None = None) -> Plan:
+    def plan(self, budget: Budget | None = None, options: PlanOptions | None = None) -> Plan:
         """What the method decided, as a plan for ``slim``; or a budget spent in the order it learned."""
 
     @abc.abstractmethod
@@ -280,18 +281,19 @@ class GroupRegularizer(Regularizer):
         value = np.append(self._importance().double().cpu().numpy(), np.nan)
         return np.asarray(value[self._rows.unit_atom])
 
-    def plan(self, budget: Budget | None = None) -> Plan:
+    def plan(self, budget: Budget | None = None, options: PlanOptions | None = None) -> Plan:
         """What the method decided, as a plan for ``slim``.
 
         Args:
             budget: Spend this budget in the order the method learned, where its own decision is not of
                 the size wanted.
+            options: How the budget is spent.
 
         Raises:
             PlanError: The groups carry no trace, or the planner refuses.
         """
         learned = None if budget is None else Learned(self.scores())
-        return plan_for(self.groups, self.removed_units(), learned, budget)
+        return plan_for(self.groups, self.removed_units(), learned, budget, options)
 
     def report(self) -> Report:
         """Quantities to watch; reading them waits for the device."""

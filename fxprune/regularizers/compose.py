@@ -12,6 +12,7 @@ from torch import Tensor
 from fxprune.coupling.groups import Group
 from fxprune.errors import PlanError
 from fxprune.labels import IntArray
+from fxprune.planning.options import PlanOptions
 from fxprune.plans import Budget, Plan
 from fxprune.regularizers.base import Regularizer, Report, State
 from fxprune.regularizers.decisions import plan_for
@@ -75,17 +76,18 @@ class Compose(Regularizer):
                         break
         return removed
 
-    def plan(self, budget: Budget | None = None) -> Plan:
+    def plan(self, budget: Budget | None = None, options: PlanOptions | None = None) -> Plan:
         """One plan for everything the parts decided.
 
         Args:
             budget: Goes to the first part.
+            options: How the budget is spent.
 
         Raises:
             PlanError: The groups carry no trace, or the planner refuses.
         """
         if budget is not None:
-            return self.parts[0].plan(budget)
+            return self.parts[0].plan(budget, options)
         return plan_for(self.groups, self.removed_units())
 
     def report(self) -> Report:

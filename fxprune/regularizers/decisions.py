@@ -13,7 +13,8 @@ from fxprune.criteria.base import Need, Normalise, View
 from fxprune.errors import PlanError
 from fxprune.graph.trace import Trace
 from fxprune.labels import FloatArray, IntArray
-from fxprune.planning.plan import plan, plan_units
+from fxprune.planning.options import PlanOptions
+from fxprune.planning.plan import plan_units, spend
 from fxprune.plans import Budget, Plan
 
 __all__ = ["Learned", "cut_by", "plan_for", "trace_of"]
@@ -70,7 +71,11 @@ def cut_by(groups: Sequence[Group], plan: Plan) -> IntArray:
 
 
 def plan_for(
-    groups: Sequence[Group], removed: IntArray, learned: Learned | None = None, budget: Budget | None = None
+    groups: Sequence[Group],
+    removed: IntArray,
+    learned: Learned | None = None,
+    budget: Budget | None = None,
+    options: PlanOptions | None = None,
 ) -> Plan:
     """The plan that cuts units, or that spends a budget in the order a method learned.
 
@@ -79,6 +84,7 @@ def plan_for(
         removed: Unit ids; not looked at with a budget.
         learned: Importance, needed with a budget.
         budget: Fraction to keep.
+        options: How it is spent.
 
     Returns:
         A plan for ``slim``.
@@ -93,7 +99,7 @@ def plan_for(
                 "this method ranks nothing that a budget could be spent on",
                 advice="call plan() without a budget",
             )
-        return plan(trace, budget, criterion=learned)
+        return spend(trace, budget, options or PlanOptions(), criterion=learned)
     keep = np.ones(coupling(trace).n_units, bool)
     keep[removed] = False
     return plan_units(trace, keep)

@@ -16,7 +16,8 @@ from fxprune.coupling.groups import Group
 from fxprune.errors import PlanError
 from fxprune.graph.trace import ExampleInputs, call_arguments, evaluating
 from fxprune.labels import IntArray
-from fxprune.planning.plan import plan
+from fxprune.planning.options import PlanOptions
+from fxprune.planning.plan import spend
 from fxprune.plans import Budget, Plan
 from fxprune.regularizers.averaging import Averaging
 from fxprune.regularizers.base import Regularizer, Report, State
@@ -331,15 +332,12 @@ class GAL(Regularizer):
         assert self._alive is not None
         silence_(self._owner, self._trace, self.masks, self._alive.cpu().numpy(), self.removed_units())
 
-    def plan(
-        self, budget: Budget | None = None, *, align: Literal["auto"] | int = "auto", keep_at_least: int = 1
-    ) -> Plan:
+    def plan(self, budget: Budget | None = None, options: PlanOptions | None = None) -> Plan:
         """What the method decided, as a plan for ``slim``; calls ``finish``.
 
         Args:
             budget: Spend this budget in the order of the masks, where the decision is not of the size wanted.
-            align: Step on which widths end when a budget is spent on channels; see ``fxprune.plan``.
-            keep_at_least: Units that every group keeps then.
+            options: How the budget is spent where it goes to channels.
 
         Raises:
             PlanError: Nothing is left of a layer, or the budget cannot be spent.
@@ -354,7 +352,7 @@ class GAL(Regularizer):
         small, rest, learned = channels_left(self._trace, self.masks, alive, order, budget)
         if rest is None:
             return decided(self._trace, self.masks, alive)
-        return plan(small, rest, criterion=learned, align=align, keep_at_least=keep_at_least)
+        return spend(small, rest, options or PlanOptions(), criterion=learned)
 
     # --- protocol --------------------------------------------------------------------------------
 

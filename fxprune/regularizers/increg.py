@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from fxprune.coupling.groups import Group
 from fxprune.errors import PlanError
 from fxprune.labels import BoolArray, FloatArray, IntArray
+from fxprune.planning.options import PlanOptions
 from fxprune.plans import Budget, Crop, Plan
 from fxprune.regularizers.base import GroupRegularizer, State
 from fxprune.regularizers.columns import (
@@ -330,17 +331,18 @@ class IncReg(GroupRegularizer):
             alive[own[~alive[own]][: max(short, 0)]] = True
         return np.flatnonzero(known & ~alive[np.maximum(layout.unit_atom, 0)])
 
-    def plan(self, budget: Budget | None = None) -> Plan:
+    def plan(self, budget: Budget | None = None, options: PlanOptions | None = None) -> Plan:
         """What the method decided, as a plan for ``slim``; with columns it crops kernels, too.
 
         Args:
             budget: Spend this budget in the order the method learned; columns have no order of channels.
+            options: How the budget is spent.
 
         Raises:
             PlanError: The groups carry no trace, the planner refuses, or a budget comes with columns.
         """
         if not self._columns:
-            return super().plan(budget)
+            return super().plan(budget, options)
         made = plan_for(self.groups, self.removed_units(), None, budget)
         made = with_crops(trace_of(self.groups), made, self.crops())
         masked = self.masked()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Literal
 
 import torch
@@ -12,7 +13,8 @@ from fxprune.coupling.couple import coupling
 from fxprune.coupling.groups import Group
 from fxprune.errors import PlanError
 from fxprune.labels import IntArray
-from fxprune.planning.plan import plan
+from fxprune.planning.options import PlanOptions
+from fxprune.planning.plan import spend
 from fxprune.plans import Budget, Plan
 from fxprune.regularizers.base import Regularizer, Report, State
 from fxprune.regularizers.decisions import cut_by, trace_of
@@ -83,22 +85,18 @@ class OneShot(Regularizer):
         self._finished = self.plan()
         self._zero(self._finished)
 
-    def plan(self, budget: Budget | None = None) -> Plan:
+    def plan(self, budget: Budget | None = None, options: PlanOptions | None = None) -> Plan:
         """The plan for the weights of the moment, or the one of ``finish``.
 
         Args:
             budget: Instead of the one the method was made with.
+            options: How it is spent; scope and seed are the method's own, and so are its groups if it got some only.
         """
         if self._finished is not None and budget is None:
             return self._finished
-        return plan(
-            self._trace,
-            budget or self._budget,
-            criterion=self.criterion,
-            scope=self.scope,
-            only=self._only,
-            seed=self.seed,
-        )
+        given = options or PlanOptions()
+        own = replace(given, scope=self.scope, seed=self.seed, only=self._only or given.only)
+        return spend(self._trace, budget or self._budget, own, criterion=self.criterion)
 
     def _axes(self, cut: Plan) -> Mapping[tuple[str, int], Tensor]:
         """For every axis that loses something, the indices that go."""

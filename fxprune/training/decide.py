@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from dataclasses import replace
 from itertools import islice
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fxprune.criteria import Criterion
 from fxprune.criteria.score import criterion_named
 from fxprune.errors import PlanError
 from fxprune.graph.trace import Trace
-from fxprune.planning.plan import plan
+from fxprune.planning.options import PlanOptions
+from fxprune.planning.plan import spend
 from fxprune.plans import Budget, Plan
-from fxprune.regularizers import GAL, GroupRegularizer, Regularizer
+from fxprune.regularizers import GroupRegularizer, Regularizer
 from fxprune.regularizers.decisions import Learned
 from fxprune.regularizers.oneshot import OneShot
-from fxprune.training.recipe.schema import PlanOptions
 from fxprune.training.session import Session
 
 __all__ = ["decide", "in_order", "own_decision"]
@@ -42,23 +41,22 @@ def decide(session: Session, trace: Trace, method: Regularizer | None) -> Plan:
     Raises:
         PlanError: The planner refuses.
     """
-    options = session.recipe.plan
+    options = session.recipe.plan.options(session.recipe.seed)
     budget = None if session.recipe.budget is None else session.recipe.budget.budget()
     if method is None:
         assert budget is not None, "the recipe was checked"
-        return _by_criterion(session, trace, budget)
+        return _by_criterion(session, trace, budget, options)
     if budget is None or (isinstance(method, GroupRegularizer) and method.finished):
         # Steering spends the budget where the method meets it: what went has been zero since then.
         method.finish()
         return method.plan()
     if isinstance(method, OneShot):
-        return _spend(trace, budget, method.criterion, options, seed=method.seed, scope=method.scope)
-    if isinstance(method, GAL):  # masks on structures are spent by their method
-        return method.plan(budget, align=options.align, keep_at_least=options.keep_at_least)
+        own = replace(options, seed=method.seed, scope=method.scope)
+        return spend(trace, budget, own, criterion=method.criterion)
     # Columns have no order of channels.
     if isinstance(method, GroupRegularizer) and method.name != "increg_columns":
         return in_order(trace, budget, method, options)
-    return method.plan(budget)
+    return method.plan(budget, options)
 
 
 def in_order(trace: Trace, budget: Budget, method: GroupRegularizer, options: PlanOptions) -> Plan:
@@ -67,40 +65,13 @@ def in_order(trace: Trace, budget: Budget, method: GroupRegularizer, options: Pl
     Raises:
         PlanError: The planner refuses.
     """
-    return _spend(trace, budget, Learned(method.scores()), options)
+    return spend(trace, budget, options, criterion=Learned(method.scores()))
 
 
-def _spend(
-    trace: Trace,
-    budget: Budget,
-    criterion: str | Criterion,
-    options: PlanOptions,
-    *,
-    data: Sequence[Evidence] | None = None,
-    seed: int = 0,
-    scope: str | None = None,
-) -> Plan:
-    return plan(
-        trace,
-        budget,
-        criterion=criterion,
-        scope="local" if (scope or options.scope) == "local" else "global",
-        align=options.align,
-        keep_at_least=options.keep_at_least,
-        protect=options.protect,
-        only=options.only,
-        ratios=options.ratios,
-        target=options.target,
-        data=data,
-        loss=None if data is None else _loss,
-        seed=seed,
-    )
-
-
-def _by_criterion(session: Session, trace: Trace, budget: Budget) -> Plan:
-    options = session.recipe.plan
-    data = _evidence(session) if criterion_named(options.criterion).needs else None
-    return _spend(trace, budget, options.criterion, options, data=data, seed=session.recipe.seed)
+def _by_criterion(session: Session, trace: Trace, budget: Budget, options: PlanOptions) -> Plan:
+    criterion = session.recipe.plan.criterion
+    data = _evidence(session) if criterion_named(criterion).needs else None
+    return spend(trace, budget, options, criterion=criterion, data=data, loss=None if data is None else _loss)
 
 
 def _evidence(session: Session) -> list[Evidence]:

@@ -374,7 +374,9 @@ def _steering(
     budget = session.recipe.budget.budget()
 
     def spend() -> Plan:
-        return in_order(trace_of(method.groups), budget, method, session.recipe.plan)
+        return in_order(
+            trace_of(method.groups), budget, method, session.recipe.plan.options(session.recipe.seed)
+        )
 
     def told(step: int, kept: float) -> None:
         session.ledger.decided = kept

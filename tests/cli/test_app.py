@@ -226,6 +226,12 @@ def test_plan_options(nets: str) -> None:
     assert "1 of 1 group narrower" in shown
     assert "MACs" in shown
     assert "protected" in refused("plan", nets, *INPUT, "--macs", 0.5, "--protect", "stem")
+    drawn = [
+        done("plan", nets, *INPUT, "--channels", 0.5, "-c", "random", "--seed", n, "--json").stdout
+        for n in (1, 1, 2)
+    ]
+    assert drawn[0] == drawn[1] != drawn[2]
+    assert "--blocks" in done("compress", "--help").stdout
 
 
 def test_plan_with_data(nets: str) -> None:

@@ -6,6 +6,7 @@ Relative paths start from the folder of the file they are written in.  Every err
 
 from __future__ import annotations
 
+import dataclasses
 import re
 import typing
 from collections.abc import Mapping
@@ -25,6 +26,7 @@ from pydantic import (
 
 from fxprune.criteria import CRITERIA
 from fxprune.errors import RecipeError
+from fxprune.planning.options import PlanOptions
 from fxprune.plans import Budget
 from fxprune.support.reading import usable
 
@@ -42,7 +44,7 @@ __all__ = [
     "Method",
     "NpzData",
     "Phase",
-    "PlanOptions",
+    "PlanSection",
     "Recipe",
     "Sparse",
     "Steer",
@@ -239,8 +241,8 @@ class BudgetOptions(_Section):
         return Budget(macs=self.macs, params=self.params, channels=self.channels)
 
 
-class PlanOptions(_Section):
-    """How the budget is spent; see ``fxprune.plan``.
+class PlanSection(_Section):
+    """How the budget is spent; see ``fxprune.planning.options.PlanOptions``.
 
     Attributes:
         criterion: Importance for ``method: none``; other methods bring their own order.
@@ -255,7 +257,13 @@ class PlanOptions(_Section):
     only: tuple[str, ...] = ()
     ratios: dict[str, Kept] = {}
     target: str = "onnxruntime-cpu"
+    blocks: Literal["auto", "whole", "inside"] = "auto"
     batches: Count = 4
+
+    def options(self, seed: int) -> PlanOptions:
+        """As the planner takes them."""
+        own = {f.name for f in dataclasses.fields(PlanOptions)} - {"seed"}
+        return PlanOptions(seed=seed, **self.model_dump(include=own))
 
     @field_validator("criterion")
     @classmethod
@@ -429,7 +437,7 @@ class Recipe(_Section):
     input: tuple[str, ...] = ()
     method: Annotated[tuple[Method, ...], BeforeValidator(_methods)] = ()
     budget: BudgetOptions | None = None
-    plan: PlanOptions = PlanOptions()
+    plan: PlanSection = PlanSection()
     epochs: Count | None = None
     sparse: Sparse = Sparse()
     finetune: Finetune = Finetune()
