@@ -37,7 +37,7 @@ from fxprune.errors import FxpruneError
 from fxprune.graph.trace import Trace, call_arguments, trace
 from fxprune.planning.plan import plan_removal
 from fxprune.plans import Axis, Cost, Plan
-from fxprune.proof.masked import compare
+from fxprune.proof.masks.masked import compare
 from fxprune.slimming.slim import slim
 from fxprune.testing import random_net
 

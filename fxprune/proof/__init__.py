@@ -1,5 +1,1 @@
-"""A proof that knows no rules: the dense model under masks against the slim one.
-
-Nothing here may import the rules (``ops``, ``walk``, ``couple``, ``resize``, ``labels``): it is told which indices of which
-tensors stay, and works out by laws of its own what is left of every result.
-"""
+"""The proof: two oracles say what a slim model must give, and neither may disagree with it."""

@@ -22,9 +22,9 @@ from fxprune.models.conditions import cast, unfused
 from fxprune.ops import qualified_name
 from fxprune.ops.base import Value
 from fxprune.plans import Crop
-from fxprune.proof.call import Unknown
-from fxprune.proof.masked import Masked
-from fxprune.proof.states import ALIVE, DEAD
+from fxprune.proof.masks.call import Unknown
+from fxprune.proof.masks.masked import Masked
+from fxprune.proof.masks.states import ALIVE, DEAD
 from fxprune.resizing.resolve import Resolution
 from fxprune.slimming.crop import outside
 

@@ -24,10 +24,10 @@ from fxprune.models.conditions import Conditions, private, unfused
 from fxprune.models.distance import Limits
 from fxprune.ops.base import Value
 from fxprune.plans import Plan
-from fxprune.proof.judging import Comparison, Output, judge
-from fxprune.proof.masked import masked_outputs
+from fxprune.proof.masks.judging import Comparison, Output, judge
+from fxprune.proof.masks.masked import masked_outputs
+from fxprune.proof.masks.runs import Sample, everything, jittered, returned, run, typed
 from fxprune.proof.oracle import Oracle
-from fxprune.proof.runs import Sample, everything, jittered, returned, run, typed
 from fxprune.resizing.resolve import Resolution, expect, keep_mask, resolve
 from fxprune.slimming.crop import outside
 from fxprune.slimming.slim import slim as _slim

@@ -8,8 +8,8 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from fxprune.proof.call import Call, Law, Result, Unknown, counted, merged, mixed
-from fxprune.proof.states import DEAD
+from fxprune.proof.masks.call import Call, Law, Result, Unknown, counted, merged, mixed
+from fxprune.proof.masks.states import DEAD
 
 __all__ = [
     "batch_norm",

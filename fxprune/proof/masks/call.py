@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from fxprune.models.conditions import Values
-from fxprune.proof.states import ALIVE, DEAD, FREE, States
+from fxprune.proof.masks.states import ALIVE, DEAD, FREE, States
 
 __all__ = ["Call", "Law", "Result", "State", "Unknown", "counted", "merged", "mixed", "padded", "unmixed"]
 

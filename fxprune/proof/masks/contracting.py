@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from fxprune.models.conditions import Values
-from fxprune.proof.call import Call, Law, Result, Unknown, merged, mixed
-from fxprune.proof.states import ALIVE, DEAD, FREE
+from fxprune.proof.masks.call import Call, Law, Result, Unknown, merged, mixed
+from fxprune.proof.masks.states import ALIVE, DEAD, FREE
 
 __all__ = [
     "attention",

@@ -9,8 +9,8 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from fxprune.models.conditions import Values
-from fxprune.proof.call import Call, Law, Result, State, Unknown, settled, unmixed
-from fxprune.proof.states import ALIVE, DEAD, FREE
+from fxprune.proof.masks.call import Call, Law, Result, State, Unknown, settled, unmixed
+from fxprune.proof.masks.states import ALIVE, DEAD, FREE
 
 __all__ = [
     "along",

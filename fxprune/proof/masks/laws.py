@@ -10,8 +10,8 @@ from collections.abc import Mapping
 
 import torch
 
-from fxprune.proof.call import Law
-from fxprune.proof.contracting import (
+from fxprune.proof.masks.call import Law
+from fxprune.proof.masks.contracting import (
     attention,
     contracted,
     convolution,
@@ -22,7 +22,7 @@ from fxprune.proof.contracting import (
     scattered,
     weight_norm,
 )
-from fxprune.proof.moving import (
+from fxprune.proof.masks.moving import (
     along,
     composed,
     copied,
@@ -37,7 +37,7 @@ from fxprune.proof.moving import (
     parts,
     same,
 )
-from fxprune.proof.reducing import (
+from fxprune.proof.masks.reducing import (
     batch_norm,
     found_at,
     group_norm,

@@ -1,7 +1,7 @@
 """The dense model under masks: the second oracle, which knows a plan and no rules.
 
 The user's module runs under a dispatch mode with a state beside every element: what the plan keeps of a parameter
-is alive, the rest is gone, and every operator passes this on by laws of its own (``fxprune.proof.laws``).  What
+is alive, the rest is gone, and every operator passes this on by laws of its own (``fxprune.proof.masks.laws``).  What
 the laws do not cover is *not judged*, and so is all that depends on it.
 """
 
@@ -16,11 +16,11 @@ from torch.utils import _pytree as pytree
 from fxprune.models.conditions import Conditions, Values, copied, named_arguments, unfused
 from fxprune.models.distance import Limits
 from fxprune.plans import Plan
-from fxprune.proof.call import Call, Unknown
-from fxprune.proof.judging import Comparison, Output, judge
-from fxprune.proof.laws import law_of
-from fxprune.proof.runs import Sample, Watch, is_output, jittered, returned, run, typed
-from fxprune.proof.states import ALIVE, DEAD, FREE, States
+from fxprune.proof.masks.call import Call, Unknown
+from fxprune.proof.masks.judging import Comparison, Output, judge
+from fxprune.proof.masks.laws import law_of
+from fxprune.proof.masks.runs import Sample, Watch, is_output, jittered, returned, run, typed
+from fxprune.proof.masks.states import ALIVE, DEAD, FREE, States
 
 __all__ = ["Comparison", "Masked", "compare", "masked_outputs"]
 
