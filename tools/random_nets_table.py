@@ -73,7 +73,7 @@ FOUND = (
     ("`torch.no_grad` in graphs that train", "tests/graph/test_trace.py::test_no_grad_holds_in_a_graph"),
     (
         "a product of everything with everything under a budget",
-        "tests/planning/test_layout.py::test_what_is_row_and_column_of_a_square_stays_whole",
+        "tests/planning/test_plan.py::test_a_square_loses_rows_and_columns_and_the_budget_is_met",
     ),
 )
 """Kinds of faults that random nets showed, and the test that each became."""

@@ -128,9 +128,6 @@ def serve_whole(cluster: Cluster) -> Served | None:
         block = cluster.blocks[index]
         if block.columns is not None and not merger.merged[block.rows].any():
             merger.tie(block.columns, block.cells)
-    _take_columns(cluster.blocks, merger)
-    if len(np.unique(merger.bundle[taken])) < 2:
-        return None
     # Rows of a layout that stays open, and columns of one that does not, live as long as the layout does.
     removable = np.ones(len(cluster.frozen), bool)
     for block in cluster.blocks:
@@ -160,17 +157,6 @@ def _drag(blocks: Sequence[ItemBlock], open_blocks: set[int], merger: _Merger) -
                 settled.add(index)
         if (merger.bundle == before).all():
             return settled
-
-
-def _take_columns(blocks: Sequence[ItemBlock], merger: _Merger) -> None:
-    """A column that goes with something else takes its cells along: those of a square whose columns are its rows, say."""
-    before = None
-    while before is None or (merger.bundle != before).any():
-        before, merged = merger.bundle.copy(), merger.merged
-        for block in blocks:
-            if block.columns is not None:
-                going = merged[block.columns]
-                merger.tie(block.columns[going], block.cells[:, going])
 
 
 def serve_inside(cluster: Cluster) -> Served:

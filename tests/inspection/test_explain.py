@@ -99,7 +99,7 @@ def test_explain_gives_every_member_a_chain(traced: Trace) -> None:
     assert set(why.chains) == STREAM - {why.axis}
     assert not why.pins
     [to_stream] = [tie for tie in why.chains["b.weight", 0] if "add" in tie.op]
-    assert to_stream.source.startswith(f"test_inspect.py:{ADD_LINE}")
+    assert to_stream.source.startswith(f"test_explain.py:{ADD_LINE}")
     for axis, chain in why.chains.items():  # each chain leads from the axis asked about to its member
         here = why.axis
         for tie in chain:
@@ -112,7 +112,7 @@ def test_explain_reads_well(traced: Trace) -> None:
     text = str(explain(traced, "bn.weight"))
     assert "bn.weight[0] has 4 positions" in text
     assert "group 'a': 4 units on 6 axes, removing equals zeroing" in text
-    assert f"test_inspect.py:{ADD_LINE}" in text
+    assert f"test_explain.py:{ADD_LINE}" in text
     assert text.count("\n") < 10
 
 
@@ -133,7 +133,7 @@ def test_explain_what_is_pinned(traced: Trace, tensor: str, dim: int, kind: str,
     assert [pin.kind for pin in why.pins] == [kind]
     assert "cannot be pruned" in str(why)
     assert says in str(why)
-    assert "test_inspect.py" in str(why)
+    assert "test_explain.py" in str(why)
 
 
 def test_explain_a_scalar_buffer_has_no_channels(traced: Trace) -> None:

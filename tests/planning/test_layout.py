@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from couplings import Maker, attention, grouped, square
+from couplings import Maker, attention, grouped
 
 from fxprune.coupling.blocks import breach, close
 from fxprune.coupling.groups import Block, Coupling
@@ -226,18 +226,3 @@ def test_breach_of_columns() -> None:
     keep = np.ones(8, bool)
     keep[[2, 4, 6]] = False
     assert breach(block, keep) == ""
-
-
-@pytest.mark.parametrize("mode", ["auto", "whole", "inside"])
-def test_what_is_row_and_column_of_a_square_stays_whole(net: Maker, mode: Mode) -> None:
-    """The cells of row k and those of column k go together, so that each unit would take all others along."""
-    stream, hidden = net.units(6), net.units(5)
-    net.layer("in", stream, hidden)
-    cells = square(net, hidden)
-    net.layer("out", cells, stream)
-    atoms = atoms_of(net.build(), mode)
-    assert sets(atoms, hidden) == sets(atoms, cells) == []
-    assert sets(atoms, stream) == [{int(u)} for u in stream]
-    assert atoms.notes == (
-        "no removal keeps the layout of 'view_0' rectangular, so the channels it touches are left whole",
-    )

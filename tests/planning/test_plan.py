@@ -392,3 +392,28 @@ def test_padding_without_a_name_stays() -> None:
 def test_a_number_is_no_budget(residual: Trace) -> None:
     with pytest.raises(PlanError, match=r"0\.5 is no budget\n.*write fxprune.Budget\(macs=0.5\)"):
         plan(residual, 0.5)
+
+
+class Products(nn.Module):
+    """Products of all pairs of channels: row and column of one square are the same units."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.head = nn.Conv2d(3, 12, 3), nn.Conv2d(12, 10, 1), nn.Linear(100, 7)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.b(torch.relu(self.a(x))).flatten(2)
+        return self.head((y @ y.transpose(1, 2)).flatten(1))
+
+
+@pytest.mark.parametrize("quantity", ["macs", "params"])
+@pytest.mark.parametrize("fraction", [0.3, 0.5, 0.8])
+def test_a_square_loses_rows_and_columns_and_the_budget_is_met(quantity: str, fraction: float) -> None:
+    torch.manual_seed(0)
+    trace = fxprune.trace(Products().eval(), torch.randn(2, 3, 8, 8))
+    made = plan(trace, Budget(**{quantity: fraction}), align=1)
+    slim = fxprune.slim(trace, made)
+    fxprune.verify(trace, made, slim)
+    assert measure(slim, trace.args) == made.predicted
+    share = getattr(made.predicted, quantity) / getattr(made.dense, quantity)
+    assert fraction - 0.05 < share < fraction + 0.006
