@@ -50,7 +50,10 @@ OUT = ROOT / "tools" / "results" / "kills.jsonl"
 LONGEST_CHAIN = 5
 
 # What is killed; verdicts of other versions do not count.
-SUBJECTS = ("files", "locks", "delivery", "pipeline", "export", "cli", "train", "training/checkpoint")
+SUBJECTS = (
+    *("support/files", "support/locks", "support/delivery", "pipeline", "onnx/export", "cli/app"),
+    *("training/run", "training/checkpoint"),
+)
 
 _CHANGING = {"os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.chmod", "os.truncate"}
 
