@@ -126,7 +126,7 @@ def _probe_net(probe: Probe) -> Net:
 
 
 def _sample_law(number: int) -> None:
-    from engine.test_laws import test_slim_is_what_is_left, test_what_may_go
+    from ops.test_laws import test_slim_is_what_is_left, test_what_may_go
 
     for law in (test_what_may_go, test_slim_is_what_is_left):
         with pytest.MonkeyPatch.context() as monkeypatch:
