@@ -80,6 +80,7 @@ class Walk:
     unsupported: list[tuple[fx.Node, str]] = field(default_factory=list)
     costs: CostBuilder = field(default_factory=CostBuilder)
     counting: bool = True
+    counted: bool = False
     node: fx.Node | None = None
     shared: set[fx.Node] = field(default_factory=set)
 
@@ -159,6 +160,7 @@ class Walk:
 
     def macs(self, constant: float, arrays: Sequence[IntArray], divisor: IntArray | None = None) -> None:
         """Multiply-accumulates of the call."""
+        self.counted = True
         if self.counting:
             below = None if divisor is None else self.costs.form(divisor)
             assert self.node is not None
@@ -402,7 +404,7 @@ class Walk:
 
     def _by_rule(self, node: fx.Node, rule: OpRule, call: Call) -> Output:
         """What the rule says; where it fails, or cannot be right, the operator is one without a rule."""
-        self.told, before = [], len(self.ties)
+        self.told, self.counted, before = [], False, len(self.ties)
         try:
             found = rule.couple(self, call)
             wrong = flaw(call, found)
@@ -413,6 +415,8 @@ class Walk:
         except Exception as error:  # noqa: BLE001 - whatever a rule did not foresee, its labels stay
             wrong = f"fails ({type(error).__name__}: {error})"
         if wrong:
+            if not self.counted:  # what it costs is known without its rule
+                self.macs(macs_without_rule(node), [])
             return self._unknown(node, call.tensors(), f"the rule for {qualified_name(node.target)} {wrong}")
         return self._settled(node, found)
 

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 import fxprune
+from fxprune.coupling.couple import coupling
 from fxprune.errors import UnsupportedOp
 from fxprune.labels import IntArray
 from fxprune.ops import rule_for
@@ -156,3 +157,13 @@ def test_without_a_rule_the_first_operator_is_named() -> None:
     assert later is not None
     assert first.reason == "no rule for aten::linalg_qr"
     assert later.reason == "meets the result of 'linalg_qr' (no rule for aten::linalg_qr)"
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_what_an_operator_costs_is_known_without_its_rule(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    target, right = torch.ops.aten.linear.default, rule_for(torch.ops.aten.linear.default)
+    assert right is not None
+    false = replace(right, couple=FAULTS[name][0])
+    monkeypatch.setattr("fxprune.coupling.walk.rule_for", lambda op: false if op is target else rule_for(op))
+    model, x = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 3)), torch.randn(1, 4)
+    assert coupling(fxprune.trace(model, x)).cost.dense.macs == 4 * 6 + 6 * 3
