@@ -19,21 +19,32 @@ from fxprune.ops.pointwise import pointwise
 __all__ = ["Ledger", "adrift", "flaw"]
 
 SETTLED = frozenset(
-    {
-        *(
-            "size",
-            "shape",
-            "sizes",
-            "output_size",
-            "repeats",
-            "scales",
-            "scale_factors",
-            "scales_h",
-            "scales_w",
-        ),
-        *("kernel_size", "stride", "padding", "dilation", "output_padding", "input_size"),
-        *("fill_value", "value", "eps", "momentum", "p", "min", "max", "other", "alpha"),
-    }
+    [
+        "size",
+        "shape",
+        "sizes",
+        "output_size",
+        "input_size",
+        "repeats",
+        "scales",
+        "scale_factors",
+        "scales_h",
+        "scales_w",
+        "kernel_size",
+        "stride",
+        "padding",
+        "dilation",
+        "output_padding",
+        "fill_value",
+        "value",
+        "eps",
+        "momentum",
+        "p",
+        "min",
+        "max",
+        "other",
+        "alpha",
+    ]
 )
 """Arguments in which such a number moves nothing but along the dimensions whose sizes it changes."""
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import fx
+from torch.fx.node import map_aggregate
 
 __all__ = ["PackedGraph", "packed"]
 
@@ -69,7 +70,7 @@ class PackedGraph:
 
         for row in self.rows:
             target = row.target.found() if isinstance(row.target, _Operator) else row.target
-            args, kwargs = (_mapped(a, back) for a in (row.args, row.kwargs))
+            args, kwargs = map_aggregate((row.args, row.kwargs), back)  # type: ignore[type-var,arg-type]
             nodes[row.name] = graph.create_node(row.op, target, args, kwargs, row.name)  # type: ignore[arg-type]
         return graph
 
@@ -93,17 +94,6 @@ def packed(graph: fx.Graph) -> PackedGraph:
         target = node.target
         if isinstance(target, torch._ops.OpOverload):
             target = _Operator(target._schema.name, target._overloadname)
-        rows.append(_Row(node.op, node.name, target, _mapped(node.args, ref), _mapped(node.kwargs, ref)))  # type: ignore[arg-type]
+        args, kwargs = map_aggregate((node.args, node.kwargs), ref)  # type: ignore[arg-type]
+        rows.append(_Row(node.op, node.name, target, args, kwargs))
     return PackedGraph(tuple(rows), graph._codegen)
-
-
-def _mapped(argument: object, change: Callable[[object], object]) -> object:
-    """A nest of tuples, lists, dicts and slices with its leaves changed."""
-    match argument:
-        case tuple() | list():
-            return type(argument)(_mapped(a, change) for a in argument)
-        case dict():
-            return {key: _mapped(a, change) for key, a in argument.items()}
-        case slice():
-            return slice(*(_mapped(a, change) for a in (argument.start, argument.stop, argument.step)))
-    return change(argument)
