@@ -9,7 +9,7 @@
 
 Every attempt runs in a process of its own and is given up after 90 s.  Verdicts: *right*; *refused*, the tool's own
 error says so; *crash*, any other error, in the pruned model too; *silently wrong*; *no answer* in time; *nothing
-pruned*; *not judged*, where no law says what must come out.  Needs the ``peers`` extra, see ``tools/peer_tools.py``.
+pruned*; *not judged*, where the laws do not say all of what must come out.  Needs the ``peers`` extra, see ``tools/peer_tools.py``.
 """
 
 from __future__ import annotations
@@ -188,7 +188,7 @@ def _halved(tool: Tool, model: nn.Module, inputs: tuple[torch.Tensor, ...], outp
     found = compare(dense, Plan(left, Cost(0, 0), Cost(0, 0), ""), small, inputs)
     if found.fault or found.error > EXACT:
         return "silently wrong"
-    return "right" if found.judged > 0 else "not judged"
+    return "right" if found.judged == 1 else "not judged"
 
 
 def _outputs(model: nn.Module, inputs: tuple[torch.Tensor, ...]) -> list[str]:
