@@ -23,8 +23,9 @@ from fxprune.onnx.session import open_session
 from fxprune.pipeline import Result, compress
 from fxprune.plans import Budget
 from fxprune.report.plots import plot_demo
-from fxprune.report.sheets import Sheet, count, share
-from fxprune.support.console import SILENT, Ticks, Watcher
+from fxprune.report.sheets import Sheet
+from fxprune.report.steps import SILENT, Ticks, Watcher
+from fxprune.report.words import count, share
 from fxprune.support.delivery import make_folder
 from fxprune.support.files import write_text
 

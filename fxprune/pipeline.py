@@ -29,10 +29,12 @@ from fxprune.planning.options import PlanOptions
 from fxprune.planning.plan import spend
 from fxprune.plans import Budget, Plan
 from fxprune.proof.verify import Proof, verify
+from fxprune.report.markdown import report_markdown
 from fxprune.report.plots import plot_latency, plot_widths
-from fxprune.report.sheets import describe_export, describe_plan, describe_trace, export_json, report_markdown
+from fxprune.report.sheets import export_json
+from fxprune.report.steps import SILENT, Ticks, Watcher
+from fxprune.report.words import describe_export, describe_plan, describe_trace
 from fxprune.slimming.slim import load, save, slim
-from fxprune.support.console import SILENT, Ticks, Watcher
 from fxprune.support.delivery import Delivery, Paths, begin_delivery, check_folder, occupied
 from fxprune.support.files import write_text
 from fxprune.support.reading import MIB, read_text, regular_file, shown
@@ -282,7 +284,7 @@ def compress(
         finetune: Trains the slim model in place; called once, after it was verified.
         threads: Of onnxruntime, in the benchmark.
         seconds: How long to measure, instead of the benchmark's own number of rounds.
-        watcher: Is told about each step, ``fxprune.support.console.Steps()`` for one.
+        watcher: Is told about each step, ``fxprune.report.steps.Steps()`` for one.
         saved_plan: Gives the plan that is saved with the weights, where ``model`` is a slim one itself
             (``Opened.plan_from_dense``).
 

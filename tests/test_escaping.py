@@ -25,7 +25,7 @@ from fxprune.inspection.explain import WidthRow, group_table
 from fxprune.inspection.graph_files import write_graph
 from fxprune.report.plots import plot_widths
 from fxprune.report.sheets import Sheet, group_sheet
-from fxprune.support.console import Steps, show_error
+from fxprune.report.steps import Steps, show_error
 
 NAMES = (
     "\x1b[31mred",

@@ -46,7 +46,7 @@ class _Log:
 
     def step(self, title: str):
         self.titles.append(title)
-        return fxprune.support.console.SILENT.step(title)
+        return fxprune.report.steps.SILENT.step(title)
 
 
 @pytest.fixture

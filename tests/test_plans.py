@@ -17,7 +17,8 @@ import fxprune
 from fxprune.coupling.couple import coupling
 from fxprune.errors import PlanError
 from fxprune.plans import Cost, Crop, Plan
-from fxprune.report.sheets import cost_sheet, describe_plan
+from fxprune.report.sheets import cost_sheet
+from fxprune.report.words import describe_plan
 from fxprune.slimming.crop import with_crops
 from fxprune.slimming.recount import recounted
 

@@ -32,6 +32,8 @@ import torch
 from machine_note import machine_note
 from torch import nn
 
+from fxprune.report.palette import LINES
+
 MODELS = (
     *("resnet50", "resnet152", "vit_b_16", "convnext_base", "efficientnet_b7"),
     *("densenet121", "densenet201", "maxvit_t"),
@@ -272,11 +274,11 @@ def _plot(records: list[dict[str, object]], path: Path) -> None:
     figure, axes = plt.subplots(1, 2, figsize=(10, 4))
     for axis, kind in zip(axes, ("residual", "dense"), strict=True):
         rows = [r for r in records if str(r["model"]).startswith(kind + ":")]
-        for tool, label in NAMES.items():
+        for (tool, label), colour in zip(NAMES.items(), LINES):
             points = [(int(str(r["model"]).split(":")[1]), _median(r, tool)) for r in rows]
             points = [(n, t) for n, t in points if t is not None]
             if points:
-                axis.loglog(*zip(*points, strict=True), marker="o", label=label)
+                axis.loglog(*zip(*points, strict=True), marker="o", label=label, color=colour)
         axis.set_title(f"{kind} net")
         axis.set_xlabel("layers")
         axis.set_ylabel("seconds of processor time, one core")

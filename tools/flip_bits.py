@@ -28,7 +28,7 @@ import fxprune
 from fxprune.errors import FxpruneError
 from fxprune.models.loading import load_model
 from fxprune.pipeline import read_plan
-from fxprune.support.console import SILENT, Ticks
+from fxprune.report.steps import SILENT, Ticks
 from fxprune.support.delivery import CHECKPOINTS
 from fxprune.training.checkpoint import read_checkpoint
 from fxprune.training.record import read_record

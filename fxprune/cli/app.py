@@ -25,7 +25,7 @@ from typer.core import TyperGroup
 from fxprune.cli import options as o
 from fxprune.errors import FxpruneError
 from fxprune.escaping import terminal
-from fxprune.support.console import Stderr, Steps, show_error
+from fxprune.report.steps import Stderr, Steps, show_error
 
 if TYPE_CHECKING:  # loading torch takes seconds, and --help must not
     from fxprune.graph.trace import Trace
@@ -358,7 +358,8 @@ def export(
 ) -> None:
     """Write a model as an ONNX file, after comparing it with torch in onnxruntime."""
     from fxprune.onnx.export import export_onnx
-    from fxprune.report.sheets import describe_export, export_json, export_sheet
+    from fxprune.report.sheets import export_json, export_sheet
+    from fxprune.report.words import describe_export
 
     opened = _open(model, weights, inputs, allow_pickle, writes=out)
     with _steps().step("export") as ticks:
@@ -510,7 +511,7 @@ def train(
     as_json: o.Json = False,
 ) -> None:
     """Train a model sparse, prune it and fine-tune it, as a recipe says; one process or several."""
-    from fxprune.support.console import SILENT
+    from fxprune.report.steps import SILENT
     from fxprune.training.record import record_sheet
     from fxprune.training.run import train as run
 
@@ -561,7 +562,7 @@ def _open(
 def _trace(opened: Opened) -> Trace:
     with _steps().step("trace") as ticks:
         from fxprune.graph.trace import trace
-        from fxprune.report.sheets import describe_trace
+        from fxprune.report.words import describe_trace
 
         traced = trace(opened.model, opened.inputs)
         ticks.note(describe_trace(traced))

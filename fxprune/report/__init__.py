@@ -1,1 +1,1 @@
-"""Tables, words and pictures for people."""
+"""What people see: tables, words, Markdown, pictures (one palette), and steps as they run."""

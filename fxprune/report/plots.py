@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fxprune.escaping import plot
+from fxprune.report.palette import BETWEEN, DENSE, ERROR_BARS, SLIM
 from fxprune.support.files import atomic_path
 
 if TYPE_CHECKING:
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
 
 __all__ = ["plot_demo", "plot_latency", "plot_widths"]
 
-DENSE, SLIM, BETWEEN = "#b8c4d6", "#2458a6", "#d98e32"
 _MOST_BARS = 80
 _DPI = 150
 
@@ -101,7 +101,7 @@ def _draw_latency(axes: Axes, rows: Sequence[BenchRow]) -> None:
         color=colors,
         height=0.6,
         capsize=4,
-        ecolor="#444444",
+        ecolor=ERROR_BARS,
     )
     for number, row in enumerate(rows):
         text = f"  {row.median_ms:.3g} ms" + (f"  ×{row.speedup:.2f}" if number else "")

@@ -1,4 +1,4 @@
-"""Tables and words for terminals and Markdown files.
+"""Tables for terminals and Markdown files.
 
 A ``Sheet`` is a table before it is drawn: the same rows become a rich table on the terminal and
 a Markdown table in a report.
@@ -6,7 +6,7 @@ a Markdown table in a report.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
@@ -17,62 +17,25 @@ from rich.text import Text
 
 from fxprune.escaping import line, markdown, terminal
 from fxprune.plans import Plan
+from fxprune.report.words import count, say_no_gain, share
 
 if TYPE_CHECKING:  # a report shows what all stages made and imports none of them
     from fxprune.bench.table import BenchTable
-    from fxprune.graph.trace import Trace
     from fxprune.inspection.explain import GroupRow, WidthRow
     from fxprune.onnx.export import ExportReport
-    from fxprune.proof.verify import Proof
 
 __all__ = [
     "Sheet",
     "bench_sheet",
     "cost_sheet",
-    "count",
-    "describe_export",
-    "describe_plan",
-    "describe_trace",
     "export_json",
     "export_sheet",
     "group_sheet",
     "pin_sheet",
     "plan_view",
-    "report_markdown",
     "result_view",
-    "share",
     "width_sheet",
 ]
-
-_PREFIXES = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
-
-
-def count(number: float, unit: str = "") -> str:
-    """A number in three digits, with a decimal prefix.
-
-    Example:
-        >>> count(11_689_512), count(999), count(46_830_571, "B")
-        ('11.7 M', '999', '46.8 MB')
-    """
-    for factor, prefix in _PREFIXES:
-        if abs(number) >= factor:
-            value = number / factor
-            digits = 0 if value >= 99.95 else 1 if value >= 9.995 else 2
-            return f"{value:.{digits}f} {prefix}{unit}"
-    return f"{number:.0f} {unit}".rstrip()
-
-
-def share(fraction: float) -> str:
-    """A percentage with as many digits as matter.
-
-    Example:
-        >>> share(0.123), share(0.0004), share(0)
-        ('12.3 %', '0.04 %', '0 %')
-    """
-    percent = 100 * fraction
-    if percent == 0:
-        return "0 %"
-    return f"{percent:.1f} %" if percent >= 0.1 else f"{percent:.1g} %"
 
 
 def _groups(number: int) -> str:
@@ -218,30 +181,6 @@ def width_sheet(rows: Sequence[WidthRow]) -> Sheet:
     )
 
 
-# --- one line each ---------------------------------------------------------------------------
-
-
-def describe_trace(trace: Trace) -> str:
-    """How a model was traced, in a few words."""
-    ops = sum(node.op == "call_function" for node in trace.graph.graph.nodes)
-    how = "recorded from one run, for analysis" if trace.kind == "recorded" else "any batch size"
-    if trace.kind == "export" and not trace.dynamic_batch:
-        how = f"fixed batch size: {trace.why_static}" if trace.why_static else "fixed batch size"
-    return f"{count(ops)} ops, {how}"
-
-
-def describe_plan(plan: Plan) -> str:
-    """What a plan keeps, in a few words."""
-    dense, slim = plan.dense, plan.predicted
-    return (
-        f"keeps {share(slim.macs / max(dense.macs, 1))} of {count(dense.macs)} MACs, "
-        f"{share(slim.params / max(dense.params, 1))} of {count(dense.params)} parameters"
-    )
-
-
-# --- whole results ---------------------------------------------------------------------------
-
-
 def plan_view(plan: Plan, widths: Sequence[WidthRow]) -> RenderableType:
     """A plan for a terminal: costs, widths, notes."""
     notes = [Text(terminal(f"note: {note}"), style="yellow") for note in plan.notes]
@@ -250,19 +189,9 @@ def plan_view(plan: Plan, widths: Sequence[WidthRow]) -> RenderableType:
 
 def result_view(plan: Plan, table: BenchTable, why_no_onnx: str = "") -> RenderableType:
     """What a compression brought, for a terminal."""
-    said = (*plan.notes, f"no ONNX files: {why_no_onnx}" if why_no_onnx else "", _no_gain(table))
+    said = (*plan.notes, f"no ONNX files: {why_no_onnx}" if why_no_onnx else "", say_no_gain(table))
     notes = [Text(terminal(f"note: {note}"), style="yellow") for note in said if note]
     return Group(cost_sheet(plan).rich(), table, *notes)
-
-
-def _no_gain(table: BenchTable) -> str:
-    """What to say if the slim model is not clearly faster than the dense one."""
-    slim = table["slim"]
-    if slim.speedup_low > 1:
-        return ""
-    if slim.speedup_high < 1:
-        return f"the slim model is slower than the dense one here, {slim.speedup:.2f} times its speed"
-    return "the slim model is not measurably faster than the dense one here; measure longer (--seconds, seconds=)"
 
 
 def export_sheet(report: ExportReport) -> Sheet:
@@ -283,9 +212,6 @@ def export_sheet(report: ExportReport) -> Sheet:
 def export_json(report: ExportReport) -> dict[str, object]:
     """An export as plain values."""
     return {**asdict(report), "path": str(report.path)}
-
-
-# --- a report in Markdown --------------------------------------------------------------------
 
 
 def bench_sheet(table: BenchTable) -> Sheet:
@@ -323,61 +249,3 @@ def bench_sheet(table: BenchTable) -> Sheet:
             for row in table.rows
         ),
     )
-
-
-def report_markdown(
-    title: str,
-    *,
-    plan: Plan,
-    proof: Proof,
-    widths: Sequence[WidthRow],
-    table: BenchTable,
-    exports: Mapping[str, ExportReport],
-    why_no_onnx: str = "",
-    first: Sequence[str] = (),
-) -> str:
-    """The report of a compression as Markdown text.
-
-    Args:
-        title: Heading.
-        plan: What was kept.
-        proof: Of the slim model before fine-tuning.
-        widths: From ``width_table``.
-        table: From ``benchmark``.
-        exports: From ``export_onnx``, by the name of the model.
-        why_no_onnx: Why there are none, if so.
-        first: Paragraphs to begin with.
-    """
-    m = table.machine
-    threads = f"{table.threads} thread{'s' * (table.threads > 1)}"
-    parts = [
-        f"# {markdown(title)}",
-        *first,
-        "## Cost",
-        cost_sheet(plan).markdown(),
-        *(f"- {markdown(note)}" for note in plan.notes),
-        "## Proof",
-        f"{markdown(str(proof))}.",
-        *(f"`{report.path.name}`: {markdown(describe_export(report))}." for report in exports.values()),
-        *([f"No ONNX files: {why_no_onnx}."] if why_no_onnx else []),
-        "## Latency",
-        bench_sheet(table).markdown(),
-        f"{m.cpu}, {m.cores} cores ({m.logical_cores} logical), {m.capability}; onnxruntime {m.onnxruntime}, torch {m.torch}; "
-        f"{threads}, batch {table.batch or 1}, {table.rounds} rounds interleaved after {table.warmup} warm-up calls. "
-        + (f"{table.session}." if exports else "Run in torch, in evaluation and inference mode."),
-        *(f"**{note[0].upper()}{note[1:]}.**" for note in [_no_gain(table)] if note),
-        "![latency](latency.png)",
-        "## Widths",
-        "![widths](widths.png)",
-        width_sheet(widths).markdown(),
-    ]
-    return "\n\n".join(parts) + "\n"
-
-
-def describe_export(report: ExportReport) -> str:
-    """What was exported, in a few words."""
-    errors = [e for e in (report.max_error_inputs, report.max_error_random) if e is not None]
-    parity = f", equal to torch within {max(errors):.0e}" if errors else ", not compared with torch"
-    batch = "any batch size" if report.dynamic_batch else "fixed batch size"
-    notes = "".join(f"; {note}" for note in report.notes)
-    return f"{count(report.size_bytes, 'B')}, opset {report.opset}, {batch}{parity}{notes}"

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from fxprune.errors import FxpruneError
 from fxprune.regularizers import Regularizer
-from fxprune.support.console import Ticks
+from fxprune.report.steps import Ticks
 from fxprune.training.data.batches import Batches
 from fxprune.training.recipe.schema import Augment, Distill, Phase
 from fxprune.training.schedule import rate, set_rate

@@ -17,7 +17,8 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 from fxprune.errors import FxpruneError, IntegrityWarning
 from fxprune.plans import Cost
 from fxprune.regularizers import Regularizer
-from fxprune.report.sheets import Sheet, count, share
+from fxprune.report.sheets import Sheet
+from fxprune.report.words import count, share
 from fxprune.support import plain
 from fxprune.support.reading import MIB, read_text, shown
 

@@ -30,9 +30,9 @@ from fxprune.proof.verify import verify
 from fxprune.regularizers import GroupRegularizer, Regularizer
 from fxprune.regularizers.decisions import trace_of
 from fxprune.regularizers.registry import make_method
-from fxprune.report.sheets import describe_plan
+from fxprune.report.steps import SILENT, Watcher
+from fxprune.report.words import describe_plan
 from fxprune.slimming.slim import save, slim
-from fxprune.support.console import SILENT, Watcher
 from fxprune.support.delivery import check_folder
 from fxprune.support.files import write_text
 from fxprune.training.checkpoint import Checkpoint, Running, load_model_state, model_state, set_random_state

@@ -19,17 +19,14 @@ from fxprune.report.plots import plot_latency, plot_widths
 from fxprune.report.sheets import (
     Sheet,
     cost_sheet,
-    count,
-    describe_export,
-    describe_plan,
     export_sheet,
     group_sheet,
     pin_sheet,
     plan_view,
     result_view,
-    share,
     width_sheet,
 )
+from fxprune.report.words import count, describe_export, describe_plan, share
 
 PLAN = Plan({}, Cost(250, 1_000_000), Cost(1000, 4_000_000), "f", notes=("widths move in steps",))
 

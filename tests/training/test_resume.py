@@ -18,7 +18,7 @@ from support.test_files import short_of_space
 from training.runs import Killed, run, train_and_kill, write
 
 from fxprune.errors import FxpruneError, RecipeError
-from fxprune.support.console import SILENT, Ticks
+from fxprune.report.steps import SILENT, Ticks
 from fxprune.training.run import train
 
 METHODS = {

@@ -14,7 +14,9 @@ import matplotlib
 from matplotlib import pyplot as plt
 from matplotlib.patches import Patch
 
-from fxprune.report.sheets import Sheet, count
+from fxprune.report.palette import BETWEEN, SLIM
+from fxprune.report.sheets import Sheet
+from fxprune.report.words import count
 from fxprune.support.files import atomic_path, write_text
 from fxprune.training.record import Record, read_record
 
@@ -128,9 +130,6 @@ def render(records: Sequence[Record], latencies: Mapping[str, Bench]) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-SPARSE, AT_ONCE = "#2458a6", "#d98e32"
-
-
 def draw(records: Sequence[Record], path: Path) -> None:
     """The error increases as bars: a panel for each network, budget of epochs and reduction.
 
@@ -155,7 +154,7 @@ def draw(records: Sequence[Record], path: Path) -> None:
         bars = panel.barh(
             [_label(r) for r in rows],
             [100 * (r.accuracy["dense"] - r.accuracy["finetuned"]) for r in rows],
-            color=[SPARSE if r.epochs["sparse"] else AT_ONCE for r in rows],
+            color=[SLIM if r.epochs["sparse"] else BETWEEN for r in rows],
         )
         panel.bar_label(bars, fmt="%+.2f", padding=3, fontsize=8)
         panel.invert_yaxis()
@@ -164,7 +163,7 @@ def draw(records: Sequence[Record], path: Path) -> None:
         panel.spines[["top", "right"]].set_visible(False)
         panel.set_title(title, fontsize=9, loc="left")
     axes.flat[-1].set_xlabel("error increase after fine-tuning, points")
-    kinds = {"with a sparse phase": SPARSE, "pruned at once": AT_ONCE}
+    kinds = {"with a sparse phase": SLIM, "pruned at once": BETWEEN}
     axes.flat[0].legend([Patch(color=c) for c in kinds.values()], kinds, frameon=False, fontsize=8)
     with atomic_path(path) as temporary:
         figure.savefig(temporary, dpi=130)

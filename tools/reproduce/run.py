@@ -20,7 +20,7 @@ from pathlib import Path
 from rich.console import Console
 
 from fxprune.errors import FxpruneError
-from fxprune.support.console import show_error
+from fxprune.report.steps import show_error
 from fxprune.training.recipe.file import RecipeFile, read_recipe
 from fxprune.training.record import read_record
 

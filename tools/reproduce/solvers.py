@@ -32,6 +32,7 @@ from fxprune.errors import PlanError
 from fxprune.graph.trace import Trace
 from fxprune.onnx.session import machine
 from fxprune.regularizers import SSR
+from fxprune.report.palette import LINES
 from fxprune.report.sheets import Sheet
 from fxprune.support.files import write_text
 
@@ -165,7 +166,7 @@ def picture(runs: Sequence[Run], path: Path) -> None:
     lams, variants = sorted({r.lam for r in runs}), list(VARIANTS)
     for run in (r for r in runs if r.seed == 0):
         style = {
-            "color": f"C{variants.index(run.variant)}",
+            "color": LINES[variants.index(run.variant) % len(LINES)],
             "linestyle": ("-", "--", ":", "-.")[lams.index(run.lam) % 4],
         }
         steps = [p.step for p in run.points]

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from fxprune.plans import Plan
 from fxprune.report.sheets import Sheet
-from fxprune.support.console import Steps
+from fxprune.report.steps import Steps
 from fxprune.support.files import write_text
 from fxprune.training.record import Record
 from fxprune.training.run import train

@@ -12,8 +12,8 @@ from rich.console import Console
 
 from fxprune.errors import FxpruneError, PlanError, UnsupportedOp
 from fxprune.onnx.capture import Untranslatable
-from fxprune.support import console
-from fxprune.support.console import SILENT, Steps, show_error
+from fxprune.report import steps as console
+from fxprune.report.steps import SILENT, Steps, show_error
 
 
 def _console(**options: object) -> tuple[Console, io.StringIO]:
