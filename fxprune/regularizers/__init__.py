@@ -14,10 +14,9 @@ from __future__ import annotations
 
 from fxprune.plans import Crop
 from fxprune.regularizers.base import GroupRegularizer, Regularizer, Report
-from fxprune.regularizers.columns import Masked
 from fxprune.regularizers.compose import Compose
 from fxprune.regularizers.dwgl import DWGL
-from fxprune.regularizers.gal import GAL
+from fxprune.regularizers.gal.method import GAL
 from fxprune.regularizers.greg import GReg
 from fxprune.regularizers.group_lasso import GroupLasso
 from fxprune.regularizers.increg import IncReg
@@ -25,6 +24,7 @@ from fxprune.regularizers.network_slimming import NetworkSlimming
 from fxprune.regularizers.oneshot import Magnitude, Uniform
 from fxprune.regularizers.reorder import reorder_
 from fxprune.regularizers.ssr import SSR
+from fxprune.regularizers.terms.columns import Masked
 
 __all__ = [
     "DWGL",

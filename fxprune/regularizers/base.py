@@ -22,9 +22,9 @@ from fxprune.planning.options import PlanOptions
 from fxprune.plans import Budget, Plan
 from fxprune.regularizers.clock import Clock
 from fxprune.regularizers.decisions import Learned, cut_by, plan_for
-from fxprune.regularizers.layout import Layout, Members, row_layout
 from fxprune.regularizers.options import PerGroup, Scale, choose, per_family
-from fxprune.regularizers.view import GroupView, rank_within
+from fxprune.regularizers.terms.layout import Layout, Members, row_layout
+from fxprune.regularizers.terms.view import GroupView, rank_within
 
 __all__ = ["GroupRegularizer", "Regularizer", "Report", "State"]
 

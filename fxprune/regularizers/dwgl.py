@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from fxprune.coupling.groups import Group
 from fxprune.errors import PlanError
 from fxprune.regularizers.group_lasso import GroupLasso
-from fxprune.regularizers.layout import Members
 from fxprune.regularizers.options import LearningRate, PerGroup, Scale, choose
 from fxprune.regularizers.reorder import reorder_
+from fxprune.regularizers.terms.layout import Members
 
 __all__ = ["DWGL", "Ramp", "ramp"]
 

@@ -11,10 +11,10 @@ from torch import Tensor, nn
 from fxprune.coupling.groups import Group
 from fxprune.errors import PlanError
 from fxprune.regularizers.base import GroupRegularizer, State
-from fxprune.regularizers.layout import Members
 from fxprune.regularizers.options import LearningRate, PerGroup, Scale, choose, step_size
-from fxprune.regularizers.prox import shrink
-from fxprune.regularizers.view import energy
+from fxprune.regularizers.terms.layout import Members
+from fxprune.regularizers.terms.prox import shrink
+from fxprune.regularizers.terms.view import energy
 
 __all__ = ["GroupLasso", "lasso_energy"]
 

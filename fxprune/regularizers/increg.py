@@ -17,17 +17,17 @@ from fxprune.labels import BoolArray, FloatArray, IntArray
 from fxprune.planning.options import PlanOptions
 from fxprune.plans import Budget, Crop, Plan
 from fxprune.regularizers.base import GroupRegularizer, State
-from fxprune.regularizers.columns import (
+from fxprune.regularizers.decisions import plan_for, trace_of
+from fxprune.regularizers.options import PerGroup, choose, per_family
+from fxprune.regularizers.terms.columns import (
     Masked,
     channel_dead,
     crops_of,
     masked_of,
     units_without_columns,
 )
-from fxprune.regularizers.decisions import plan_for, trace_of
-from fxprune.regularizers.layout import Members, column_layout
-from fxprune.regularizers.options import PerGroup, choose, per_family
-from fxprune.regularizers.view import energy, rank_within
+from fxprune.regularizers.terms.layout import Members, column_layout
+from fxprune.regularizers.terms.view import energy, rank_within
 from fxprune.slimming.crop import why_whole, with_crops
 
 __all__ = ["IncReg", "exponential_increment", "linear_increment"]

@@ -18,7 +18,7 @@ from fxprune.planning.plan import spend
 from fxprune.plans import Budget, Plan
 from fxprune.regularizers.base import Regularizer, Report, State
 from fxprune.regularizers.decisions import cut_by, trace_of
-from fxprune.regularizers.layout import find_parameters
+from fxprune.regularizers.terms.layout import find_parameters
 
 __all__ = ["Magnitude", "OneShot", "Uniform"]
 

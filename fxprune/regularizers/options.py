@@ -12,8 +12,8 @@ from torch import Tensor
 
 from fxprune.errors import PlanError
 from fxprune.labels import FloatArray
-from fxprune.regularizers.layout import Layout
-from fxprune.regularizers.view import GroupView
+from fxprune.regularizers.terms.layout import Layout
+from fxprune.regularizers.terms.view import GroupView
 
 __all__ = ["LearningRate", "PerGroup", "Scale", "choose", "per_family", "step_size"]
 

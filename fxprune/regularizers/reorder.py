@@ -12,9 +12,9 @@ from fxprune.coupling.groups import Group
 from fxprune.errors import PlanError
 from fxprune.graph.trace import Trace, evaluating
 from fxprune.labels import IntArray
-from fxprune.regularizers.layout import find_parameters, row_layout
-from fxprune.regularizers.local import held, part
-from fxprune.regularizers.view import GroupView
+from fxprune.regularizers.terms.layout import find_parameters, row_layout
+from fxprune.regularizers.terms.local import held, part
+from fxprune.regularizers.terms.view import GroupView
 
 __all__ = ["permute_", "reorder_"]
 

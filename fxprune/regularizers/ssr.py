@@ -9,14 +9,14 @@ from torch import Tensor, nn
 
 from fxprune.coupling.groups import Group
 from fxprune.errors import PlanError
-from fxprune.regularizers.aulm import Aulm, Prox
 from fxprune.regularizers.base import GroupRegularizer, State
 from fxprune.regularizers.group_lasso import lasso_energy
-from fxprune.regularizers.layerwise import Stages
-from fxprune.regularizers.layout import Members
 from fxprune.regularizers.options import PerGroup, Scale, choose
-from fxprune.regularizers.prox import hard, shrink
-from fxprune.regularizers.view import energy
+from fxprune.regularizers.terms.aulm import Aulm, Prox
+from fxprune.regularizers.terms.layerwise import Stages
+from fxprune.regularizers.terms.layout import Members
+from fxprune.regularizers.terms.prox import hard, shrink
+from fxprune.regularizers.terms.view import energy
 
 __all__ = ["SSR"]
 
@@ -33,7 +33,7 @@ class SSR(GroupRegularizer):
     ``norm="l2,1"``: R is the norm; every F-step shrinks survivors as well.
     ``norm="l2,0"``: R counts non-zero groups; survivors are untouched.
 
-    The default solver is AULM (see ``fxprune.regularizers.aulm``): ``penalty()`` pulls the weights to the
+    The default solver is AULM (see ``fxprune.regularizers.terms.aulm``): ``penalty()`` pulls the weights to the
     auxiliary copy F, and every ``period`` steps F and the multipliers are renewed.  What goes is
     decided on F, whose groups are exactly zero, not on the weights.
 

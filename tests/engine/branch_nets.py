@@ -16,7 +16,7 @@ from fxprune.graph.live import liven
 from fxprune.graph.trace import Trace, trace
 from fxprune.planning.plan import plan_removal, plan_structures
 from fxprune.plans import Plan
-from fxprune.regularizers.folding import fold_into
+from fxprune.regularizers.gal.folding import fold_into
 from fxprune.slimming.slim import slim
 from fxprune.structures.find import Structure, find_structures
 

@@ -19,7 +19,7 @@ from fxprune.coupling.groups import Group
 from fxprune.errors import PlanError
 from fxprune.labels import IntArray
 from fxprune.plans import Axis
-from fxprune.regularizers.atoms import Atoms, partition
+from fxprune.regularizers.terms.atoms import Atoms, partition
 
 __all__ = ["Layout", "Members", "Slot", "column_layout", "find_parameters", "row_layout"]
 

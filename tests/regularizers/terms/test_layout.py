@@ -9,8 +9,8 @@ from torch import nn
 import fxprune
 from fxprune.coupling.groups import Block
 from fxprune.errors import PlanError
-from fxprune.regularizers.layout import column_layout, row_layout
-from fxprune.regularizers.view import GroupView, energy, rank_within
+from fxprune.regularizers.terms.layout import column_layout, row_layout
+from fxprune.regularizers.terms.view import GroupView, energy, rank_within
 
 # Sums of at most a few hundred float32 products.
 ROUNDING = 1e-5

@@ -19,14 +19,13 @@ from fxprune.labels import IntArray
 from fxprune.planning.options import PlanOptions
 from fxprune.planning.plan import spend
 from fxprune.plans import Budget, Plan
-from fxprune.regularizers.averaging import Averaging
 from fxprune.regularizers.base import Regularizer, Report, State
 from fxprune.regularizers.clock import Clock
 from fxprune.regularizers.decisions import trace_of
-from fxprune.regularizers.discriminator import Adversary, Restraint, alignment_loss
-from fxprune.regularizers.fista import Fista
-from fxprune.regularizers.layout import find_parameters
-from fxprune.regularizers.masked_plan import (
+from fxprune.regularizers.gal.averaging import Averaging
+from fxprune.regularizers.gal.discriminator import Adversary, Restraint, alignment_loss
+from fxprune.regularizers.gal.fista import Fista
+from fxprune.regularizers.gal.masked_plan import (
     alive_masks,
     channels_left,
     decided,
@@ -34,9 +33,10 @@ from fxprune.regularizers.masked_plan import (
     silence_,
     spend_on_structures,
 )
-from fxprune.regularizers.masks import Kind, Masks, make_masks
+from fxprune.regularizers.gal.masks import Kind, Masks, make_masks
+from fxprune.regularizers.gal.student import Student
 from fxprune.regularizers.options import choose
-from fxprune.regularizers.student import Student
+from fxprune.regularizers.terms.layout import find_parameters
 
 __all__ = ["GAL"]
 

@@ -22,8 +22,8 @@ from fxprune.graph.dataflow import DataFlow
 from fxprune.graph.trace import Trace
 from fxprune.labels import BoolArray, IntArray
 from fxprune.plans import Axis
-from fxprune.regularizers.atoms import partition
-from fxprune.regularizers.folding import fold_into
+from fxprune.regularizers.gal.folding import fold_into
+from fxprune.regularizers.terms.atoms import partition
 from fxprune.structures.find import Structure, find_structures
 
 __all__ = ["Gate", "Kind", "Masks", "SliceFold", "make_masks"]

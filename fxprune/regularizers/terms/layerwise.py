@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from fxprune.errors import PlanError
 from fxprune.regularizers.base import State
-from fxprune.regularizers.local import held
-from fxprune.regularizers.view import GroupView
+from fxprune.regularizers.terms.local import held
+from fxprune.regularizers.terms.view import GroupView
 
 __all__ = ["Stages"]
 

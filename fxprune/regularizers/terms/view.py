@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from fxprune.errors import PlanError
-from fxprune.regularizers.layout import Layout, Slot
-from fxprune.regularizers.local import all_reduce, gathering, held, part, wrapped
+from fxprune.regularizers.terms.layout import Layout, Slot
+from fxprune.regularizers.terms.local import all_reduce, gathering, held, part, wrapped
 
 __all__ = ["GroupView", "energy", "rank_within"]
 

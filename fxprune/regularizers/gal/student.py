@@ -7,7 +7,7 @@ from torch import Tensor, fx, nn
 
 from fxprune.graph.drafts import Draft, arguments_by_name, draft, shared
 from fxprune.graph.trace import Trace
-from fxprune.regularizers.masks import Gate, Masks
+from fxprune.regularizers.gal.masks import Gate, Masks
 
 __all__ = ["MaskVector", "Student"]
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from hypothesis import given
 
-from fxprune.regularizers.prox import hard, shrink
+from fxprune.regularizers.terms.prox import hard, shrink
 
 EXACT = 1e-15
 REALS = st.floats(-5, 5).filter(lambda x: x == 0 or abs(x) > 1e-6)

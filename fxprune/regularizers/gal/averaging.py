@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from fxprune.errors import PlanError
-from fxprune.regularizers.local import part
+from fxprune.regularizers.terms.local import part
 
 __all__ = ["Averaging"]
 

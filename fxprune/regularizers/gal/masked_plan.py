@@ -13,7 +13,7 @@ from fxprune.labels import BoolArray, FloatArray, IntArray
 from fxprune.planning.plan import plan_structures
 from fxprune.plans import Budget, Plan
 from fxprune.regularizers.decisions import Learned
-from fxprune.regularizers.masks import Masks
+from fxprune.regularizers.gal.masks import Masks
 from fxprune.structures.cut import cut
 
 __all__ = ["alive_masks", "channels_left", "decided", "fold_", "silence_", "spend_on_structures"]

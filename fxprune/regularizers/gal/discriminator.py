@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fxprune.regularizers.averaging import Averaging
+from fxprune.regularizers.gal.averaging import Averaging
 
 __all__ = ["Adversary", "Discriminator", "Restraint", "alignment_loss", "discriminator_loss"]
 

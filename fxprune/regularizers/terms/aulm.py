@@ -18,13 +18,13 @@ from torch import Tensor
 from torch.autograd.function import FunctionCtx, once_differentiable
 
 from fxprune.regularizers.base import State
-from fxprune.regularizers.local import all_reduce, held, part, wrapped
-from fxprune.regularizers.view import GroupView
+from fxprune.regularizers.terms.local import all_reduce, held, part, wrapped
+from fxprune.regularizers.terms.view import GroupView
 
 __all__ = ["Aulm", "Prox"]
 
 Prox = Callable[[Tensor, Tensor], Tensor]
-"""Norms and thresholds, float[n_terms], to factors; see ``fxprune.regularizers.prox``."""
+"""Norms and thresholds, float[n_terms], to factors; see ``fxprune.regularizers.terms.prox``."""
 
 
 class _Quadratic(torch.autograd.Function):

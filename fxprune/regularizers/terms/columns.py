@@ -11,7 +11,7 @@ import numpy as np
 from fxprune.coupling.groups import Group
 from fxprune.labels import BoolArray, IntArray
 from fxprune.plans import Crop
-from fxprune.regularizers.layout import Layout, Slot
+from fxprune.regularizers.terms.layout import Layout, Slot
 
 __all__ = ["Masked", "channel_dead", "crops_of", "masked_of", "units_without_columns"]
 

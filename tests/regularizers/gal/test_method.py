@@ -20,10 +20,15 @@ from fxprune.graph.live import liven
 from fxprune.planning.plan import plan_structures
 from fxprune.plans import Budget
 from fxprune.regularizers import GAL
-from fxprune.regularizers.averaging import Averaging
-from fxprune.regularizers.discriminator import Adversary, Discriminator, alignment_loss, discriminator_loss
-from fxprune.regularizers.fista import Fista, soft_threshold
-from fxprune.regularizers.masks import make_masks
+from fxprune.regularizers.gal.averaging import Averaging
+from fxprune.regularizers.gal.discriminator import (
+    Adversary,
+    Discriminator,
+    alignment_loss,
+    discriminator_loss,
+)
+from fxprune.regularizers.gal.fista import Fista, soft_threshold
+from fxprune.regularizers.gal.masks import make_masks
 
 # float64: the same sums in another order.
 ROUNDING = 1e-10

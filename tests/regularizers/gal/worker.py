@@ -1,4 +1,4 @@
-"""One of several processes that play GAL's game on the same net; run by test_gal_processes."""
+"""One of several processes that play GAL's game on the same net; run by test_processes."""
 
 from __future__ import annotations
 

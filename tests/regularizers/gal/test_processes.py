@@ -10,12 +10,12 @@ from pathlib import Path
 import pytest
 import torch
 import torch.distributed as dist
-from regularizers.gal_worker import play
+from regularizers.gal.worker import play
 
 # float64; the batch is averaged in another order.
 ROUNDING = 1e-9
 WORLD = 2
-TESTS = Path(__file__).resolve().parents[1]
+TESTS = Path(__file__).resolve().parents[2]
 
 pytestmark = pytest.mark.skipif(
     not (dist.is_available() and dist.is_gloo_available()), reason="torch has no gloo"
@@ -23,7 +23,7 @@ pytestmark = pytest.mark.skipif(
 
 
 def test_two_processes_play_what_one_does(tmp_path: Path) -> None:
-    worker = TESTS / "regularizers" / "gal_worker.py"
+    worker = TESTS / "regularizers" / "gal" / "worker.py"
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(TESTS.parent), str(TESTS)])}
     processes = [
         subprocess.Popen(
