@@ -1,37 +1,52 @@
-"""The development commands on machines that are not fit, and on environments in every half-done state.
+"""The development commands: environments in every half-done state, and what each command runs.
 
-Nothing is downloaded: installers are recorded instead of run, or run against a closed port of this machine.
+Nothing is downloaded: the project that is installed for real needs nothing, its build backend stands beside it.
 """
 
 from __future__ import annotations
 
+import argparse
 import ast
-import importlib.util
-import json
 import os
 import shutil
 import subprocess
 import sys
-import time
-from collections import namedtuple
 from collections.abc import Sequence
 from pathlib import Path
 
-import dev_console
-import dev_env
-import dev_steps
+import dev
 import pytest
 
-TOOLS = Path(dev_env.__file__).parent
-Usage = namedtuple("Usage", "total used free")
+TOOLS = Path(dev.__file__).parent
 
 PYPROJECT = """
 [project]
-name = "x"
+name = "alone"
 version = "1"
-dependencies = ["torch"]
+optional-dependencies = { dev = [] }
+[build-system]
+requires = []
+build-backend = "backend"
+backend-path = ["."]
 [tool.ruff]
 line-length = 110
+"""
+
+BACKEND = """
+import pathlib, zipfile
+
+def build_editable(folder, settings=None, metadata=None):
+    files = {
+        "alone.pth": str(pathlib.Path.cwd()),
+        "alone-1.dist-info/METADATA": "Metadata-Version: 2.1\\nName: alone\\nVersion: 1\\nProvides-Extra: dev\\n",
+        "alone-1.dist-info/WHEEL": "Wheel-Version: 1.0\\nGenerator: x\\nRoot-Is-Purelib: true\\nTag: py3-none-any\\n",
+        "alone-1.dist-info/RECORD": "",
+    }
+    name = "alone-1-py3-none-any.whl"
+    with zipfile.ZipFile(pathlib.Path(folder, name), "w") as wheel:
+        for path, text in files.items():
+            wheel.writestr(path, text)
+    return name
 """
 
 
@@ -39,309 +54,181 @@ line-length = 110
 def root(tmp_path: Path) -> Path:
     """A repository without an environment."""
     (tmp_path / "pyproject.toml").write_text(PYPROJECT)
+    (tmp_path / "backend.py").write_text(BACKEND)
+    (tmp_path / "alone.py").write_text("here = True\n")
     return tmp_path
 
 
-def fill(root: Path, torch: str = "2.15.0+cu132", vision: str = "0.29.2", wants: str = ">=2.14.0") -> Path:
-    """Make something that looks like an environment with torch and torchvision in it."""
-    venv = root / ".venv"
-    packages = venv / "lib" / "python3.11" / "site-packages"
-    for name, version, extra in (
-        ("torch", torch, ""),
-        ("torchvision", vision, f"Requires-Dist: torch ({wants})\n"),
-    ):
-        info = packages / f"{name}-{version}.dist-info"
-        info.mkdir(parents=True)
-        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n{extra}")
-    python = dev_env.interpreter(venv)
-    python.parent.mkdir(parents=True)
-    python.symlink_to(sys.executable)
-    return venv
-
-
-def stamp(root: Path, torch: str = "2.15.0+cu132", vision: str = "0.29.2") -> None:
-    pair = {"torch": torch, "torchvision": vision}
-    (root / ".venv" / dev_env.STAMP).write_text(json.dumps({**dev_env._stamp(root), **pair}))
-
-
 @pytest.fixture
-def calls(root: Path, monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
-    """What would have been run; making the environment makes the fake one."""
+def calls(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
+    """What would have been run to make an environment; making it makes a file where its Python would be."""
     recorded: list[list[str]] = []
 
-    def run(command: Sequence[str], label: str, *, folder: Path) -> None:
-        recorded.append(list(command))
-        if "venv" in command and not (folder / ".venv").exists():
-            fill(folder)
+    def run(command: Sequence[str | Path], folder: Path, quiet: bool = False) -> int:
+        if not quiet:
+            recorded.append(list(map(str, command)))
+        if "venv" in command:
+            python = dev.interpreter(folder / ".venv")
+            python.parent.mkdir(parents=True, exist_ok=True)
+            python.unlink(missing_ok=True)
+            python.touch()
+        return 0
 
-    monkeypatch.setattr(dev_env, "run", run)
-    monkeypatch.setattr(dev_env, "_runs", lambda venv, code: dev_env.interpreter(venv).exists())
+    monkeypatch.setattr(dev, "_run", run)
+    monkeypatch.setattr(dev, "_uv", lambda: ["uv"])
     return recorded
 
 
-# -- the whole way --------------------------------------------------------------------------------------------
+# -- the environment ----------------------------------------------------------------------------------------------
 
 
-def test_first_call_makes_the_environment_and_the_second_nothing(root: Path, calls: list[list[str]]) -> None:
-    python = dev_env.ensure(root)
-    assert python == dev_env.interpreter(root / ".venv")
-    making, installing, checking = calls
-    assert making[1:3] == ["-m", "venv"]
-    assert installing[1:4] == ["-m", "uv", "pip"]
-    assert installing[-2:] == ["-e", ".[dev]"], "torch and torchvision come from one resolver run"
-    assert "torchvision.ops.nms" in checking[-1]
+def test_with_pip_alone(
+    root: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """For real: made, found again, begun again when it was cut short."""
+    monkeypatch.setattr(dev, "_uv", list)
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.delenv("PYTHONPATH", raising=False)
+    venv = root / ".venv"
+    python = dev.ensure(root)
+
+    def installed() -> bool:
+        command = [python, "-c", "import alone; assert alone.here"]
+        return subprocess.run(command, cwd="/", capture_output=True).returncode == 0
+
+    assert installed()
+    capfd.readouterr()
+    assert dev.ensure(root) == python
+    assert capfd.readouterr().out == "", "the second call does nothing"
+
+    (venv / dev.STAMP).write_text(dev.UNFINISHED)
+    shutil.rmtree(next(venv.glob("lib/python*/site-packages/pip")))
+    (venv / "left").touch()
+    dev.ensure(root)
+    assert installed()
+    assert not (venv / "left").exists(), "what was cut short is cleared"
+
+
+def test_uv_makes_it_where_there_is_one(root: Path, calls: list[list[str]]) -> None:
+    dev.ensure(root)
+    assert [call[:3] for call in calls] == [["uv", "venv", "--seed"], ["uv", "pip", "install"]]
+    assert calls[1][-2:] == ["-e", ".[dev]"], "torch and torchvision come from one resolver run"
     calls.clear()
-    assert dev_env.ensure(root) == python
+    dev.ensure(root)
     assert calls == []
+
+
+def test_pip_steps_in_where_uv_cannot(
+    root: Path, calls: list[list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recording = dev._run
+
+    def run(command: Sequence[str | Path], folder: Path, quiet: bool = False) -> int:
+        return recording(command, folder, quiet) or int(command[:3] == ["uv", "pip", "install"])
+
+    monkeypatch.setattr(dev, "_run", run)
+    dev.ensure(root)
+    assert [call[1:4] for call in calls[2:]] == [
+        ["-m", "venv", "--clear"],
+        ["-m", "pip", "install"],
+    ]
 
 
 def test_a_change_of_dependencies_installs_and_a_change_of_lint_does_not(
     root: Path, calls: list[list[str]]
 ) -> None:
-    dev_env.ensure(root)
+    dev.ensure(root)
     calls.clear()
     (root / "pyproject.toml").write_text(PYPROJECT.replace("110", "120"))
-    dev_env.ensure(root)
+    dev.ensure(root)
     assert calls == []
-    (root / "pyproject.toml").write_text(PYPROJECT.replace('"torch"', '"torch", "rich"'))
-    dev_env.ensure(root)
-    assert [call[1] for call in calls] == ["-m", "-c"], "no new environment: install and check"
-    assert "--reinstall" not in calls[0], "what is there is kept"
+    (root / "pyproject.toml").write_text(PYPROJECT.replace("dev = []", 'dev = ["rich"]'))
+    dev.ensure(root)
+    assert len(calls) == 2
+    assert not any("--clear" in call for call in calls), "what is there is kept"
 
 
 def test_a_moved_repository_is_installed_again(root: Path, calls: list[list[str]]) -> None:
-    dev_env.ensure(root)
-    moved = root.with_name("moved")
-    root.rename(moved)
+    dev.ensure(root)
+    moved = root.rename(root.with_name("moved"))
     calls.clear()
-    dev_env.ensure(moved)
+    dev.ensure(moved)
     assert calls, "the editable installation points to the old place"
 
 
-@pytest.mark.parametrize(
-    ("marker", "making", "anew"),
-    [(dev_env.OURS, True, False), (dev_env.THEIRS, False, True), ("", False, False)],
-)
-def test_a_cut_short_installation_is_mended(
-    root: Path, calls: list[list[str]], marker: str, making: bool, anew: bool
+def test_an_environment_whose_python_is_gone_is_made_again(root: Path, calls: list[list[str]]) -> None:
+    dev.ensure(root)
+    calls.clear()
+    dev.interpreter(root / ".venv").unlink()
+    dev.interpreter(root / ".venv").symlink_to(root / "gone")
+    dev.ensure(root)
+    assert "--clear" in calls[0]
+
+
+def test_an_environment_that_a_person_made_is_filled(root: Path, calls: list[list[str]]) -> None:
+    dev.interpreter(root / ".venv").parent.mkdir(parents=True)
+    dev.interpreter(root / ".venv").touch()
+    dev.ensure(root)
+    assert not any("--clear" in call for call in calls)
+    calls.clear()
+    dev.ensure(root, reinstall=True)
+    assert "--clear" in calls[0]
+
+
+def test_a_failure_says_what_to_do_and_is_begun_again(
+    root: Path, calls: list[list[str]], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    venv = fill(root)
-    stamp(root)
-    (venv / dev_env.MARKER).write_text(marker) if marker else (venv / dev_env.STAMP).unlink()
-    dev_env.ensure(root)
-    assert any("--clear" in call for call in calls) == making
-    assert any("--reinstall" in call for call in calls) == anew
-    assert not (venv / dev_env.MARKER).exists()
-    assert (venv / dev_env.STAMP).exists()
+    recording = dev._run
+
+    def run(command: Sequence[str | Path], folder: Path, quiet: bool = False) -> int:
+        recording(command, folder, quiet)
+        return int("install" in command)
+
+    monkeypatch.setattr(dev, "_run", run)
+    with pytest.raises(SystemExit, match="what to do"):
+        dev.ensure(root)
+    assert (root / ".venv" / dev.STAMP).read_text() == dev.UNFINISHED
+    monkeypatch.setattr(dev, "_run", recording)
+    calls.clear()
+    dev.ensure(root)
+    assert "--clear" in calls[0]
 
 
-def test_a_failure_leaves_the_marker(
-    root: Path, calls: list[list[str]], monkeypatch: pytest.MonkeyPatch
+def test_an_unreachable_index(
+    root: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    def fail(*_: object) -> None:
-        raise dev_env.NotFit("no", "nothing")
-
-    monkeypatch.setattr(dev_env, "_check_pair", fail)
-    with pytest.raises(dev_env.NotFit):
-        dev_env.ensure(root)
-    assert not dev_env._ready(root, root / ".venv")
-    assert (root / ".venv" / dev_env.MARKER).read_text() == dev_env.OURS
-
-
-def test_second_run_starts_at_once(root: Path) -> None:
-    fill(root)
-    shutil.copytree(TOOLS, root / "tools", ignore=shutil.ignore_patterns("__pycache__"))
-    stamp(root)
-    command = [sys.executable, str(root / "tools" / "dev.py"), "setup"]
-    times = []
-    for _ in range(3):  # the best of three, for other tests run beside this one
-        started = time.monotonic()
-        done = subprocess.run(command, capture_output=True, text=True)
-        times.append(time.monotonic() - started)
-        assert (done.returncode, done.stdout.strip()) == (0, str(dev_env.interpreter(root / ".venv")))
-    assert min(times) < 1.0, "0.12 s on an idle machine"
-
-
-# -- machines that are not fit --------------------------------------------------------------------------------
+    """For real, against a closed port: the tool's own words, then what to do."""
+    (root / "backend.py").write_text(BACKEND.replace("Provides-Extra: dev", "Requires-Dist: torch"))
+    for name in [name for name in os.environ if name.startswith("PIP_") or "proxy" in name.lower()]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
+    monkeypatch.setenv("PIP_INDEX_URL", "http://127.0.0.1:9/simple")
+    monkeypatch.setenv("PIP_RETRIES", "1")  # pip names the cause where it tries again
+    monkeypatch.setattr(dev, "_uv", list)
+    with pytest.raises(SystemExit, match="HTTPS_PROXY"):
+        dev.ensure(root)
+    assert "Connection refused" in "".join(capfd.readouterr())
 
 
 def test_old_python_is_told_so() -> None:
     source = (TOOLS / "dev.py").read_text()
-    ast.parse(source, feature_version=(3, 4))
-    assert source.isascii(), "Python 2 reads no other source"
+    ast.parse(source, feature_version=(3, 6))
+    assert source.isascii()
     code = "import runpy, sys; sys.version_info = (3, 9, 1); runpy.run_path(sys.argv[1], run_name='__main__')"
     done = subprocess.run([sys.executable, "-c", code, TOOLS / "dev.py"], capture_output=True, text=True)
-    assert done.returncode == 3
+    assert done.returncode == 1
     assert "needs Python 3.11 or newer; this is Python 3.9" in done.stderr
     assert "Traceback" not in done.stderr
 
 
-def test_small_disk(root: Path, calls: list[list[str]], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(shutil, "disk_usage", lambda path: Usage(0, 0, 2_400_000_000))
-    monkeypatch.setattr(sys, "platform", "linux")
-    monkeypatch.delenv("UV_TORCH_BACKEND", raising=False)
-    with pytest.raises(dev_env.NotFit, match=r"needs about 8 GB, and 2\.4 GB are free") as caught:
-        dev_env.ensure(root)
-    assert "UV_TORCH_BACKEND=cpu" in caught.value.advice
-    assert calls == []
-    fill(root)  # torch is there: an update asks for less
-    dev_env.ensure(root)
+def test_it_needs_nothing_but_python() -> None:
+    tree = ast.parse((TOOLS / "dev.py").read_text())
+    names = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
+    names |= {str(node.module) for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
+    assert {name.split(".")[0] for name in names} <= sys.stdlib_module_names
 
 
-def test_python_without_ensurepip(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    monkeypatch.setattr(shutil, "which", lambda name: None)
-    with pytest.raises(dev_env.NotFit, match="ensurepip is missing") as caught:
-        dev_env.ensure(root)
-    version = f"{sys.version_info.major}.{sys.version_info.minor}"
-    assert f"apt install python{version}-venv" in caught.value.advice
-
-
-def test_python_without_ensurepip_but_with_uv(
-    root: Path, calls: list[list[str]], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    monkeypatch.setattr(shutil, "which", lambda name: "/bin/uv")
-    dev_env.ensure(root)
-    assert calls[0][:3] == ["/bin/uv", "venv", "--seed"]
-
-
-def test_unreachable_index(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """For real: a new environment, and a pip whose index is a closed port."""
-    for name in [name for name in os.environ if name.startswith(("PIP_", "UV_"))]:
-        monkeypatch.delenv(name)
-    monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
-    monkeypatch.setenv("PIP_INDEX_URL", "http://127.0.0.1:9/simple")
-    monkeypatch.setenv("PIP_NO_CACHE_DIR", "1")
-    for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
-        monkeypatch.delenv(name, raising=False)
-    with pytest.raises(dev_env.NotFit, match="the package index cannot be reached") as caught:
-        dev_env.ensure(root)
-    assert "getting uv" in caught.value.what
-    assert "HTTPS_PROXY" in caught.value.advice
-    assert any("Connection refused" in line for line in caught.value.quoted), "the tool's own words"
-    assert (root / ".venv" / dev_env.MARKER).exists()
-
-
-@pytest.mark.parametrize(
-    ("torch", "wants", "fits"),
-    [
-        ("2.15.0+cu132", "==2.15.0", True),
-        ("2.13.0+cpu", ">=2.13", True),
-        ("2.13.0", "==2.15.0", False),
-        ("2.13.0", ">=2.14.0,<3", False),
-        ("2.15.1", "==2.15.0", False),
-        ("2.16.0.dev20260101", "!=2.15.0", True),
-    ],
-)
-def test_torch_and_torchvision_must_match(root: Path, torch: str, wants: str, fits: bool) -> None:
-    fill(root, torch=torch, wants=wants)
-    stamp(root, torch=torch)
-    if fits:
-        dev_env.ensure(root)
-        return
-    with pytest.raises(dev_env.NotFit, match=f"torch {torch} and torchvision 0.29.2 do not match") as caught:
-        dev_env.ensure(root)
-    assert f"built for torch {wants}" in caught.value.what
-    assert "setup --reinstall" in caught.value.advice
-
-
-def test_a_pair_that_changed_is_tried_once(root: Path, calls: list[list[str]]) -> None:
-    """Metadata can agree where compiled code does not: somebody put another torch in."""
-    fill(root, torch="2.14.0")
-    stamp(root, torch="2.15.0")
-    dev_env.ensure(root)
-    assert [call[-1] for call in calls] == [dev_env.PROBE]
-    dev_env.ensure(root)
-    assert len(calls) == 1
-
-
-def test_a_torchvision_that_does_not_run(
-    root: Path, calls: list[list[str]], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    recording = dev_env.run
-
-    def run(command: Sequence[str], label: str, *, folder: Path) -> None:
-        if dev_env.PROBE in command:
-            raise dev_console.Failure(label, 1, ["RuntimeError: operator torchvision::nms does not exist"])
-        recording(command, label, folder=folder)
-
-    monkeypatch.setattr(dev_env, "run", run)
-    with pytest.raises(dev_env.NotFit, match=r"torchvision\.ops\.nms fails") as caught:
-        dev_env.ensure(root)
-    assert "operator torchvision::nms does not exist" in str(caught.value)
-
-
-def failing(root: Path, monkeypatch: pytest.MonkeyPatch, tails: dict[str, str], has_uv: bool) -> list[str]:
-    """Let installers fail with the given last line; gives the list that records who was asked."""
-    asked: list[str] = []
-
-    def run(command: Sequence[str], label: str, *, folder: Path) -> None:
-        who = "probe" if dev_env.PROBE in command else "getting uv" if command[-1] == "uv" else command[2]
-        asked.append(who)
-        if who in tails:
-            raise dev_console.Failure(label, 2, [tails[who]])
-
-    fill(root)
-    monkeypatch.setattr(dev_env, "run", run)
-    monkeypatch.setattr(dev_env, "_runs", lambda venv, code: has_uv or "uv" not in code)
-    return asked
-
-
-def test_pip_steps_in_where_there_is_no_uv(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked = failing(root, monkeypatch, {"getting uv": "No matching distribution found for uv"}, has_uv=False)
-    dev_env.ensure(root)
-    assert asked == ["getting uv", "pip", "probe"]
-
-
-def test_pip_steps_in_where_uv_fails(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked = failing(root, monkeypatch, {"uv": "No solution found"}, has_uv=True)
-    dev_env.ensure(root)
-    assert asked == ["uv", "pip", "probe"]
-
-
-@pytest.mark.parametrize(
-    ("line", "what"),
-    [
-        ("error: No space left on device (os error 28)", dev_env.DISK),
-        ("error: Failed to fetch: error sending request for url", dev_env.NETWORK),
-        ("  Caused by: dns error: failed to lookup address information", dev_env.NETWORK),
-    ],
-)
-def test_pip_would_not_help(root: Path, monkeypatch: pytest.MonkeyPatch, line: str, what: str) -> None:
-    asked = failing(root, monkeypatch, {"uv": line}, has_uv=True)
-    with pytest.raises(dev_env.NotFit, match=what) as caught:
-        dev_env.ensure(root)
-    assert asked == ["uv"]
-    assert line in str(caught.value)
-
-
-# -- what is shown --------------------------------------------------------------------------------------------
-
-
-def test_run_shows_lines_and_quotes_the_last(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    code = "import sys\nfor i in range(20): print('line', i)\nsys.exit(7)"
-    with pytest.raises(dev_console.Failure) as caught:
-        dev_console.run([sys.executable, "-c", code], "counting", folder=tmp_path)
-    assert caught.value.code == 7
-    assert caught.value.tail == tuple(f"line {i}" for i in range(8, 20))
-    assert "      line 0\n" in capfd.readouterr().out
-
-
-def test_run_says_when_a_program_is_missing(tmp_path: Path) -> None:
-    with pytest.raises(dev_console.Failure, match="127"):
-        dev_console.run(["there-is-no-such-program"], "trying", folder=tmp_path)
-
-
-def test_run_gives_a_sign_of_life(
-    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(dev_console, "QUIET_S", 0.1)
-    dev_console.run([sys.executable, "-c", "import time; time.sleep(0.5)"], "sleeping", folder=tmp_path)
-    assert "[dev] sleeping: 0 s" in capfd.readouterr().out
-
-
-# -- the commands ---------------------------------------------------------------------------------------------
+# -- the commands -------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -349,26 +236,30 @@ def ran(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
     """Modules that the commands ran; ruff check fails."""
     recorded: list[list[str]] = []
 
-    def module(python: Path, command: Sequence[str], *, threads: int | None = None) -> int:
-        recorded.append(list(command))
-        return int(list(command[:2]) == ["ruff", "check"])
+    def run(command: Sequence[str | Path], folder: Path, quiet: bool = False) -> int:
+        recorded.append([str(part) for part in command[1:] if part != "-m" or command[-1] == ""])
+        return int(list(command[2:4]) == ["ruff", "check"])
 
-    monkeypatch.setattr(dev_steps, "_module", module)
-    monkeypatch.setattr(dev_env, "ensure", lambda root, reinstall=False: Path(sys.executable))
+    monkeypatch.setattr(dev, "_run", run)
+    monkeypatch.setattr(dev, "ensure", lambda root, reinstall=False: Path(sys.executable))
+    monkeypatch.setattr(os, "environ", dict(os.environ))
     return recorded
 
 
 def test_every_check_runs_also_after_a_failure(
     ran: list[list[str]], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert dev_steps.main(["test"]) == 1
-    assert [command[0] for command in ran] == ["ruff", "ruff", "mypy", "pytest"]
-    rows = capsys.readouterr().out.splitlines()[-4:]
-    assert [row.split()[:2] for row in rows] == [
+    assert dev.main(["test"]) == 1
+    assert [command[0] for command in ran] == [
+        "ruff",
+        "ruff",
+        "mypy",
+        "pytest",
+    ]
+    rows = [row.split()[:2] for row in capsys.readouterr().out.splitlines()[-4:]]
+    assert rows == [
         ["lint", "failed"],
-        ["format", "ok"],
-        ["types", "ok"],
-        ["tests", "ok"],
+        *([name, "ok"] for name in ("format", "types", "tests")),
     ]
 
 
@@ -380,53 +271,49 @@ def test_arguments_reach_pytest(ran: list[list[str]]) -> None:
         "--slow",
         "--jobs",
         "2",
-        "-k",
-        "plan",
         "tests/planning/test_plan.py",
         "-x",
+        "--nets",
+        "500",
     ]
-    assert dev_steps.main(arguments) == 0
-    assert ran == [
-        [
-            "pytest",
-            "tests/planning/test_plan.py",
-            "-x",
-            "-n",
-            "2",
-            "--dist",
-            "worksteal",
-            "-m",
-            "",
-            "-k",
-            "plan",
-        ]
+    assert dev.main(arguments) == 0
+    expected = [
+        "-m",
+        "pytest",
+        "tests/planning/test_plan.py",
+        "-x",
+        "--nets",
+        "500",
+        "-n",
+        "2",
+        "--dist",
+        "worksteal",
+        "-m",
     ]
+    assert ran == [[*expected, ""]]
+    given = dev._parse(["test", "-k", "plan", "--jobs", "0"])
+    assert dev._pytest(given) == ["-m", "pytest", "-k", "plan"]
 
 
 def test_demo_writes_to_out(ran: list[list[str]]) -> None:
-    assert dev_steps.main(["demo", "--seed", "1"]) == 0
+    assert dev.main(["demo", "--seed", "1"]) == 0
     assert ran == [["fxprune", "demo", "--out", "out/demo", "--seed", "1"]]
-
-
-def test_an_unfit_machine_ends_with_a_message(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    def ensure(root: Path, *, reinstall: bool) -> Path:
-        raise dev_env.NotFit("it is broken", "mend it", ["x" * 1000])
-
-    monkeypatch.setattr(dev_env, "ensure", ensure)
-    assert dev_steps.main(["test"]) == 3
-    shown = capsys.readouterr().err
-    assert shown.startswith("error: it is broken\n  what to do: mend it\n")
-    assert max(map(len, shown.splitlines())) < 200
 
 
 @pytest.mark.parametrize("arguments", [[], ["nothing"], ["setup", "--what"]])
 def test_wrong_usage(arguments: list[str], ran: list[list[str]]) -> None:
     with pytest.raises(SystemExit) as caught:
-        dev_steps.main(arguments)
+        dev.main(arguments)
     assert caught.value.code == 2
     assert ran == []
+
+
+def test_interruption_is_no_traceback(ran: list[list[str]], monkeypatch: pytest.MonkeyPatch) -> None:
+    def stopped(python: Path, given: argparse.Namespace) -> int:
+        raise KeyboardInterrupt
+
+    monkeypatch.setitem(dev.COMMANDS, "lint", stopped)
+    assert dev.main(["lint"]) == 130
 
 
 @pytest.mark.skipif(os.name == "nt", reason="bash script")
