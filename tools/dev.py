@@ -1,4 +1,4 @@
-"""The project's commands: ``python tools/dev.py demo``, ``test``, ``lint`` and ``setup``.
+"""The project's commands: ``python tools/dev.py demo``, ``test``, ``docs``, ``lint`` and ``setup``.
 
 They need Python 3.11 or newer and nothing else. The first call makes an environment in ``.venv``: with uv where
 there is one, else (or where uv cannot) with venv and pip. A stamp, written last, says what it was made from, so that a
@@ -28,7 +28,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-TARGET = ".[dev]"
+TARGET = ".[dev,docs]"
 STAMP = "fxprune-stamp"
 UNFINISHED = "installing"
 MOST_WORKERS = 8  # each holds torch and a few models: about 2 GB
@@ -37,6 +37,7 @@ CHECKS = {
     "lint": ("-m", "ruff", "check", "."),
     "format": ("-m", "ruff", "format", "--check", "."),
     "types": ("-m", "mypy"),
+    "docs": ("tools/build_docs.py",),
 }
 MENDS = (("-m", "ruff", "check", "--fix", "."), ("-m", "ruff", "format", "."))
 
@@ -167,6 +168,11 @@ def demo(python: Path, given: argparse.Namespace) -> int:
     return _run([python, "-m", "fxprune", "demo", "--out", "out/demo", *given.rest], ROOT)
 
 
+def docs(python: Path, _: argparse.Namespace) -> int:
+    """Build the documentation into build/docs/site; warnings are errors."""
+    return _run([python, *CHECKS["docs"]], ROOT)
+
+
 def lint(python: Path, _: argparse.Namespace) -> int:
     """Mend what ruff can mend by itself and reformat."""
     return max(_run([python, *command], ROOT) for command in MENDS)
@@ -179,7 +185,7 @@ def setup(python: Path, _: argparse.Namespace) -> int:
 
 
 COMMANDS: dict[str, Callable[[Path, argparse.Namespace], int]] = {
-    f.__name__: f for f in (demo, test, lint, setup)
+    f.__name__: f for f in (demo, test, docs, lint, setup)
 }
 
 

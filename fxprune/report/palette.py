@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-__all__ = ["BETWEEN", "DENSE", "ERROR_BARS", "LINES", "SLIM", "VERDICTS"]
+__all__ = ["BETWEEN", "DENSE", "ERROR_BARS", "LINE", "LINES", "SLIM", "VERDICTS"]
 
 DENSE, SLIM, BETWEEN = "#b8c4d6", "#2458a6", "#d98e32"
 """The model as it came, the slim one, and what lies between them or is compared with fxprune."""
 
 ERROR_BARS = "#444444"
+LINE = "#8a93a0"
+"""A line that has to be seen on white and on black."""
 
 LINES = (SLIM, BETWEEN, "#5f8f5a", "#8c6bb1")
 """fxprune first, then its peers."""

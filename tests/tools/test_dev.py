@@ -23,7 +23,7 @@ PYPROJECT = """
 [project]
 name = "alone"
 version = "1"
-optional-dependencies = { dev = [] }
+optional-dependencies = { dev = [], docs = [] }
 [build-system]
 requires = []
 build-backend = "backend"
@@ -38,7 +38,7 @@ import pathlib, zipfile
 def build_editable(folder, settings=None, metadata=None):
     files = {
         "alone.pth": str(pathlib.Path.cwd()),
-        "alone-1.dist-info/METADATA": "Metadata-Version: 2.1\\nName: alone\\nVersion: 1\\nProvides-Extra: dev\\n",
+        "alone-1.dist-info/METADATA": "Metadata-Version: 2.1\\nName: alone\\nVersion: 1\\nProvides-Extra: dev\\nProvides-Extra: docs\\n",
         "alone-1.dist-info/WHEEL": "Wheel-Version: 1.0\\nGenerator: x\\nRoot-Is-Purelib: true\\nTag: py3-none-any\\n",
         "alone-1.dist-info/RECORD": "",
     }
@@ -112,7 +112,7 @@ def test_with_pip_alone(
 def test_uv_makes_it_where_there_is_one(root: Path, calls: list[list[str]]) -> None:
     dev.ensure(root)
     assert [call[:3] for call in calls] == [["uv", "venv", "--seed"], ["uv", "pip", "install"]]
-    assert calls[1][-2:] == ["-e", ".[dev]"], "torch and torchvision come from one resolver run"
+    assert calls[1][-2:] == ["-e", ".[dev,docs]"], "torch and torchvision come from one resolver run"
     calls.clear()
     dev.ensure(root)
     assert calls == []
@@ -254,13 +254,20 @@ def test_every_check_runs_also_after_a_failure(
         "ruff",
         "ruff",
         "mypy",
+        "tools/build_docs.py",
         "pytest",
     ]
-    rows = [row.split()[:2] for row in capsys.readouterr().out.splitlines()[-4:]]
+    rows = [row.split()[:2] for row in capsys.readouterr().out.splitlines()[-5:]]
     assert rows == [
         ["lint", "failed"],
-        *([name, "ok"] for name in ("format", "types", "tests")),
+        *([name, "ok"] for name in ("format", "types", "docs", "tests")),
     ]
+
+
+def test_every_check_has_its_file() -> None:
+    files = [step[0] for step in dev.CHECKS.values() if step[0] != "-m"]
+    assert files
+    assert all((TOOLS.parent / file).exists() for file in files)
 
 
 def test_arguments_reach_pytest(ran: list[list[str]]) -> None:
