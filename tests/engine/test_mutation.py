@@ -58,6 +58,14 @@ def test_the_second_oracle_needs_no_help(name: str) -> None:
     assert found.by == "verify", f"{fault.broken}: {found}"
 
 
+@pytest.mark.parametrize("name", ["aten::conv1d: loses labels", "aten::matmul: taken for elementwise"])
+def test_an_oracle_that_is_asked_alone_has_no_help_from_the_walk(name: str) -> None:
+    (fault,) = [m for m in mutants() if m.name == name]
+    together, alone = verdict(fault, most=NETWORKS), verdict(fault, most=NETWORKS, oracles=("masks",))
+    assert together.by == "engine" and "forgets channels" in together.how
+    assert alone.by == "verify", f"{fault.broken}: {alone}"
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
 def test_every_fault_is_noticed_or_explained() -> None:
