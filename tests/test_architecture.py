@@ -65,6 +65,14 @@ def test_peers_are_never_imported() -> None:
     assert not {(importer, peer) for importer, peer in met if peer in NEVER} - NEVER_EXCEPT
 
 
+def test_what_tests_need_is_loaded_by_those_who_test() -> None:
+    """Nothing else imports ``fxprune.testing``, and it needs no tool of the tests itself."""
+    met = {(entry(path), name) for path, tree in sources() for name, _ in imported(tree)}
+    assert not {m for m in met if own(m[1]) == "testing" and m[0] != "testing"}
+    tools = {"pytest", "hypothesis", "_pytest", "tests"}
+    assert not {m for m in met if m[1].split(".")[0] in tools}
+
+
 def test_labels_do_not_know_torch() -> None:
     knowing = {
         path.relative_to(ROOT).as_posix()

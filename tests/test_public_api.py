@@ -18,6 +18,7 @@ from pathlib import Path
 import pytest
 
 import fxprune
+from fxprune import testing
 
 FUNCTIONS = {
     "trace",
@@ -45,6 +46,12 @@ ERRORS = {
     "VerificationError",
 }
 MODULES = {"regularizers"}
+TESTING = {
+    *("Broken", "LawError", "Operand", "OperatorReport", "Sample", "check_operator", "unnoticed_faults"),
+    *("buffer", "complex_parameter", "given", "parameter", "positive"),
+    *("Finding", "Net", "Recipe", "Report", "Shrunk"),
+    *("check", "from_source", "random_net", "random_nets", "shrink", "write"),
+}
 
 FORMS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "trace": (("model", "example_inputs"), ()),
@@ -78,6 +85,14 @@ def test_public_names() -> None:
     public = FUNCTIONS | TYPES | ERRORS | MODULES
     assert sorted(fxprune.__all__) == sorted(public)
     assert all(hasattr(fxprune, name) for name in public)
+
+
+def test_names_for_those_who_test() -> None:
+    assert sorted(testing.__all__) == sorted(TESTING)
+    for name in TESTING:
+        assert inspect.getdoc(getattr(testing, name)), name
+    for name in ("check_operator", "unnoticed_faults", "check", "Sample"):
+        assert ">>>" in (inspect.getdoc(getattr(testing, name)) or ""), f"{name} shows no example"
 
 
 def test_no_module_has_the_name_of_a_function() -> None:

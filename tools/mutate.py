@@ -6,7 +6,8 @@
 
 A fault counts as caught where the library itself stops: its proof fails (``verify``), or an earlier step
 refuses or breaks down (``engine``).  Where only a law or an expectation of the tests notices, the table says so (``laws``).
-Faults are data in ``tests/engine``: some are made from the table of rules, the others are written by hand.  The command may
+Some faults are made from the table of rules (``fxprune.testing.mutation``), the others are written by hand in
+``tests/testing/faults``.  The command may
 be stopped at any moment and goes on where it was; ``--anew`` begins again.
 """
 
@@ -26,9 +27,16 @@ import torch
 import torchvision  # noqa: F401 - some rules are for its operators
 from machine_note import machine_note
 
+from fxprune.proof.verify import OracleName
+from fxprune.testing.mutation.verdict import verdict
+
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "tools" / "results"
-PROVED: Mapping[str, tuple[str, ...]] = {"both": ("graph", "masks"), "masks": ("masks",), "graph": ("graph",)}
+PROVED: Mapping[str, tuple[OracleName, ...]] = {
+    "both": ("graph", "masks"),
+    "masks": ("masks",),
+    "graph": ("graph",),
+}
 FIRST, ALL = 8, 500
 """Networks that are tried at once, and those for a fault that these did not show."""
 
@@ -53,7 +61,7 @@ Row = dict[str, object]
 def _digest() -> str:
     """Of the engine and the faults: verdicts of another one do not count."""
     found = hashlib.sha256()
-    for folder in (ROOT / "fxprune", ROOT / "tests" / "engine"):
+    for folder in (ROOT / "fxprune", ROOT / "tests" / "testing"):
         for path in sorted(folder.rglob("*.py")):
             found.update(path.read_bytes())
     return found.hexdigest()[:12]
@@ -141,10 +149,12 @@ def main() -> int:
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
     sys.path.insert(0, str(ROOT / "tests"))
-    table = import_module("engine.mutants")
+    table, subjects = (
+        import_module("testing.faults.mutants"),
+        import_module("testing.faults.networks").subjects(),
+    )
     faults = table.mutants()
     alone = table.ALONE if given.oracle == "masks" else {}
-    verdict = import_module("engine.detection").verdict
     chosen = [m for m in faults if not given.only or any(w in f"{m.family} {m.name}" for w in given.only)]
     digest = _digest()
     path = _rows_of(given.out, given.oracle)
@@ -156,10 +166,10 @@ def main() -> int:
     with path.open("w", encoding="utf-8") as file:
         file.writelines(json.dumps(row) + "\n" for row in rows.values())
         for number, fault in enumerate(todo, 1):
-            found = verdict(fault, most=FIRST, oracles=oracles)
+            found = verdict(fault, subjects, most=FIRST, oracles=oracles)
             explained = fault.why or alone.get(fault.name, "")
             if found.by in ("laws", "nothing") and not explained:
-                found = verdict(fault, most=ALL, oracles=oracles)
+                found = verdict(fault, subjects, most=ALL, oracles=oracles)
             rows[fault.name] = row = {
                 "name": fault.name,
                 "family": fault.family,

@@ -23,7 +23,6 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import partial
-from importlib import import_module
 from multiprocessing.connection import Connection
 from pathlib import Path
 
@@ -40,6 +39,8 @@ from fxprune.plans import Axis, Cost, Plan
 from fxprune.proof.masks.masked import compare
 from fxprune.slimming.slim import slim
 from fxprune.testing import random_net
+from fxprune.testing.probes import PROBES
+from fxprune.testing.probes.examine import prepared, subsets
 
 ROOT = Path(__file__).resolve().parent.parent
 LIMIT_S = 90
@@ -117,17 +118,15 @@ def _removed(tool: Tool, traced: Trace, example: object, gone: list[int], truth:
 
 def probes() -> str:
     """Every probe by every peer, the worst of its removals."""
-    sys.path.insert(0, str(ROOT / "tests"))
-    table, probing = import_module("engine.probe_nets").PROBES, import_module("engine.probing")
     rows: list[tuple[str, list[str]]] = []
-    for probe in table:
+    for probe in PROBES:
         if probe.axis != ("first.weight", 0):
             continue
-        traced, example = probing.prepared(probe)
+        traced, example = prepared(probe)
         found = coupling(traced)
         if found.pinned[found.axes[probe.axis]].all():
             continue
-        drawn = [g.tolist() for g in probing.subsets(probe, traced, DRAWS, 0)]
+        drawn = [g.tolist() for g in subsets(probe, traced, DRAWS, 0)]
         truths = _truths(traced, example, drawn)
         if not truths:
             continue

@@ -1,37 +1,34 @@
 """Prints what becomes of one-op probes: ``python tools/probes.py [PART OF A NAME]``.
 
 Each probe is a small network with one operator between two layers, of which arbitrary channels are
-removed.  Exit code 1 if any is wrong, or differs from what ``tests/engine/probe_nets.py`` expects.
+removed.  Exit code 1 if any is wrong, or differs from what ``fxprune.testing.probes`` expects.
 """
 
 from __future__ import annotations
 
 import sys
-from importlib import import_module
-from pathlib import Path
 
 import torch
 
-ROOT = Path(__file__).resolve().parent.parent
+from fxprune.testing.probes import PROBES
+from fxprune.testing.probes.examine import disagreement, examine
 
 
 def main(part: str) -> int:
     """Try every probe whose name contains ``part`` and print a table."""
     torch.set_num_threads(1)
-    sys.path.insert(0, str(ROOT / "tests"))
-    probes, examine = import_module("engine.probe_nets").PROBES, import_module("engine.probing").examine
     counts: dict[str, int] = {}
     bad = 0
     print(f"{'probe':45} {'verdict':8} {'free':>4} {'units':>5} {'error':>8}  reason")
-    for probe in probes:
+    for probe in PROBES:
         if part not in probe.name:
             continue
         found = examine(probe)
-        agrees = found.verdict == probe.verdict and (found.free, found.units) == (probe.free, probe.units)
-        bad += not agrees
+        wrong = disagreement(probe, found)
+        bad += bool(wrong)
         counts[found.verdict] = counts.get(found.verdict, 0) + 1
         why = found.whys[0].splitlines()[0] if found.whys else ""
-        note = "" if agrees else f"  <- expected {probe.verdict}, {probe.free} free, {probe.units} units"
+        note = f"  <- {wrong}" if wrong else ""
         print(
             f"{probe.name:45} {found.verdict:8} {found.free:4} {found.units:5} {found.error:8.0e}  {why[:90]}{note}"
         )

@@ -237,7 +237,7 @@ def _conclude(record: Record) -> int:
     """Write results and table; 1 if anything is wrong or crashed."""
     from machine_note import machine_note
 
-    from fxprune.testing.statements import STATEMENTS
+    from fxprune.testing.nets.statements import STATEMENTS
 
     if record.rows:
         record.write(RESULTS)

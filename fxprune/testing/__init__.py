@@ -1,7 +1,13 @@
-"""Random nets for whoever wants to try fxprune, or another tool, on nets that nobody chose.
+"""What fxprune is tested with, for whoever adds to it or compares with it: laws on samples, probes, faults, random nets.
 
-A net is written as real module source from a table of some four hundred kinds of statements; ``check`` prunes
-it in many ways and says what came of it; ``shrink`` makes a failing one small.
+* An operator of your own: ``register`` its rule, write a ``Sample``, and ``check_operator`` runs every law on it;
+  ``unnoticed_faults`` says which slips in the rule your samples would not show.
+* ``random_net`` writes a net nobody chose as module source, ``check`` prunes it in many ways and says what came of
+  it, ``shrink`` makes a failing one small.
+* ``fxprune.testing.samples`` has samples of all operators, ``fxprune.testing.probes`` small networks with one
+  interesting operator each, ``fxprune.testing.mutation`` seeded faults and who notices them.
+
+Nothing here needs pytest, and ``import fxprune`` does not load it.
 
 Example:
     >>> net = random_net(3)
@@ -14,20 +20,42 @@ Example:
 
 from __future__ import annotations
 
-from fxprune.testing.check import Finding, Report, check
-from fxprune.testing.nets import Net, Recipe, from_source, random_net, random_nets, write
-from fxprune.testing.shrink import Shrunk, shrink
+from fxprune.testing.nets.check import Finding, Report, check
+from fxprune.testing.nets.shrink import Shrunk, shrink
+from fxprune.testing.nets.write import Net, Recipe, from_source, random_net, random_nets, write
+from fxprune.testing.operators import Broken, LawError, OperatorReport, check_operator, unnoticed_faults
+from fxprune.testing.samples.base import (
+    Operand,
+    Sample,
+    buffer,
+    complex_parameter,
+    given,
+    parameter,
+    positive,
+)
 
 __all__ = [
+    "Broken",
     "Finding",
+    "LawError",
     "Net",
+    "Operand",
+    "OperatorReport",
     "Recipe",
     "Report",
+    "Sample",
     "Shrunk",
+    "buffer",
     "check",
+    "check_operator",
+    "complex_parameter",
     "from_source",
+    "given",
+    "parameter",
+    "positive",
     "random_net",
     "random_nets",
     "shrink",
+    "unnoticed_faults",
     "write",
 ]

@@ -7,7 +7,6 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from engine.mutation import SAID, applied, at, code, in_row
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -17,6 +16,8 @@ from fxprune.planning.plan import plan, plan_removal
 from fxprune.plans import Budget, Plan
 from fxprune.proof.verify import Proof, verify
 from fxprune.slimming.slim import slim
+from fxprune.testing.mutation.mutant import applied, at, code, in_row
+from fxprune.testing.mutation.systematic import SAID
 
 HALF = Budget(channels=0.5)
 

@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from fxprune.testing import Recipe, check, from_source, random_net, random_nets, shrink, write
-from fxprune.testing.check import Finding, Wrong, headline
-from fxprune.testing.kinds import HOLES, Draw, Unfit
-from fxprune.testing.nets import Step, Writer, quiet
-from fxprune.testing.statements import ENTRIES, KINDS, STATEMENTS
+from fxprune.testing.nets.check import Finding, Wrong, headline
+from fxprune.testing.nets.kinds import HOLES, Draw, Unfit
+from fxprune.testing.nets.statements import ENTRIES, KINDS, STATEMENTS
+from fxprune.testing.nets.write import Step, Writer, quiet
 
 HOLE = set(HOLES)
 
@@ -102,7 +102,7 @@ def inputs(batch=2):
 
 def test_the_checker_notices_a_wrong_slim_model(monkeypatch: pytest.MonkeyPatch) -> None:
     """A weight changed after slicing: both oracles say so, and the finding repeats with its removal alone."""
-    module = __import__("importlib").import_module("fxprune.testing.check")
+    module = __import__("importlib").import_module("fxprune.testing.nets.check")
     right = module.slim
 
     def spoiled(*args: object, **options: object) -> torch.nn.Module:
@@ -124,7 +124,7 @@ def test_the_checker_notices_a_wrong_slim_model(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_the_checker_notices_what_is_no_error_of_ours(monkeypatch: pytest.MonkeyPatch) -> None:
-    module = __import__("importlib").import_module("fxprune.testing.check")
+    module = __import__("importlib").import_module("fxprune.testing.nets.check")
 
     def broken(*_: object, **__: object) -> None:
         raise IndexError("list index 17 out of range")
@@ -142,7 +142,7 @@ def test_headlines_hide_names_and_numbers() -> None:
 
 def test_shrinking_keeps_what_fails(monkeypatch: pytest.MonkeyPatch) -> None:
     """A net that fails because of one kind of statement shrinks to that statement."""
-    module = __import__("importlib").import_module("fxprune.testing.shrink")
+    module = __import__("importlib").import_module("fxprune.testing.nets.shrink")
     seed = next(s for s in range(200) if "softmax" in random_net(s).kinds and len(random_net(s).kinds) > 4)
     net = random_net(seed)
     finding = Finding("verify", "random units", "wrong", "differs", "differs by 1")

@@ -1,0 +1,1 @@
+"""Seeded faults in the engine, and who notices them."""
