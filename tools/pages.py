@@ -17,7 +17,7 @@ from pathlib import Path
 __all__ = ["render"]
 
 ROOT = Path(__file__).resolve().parent.parent
-PAGES = (ROOT / "README.md", *sorted((ROOT / "tools" / "docs").glob("*.md")))
+PAGES = (ROOT / "README.md", *sorted((ROOT / "tools" / "docs").rglob("*.md")))
 
 SECTION = re.compile(r"(?m)^(<!-- begin: (fxprune[^\n]*?) -->\n).*?^(<!-- end -->)$", re.DOTALL)
 
