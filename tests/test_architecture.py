@@ -83,6 +83,68 @@ def test_labels_do_not_know_torch() -> None:
     assert not knowing & TORCH_FREE
 
 
+def methods() -> tuple[set[str], set[str]]:
+    """Classes of ``fxprune/regularizers`` that are methods, and the names that recipes know them by."""
+    classes = {
+        node.name: node
+        for path, tree in sources()
+        if entry(path) == "regularizers"
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ClassDef)
+    }
+    known = {"Regularizer"}
+    while (
+        grown := {
+            name for name, node in classes.items() if {ast.unparse(base) for base in node.bases} & known
+        }
+        - known
+    ):
+        known |= grown
+    names = {
+        word.value
+        for name in known
+        for node in ast.walk(classes[name])
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]).removeprefix("self.") == "name"
+        for word in ast.walk(node.value)
+        if isinstance(word, ast.Constant)
+    }
+    return known, names
+
+
+def asks_which_method(tree: ast.AST, classes: set[str], names: set[str]) -> Iterator[int]:
+    """Lines that tell methods apart by name, by class, or by what they happen to have."""
+
+    def words(node: ast.AST) -> set[object]:
+        return {inner.value for inner in ast.walk(node) if isinstance(inner, ast.Constant)}
+
+    for node in ast.walk(tree):
+        match node:
+            case ast.Compare() | ast.MatchValue():
+                asked = bool(words(node) & names)
+            case ast.Dict(keys=keys):
+                asked = len({word for key in keys if key for word in words(key)} & names) > 1
+            case ast.Call(func=ast.Name(id="isinstance" | "issubclass"), args=[_, kinds]):
+                asked = bool(set(re.findall(r"\w+", ast.unparse(kinds))) & classes)
+            case ast.Call(func=ast.Name(id="getattr" | "hasattr"), args=[what, *_]):
+                asked = bool(re.search(r"\b(method|reg|regularizer)\b", ast.unparse(what)))
+            case _:
+                asked = False
+        if asked:
+            yield node.lineno
+
+
+def test_nobody_asks_which_method_it_is() -> None:
+    """The protocol says what differs: a method of somebody else can then do all that ours can."""
+    classes, names = methods()
+    found = [
+        at(path, line)
+        for path, tree in sources()
+        if entry(path) != "regularizers"
+        for line in asks_which_method(tree, classes, names)
+    ]
+    assert not found, f"{found}: give the protocol (fxprune/regularizers/protocol.py) a member for it"
+
+
 def test_no_absolute_path() -> None:
     found = [
         f"{at(path, number)} {line.strip()}"
@@ -111,4 +173,20 @@ def test_the_checks_can_fail() -> None:
     assert [own(name) for name in names] == ["planning", "__init__", None, None]
     assert ABSOLUTE.search('open("/home/someone/x")')
     assert not ABSOLUTE.search('split("/")')
+    classes, names = methods()
+    assert {"GAL", "IncReg", "Magnitude", "Compose", "GroupRegularizer"} <= classes
+    assert {"gal", "increg", "increg_columns", "magnitude", "uniform", "ssr"} <= names
+    for line, asked in (
+        ("method.name == 'ssr'", True),
+        ("'gal' != name", True),
+        ("name in ('magnitude', 'uniform')", True),
+        ("isinstance(method, (GAL, regularizers.SSR))", True),
+        ("issubclass(kind, OneShot)", True),
+        ("getattr(job.method, 'loss', None)", True),
+        ("hasattr(method, 'student')", True),
+        ("{'ssr': 1, 'dwgl': 2}", True),
+        ("method.steerable and isinstance(value, Mapping) and name == 'macs'", False),
+        ("getattr(plan.predicted, quantity)", False),
+    ):
+        assert bool(list(asks_which_method(ast.parse(line), classes, names))) == asked, line
     assert len(LEVEL) == sum(map(len, LAYERS)), "a module stands in two layers"

@@ -224,7 +224,7 @@ class Bench:
             return [self._game(method) for _ in range(repeats)]
         self._part(method)  # warms up
         parts = [self._part(method) for _ in range(repeats)]
-        if isinstance(method, Ours) and method.reg.name == "ssr" and method.reg.period > 1:  # type: ignore[attr-defined]
+        if isinstance(method, Ours) and method.reg.name == "ssr" and method.reg.period > 1:
             update = self._update(method)
             return [((PERIOD - 1) * part + update) / PERIOD for part in parts]
         return parts

@@ -13,7 +13,7 @@ All follow one protocol (``Regularizer``)::
 from __future__ import annotations
 
 from fxprune.plans import Crop
-from fxprune.regularizers.base import GroupRegularizer, Regularizer, Report
+from fxprune.regularizers.base import GroupRegularizer
 from fxprune.regularizers.compose import Compose
 from fxprune.regularizers.dwgl import DWGL
 from fxprune.regularizers.gal.method import GAL
@@ -22,9 +22,11 @@ from fxprune.regularizers.group_lasso import GroupLasso
 from fxprune.regularizers.increg import IncReg
 from fxprune.regularizers.network_slimming import NetworkSlimming
 from fxprune.regularizers.oneshot import Magnitude, Uniform
+from fxprune.regularizers.protocol import Regularizer, Report
 from fxprune.regularizers.reorder import reorder_
 from fxprune.regularizers.ssr import SSR
 from fxprune.regularizers.terms.columns import Masked
+from fxprune.regularizers.terms.view import energy
 
 __all__ = [
     "DWGL",
@@ -43,6 +45,7 @@ __all__ = [
     "Regularizer",
     "Report",
     "Uniform",
+    "energy",
     "reorder_",
 ]
 
@@ -55,5 +58,6 @@ REGULARIZERS: tuple[type[Regularizer], ...] = (
     GReg,
     Magnitude,
     Uniform,
+    GAL,
 )
-"""Every method that is made from a model and its groups."""
+"""Every method by itself; a recipe names it by its ``name`` or by that of its class."""

@@ -1,4 +1,4 @@
-"""What every method shares: the protocol, the decisions and their effect, state and report.
+"""What methods on coupling groups share: the decisions and their effect, state and report.
 
 A method sees its units as *atoms* (a unit, or a bundle that layouts tie together) through a
 ``GroupView``.  It supplies a penalty, what happens after the optimizer's step, and which atoms it
@@ -8,8 +8,8 @@ keeps; the rest lives here.
 from __future__ import annotations
 
 import abc
-from collections.abc import Container, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from collections.abc import Set as AbstractSet
 
 import numpy as np
 import torch
@@ -23,95 +23,11 @@ from fxprune.plans import Budget, Plan
 from fxprune.regularizers.clock import Clock
 from fxprune.regularizers.decisions import Learned, cut_by, plan_for
 from fxprune.regularizers.options import PerGroup, Scale, choose, per_family
+from fxprune.regularizers.protocol import Regularizer, Report, State
 from fxprune.regularizers.terms.layout import Layout, Members, row_layout
 from fxprune.regularizers.terms.view import GroupView, rank_within
 
-__all__ = ["GroupRegularizer", "Regularizer", "Report", "State"]
-
-State = dict[str, Tensor]
-"""State of a method: tensors by name, fit for ``torch.save`` and for safetensors."""
-
-
-@dataclass(frozen=True)
-class Report:
-    """Quantities to watch during training.
-
-    Attributes:
-        method: Name of the method.
-        steps: Number of ``step()`` calls.
-        zero_share: Share of the units it may remove that would go now, in [0, 1].
-        penalty: Last value of the penalty; NaN before the first.
-        overhead_ms: Mean time a step spends in ``penalty()`` and ``step()``, milliseconds.  Their share
-            of the backward pass is not in it, nor what a device still does after they return.
-        overhead: The same as a share of the time between steps, in [0, 1]; 0 before two steps.
-        details: Quantities of the method (residuals, factors, ...).
-    """
-
-    method: str
-    steps: int
-    zero_share: float
-    penalty: float
-    overhead_ms: float
-    overhead: float
-    details: Mapping[str, float] = field(default_factory=dict)
-
-
-class Regularizer(abc.ABC):
-    """The protocol: three lines in a training loop, then a plan.
-
-    ::
-
-        loss = task_loss + reg.penalty()
-        loss.backward(); optimizer.step(); reg.step()
-        ...
-        plan = reg.plan()
-
-    Methods that act on coupling groups derive from ``GroupRegularizer``; those that act on other
-    structures (masks on branches and blocks) from this class.
-
-    Attributes:
-        name: Of the method.
-        groups: Coupling groups of the model, all or some.
-    """
-
-    name = "regularizer"
-    groups: Sequence[Group]
-
-    @abc.abstractmethod
-    def penalty(self) -> Tensor:
-        """The term to add to the loss: float[], differentiable; zero for methods that act in ``step``."""
-
-    @abc.abstractmethod
-    def step(self) -> None:
-        """What happens after the optimizer's step; call it once per step, before the scheduler's."""
-
-    @abc.abstractmethod
-    def finish(self) -> None:
-        """Take the decisions for good: what goes is set to zero now and after every later step."""
-
-    @abc.abstractmethod
-    def plan(self, budget: Budget | None = None, options: PlanOptions | None = None) -> Plan:
-        """What the method decided, as a plan for ``slim``; or a budget spent in the order it learned."""
-
-    @abc.abstractmethod
-    def removed_units(self) -> IntArray:
-        """Ids (in the coupling) of the units that would go now, ascending."""
-
-    @abc.abstractmethod
-    def report(self) -> Report:
-        """Quantities to watch; reading them waits for the device."""
-
-    @abc.abstractmethod
-    def state_dict(self) -> State:
-        """Everything that a bit-equal continuation needs, apart from the model and the optimizer."""
-
-    @abc.abstractmethod
-    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Continue from a state.
-
-        Raises:
-            PlanError: The state is of another method or of other groups.
-        """
+__all__ = ["GroupRegularizer"]
 
 
 class GroupRegularizer(Regularizer):
@@ -131,6 +47,8 @@ class GroupRegularizer(Regularizer):
         steps: Number of ``step()`` calls so far.
     """
 
+    steerable = True
+
     def __init__(
         self,
         model: nn.Module,
@@ -139,7 +57,7 @@ class GroupRegularizer(Regularizer):
         members: Members = "producers",
         votes: bool = False,
         keep_at_least: int = 1,
-        only: Container[str] | None = None,
+        only: AbstractSet[str] | None = None,
     ) -> None:
         choose("members", members, ("rows", "producers", "all"))
         if keep_at_least < 1:
@@ -258,11 +176,6 @@ class GroupRegularizer(Regularizer):
         alive = torch.zeros(len(self.view.atom_family), dtype=torch.bool)
         alive[torch.from_numpy(unit_atom[stays])] = True
         return alive.to(self.view.device)
-
-    @property
-    def period(self) -> int:
-        """Steps between moments at which the method's decision may change."""
-        return 1
 
     @property
     def finished(self) -> bool:

@@ -14,8 +14,8 @@ from fxprune.errors import PlanError
 from fxprune.labels import IntArray
 from fxprune.planning.options import PlanOptions
 from fxprune.plans import Budget, Plan
-from fxprune.regularizers.base import Regularizer, Report, State
-from fxprune.regularizers.decisions import plan_for
+from fxprune.regularizers.decisions import no_plan_of_channels, plan_for
+from fxprune.regularizers.protocol import Regularizer, Report, State
 
 __all__ = ["Compose"]
 
@@ -26,8 +26,12 @@ class Compose(Regularizer):
     Args:
         parts: Methods on one model; their groups come from one trace.
 
+    Attributes:
+        parts: As given.
+        strength: Of the first part; setting it sets that of every part.
+
     Raises:
-        PlanError: There is none.
+        PlanError: There is none, or one learns from something else than the labels.
 
     Example:
         >>> import fxprune
@@ -46,8 +50,34 @@ class Compose(Regularizer):
     def __init__(self, *parts: Regularizer) -> None:
         if not parts:
             raise PlanError("nothing to compose", advice="pass at least one regularizer")
+        alone = [part.name for part in parts if part.objective is not None]
+        if alone:
+            raise PlanError(
+                f"'{alone[0]}' has an objective of its own and learns nothing beside others",
+                advice="use it alone",
+            )
         self.parts = parts
         self.groups: Sequence[Group] = next((part.groups for part in parts if part.groups), ())
+
+    @property
+    def strength(self) -> float:
+        """Of the first part."""
+        return self.parts[0].strength
+
+    @strength.setter
+    def strength(self, value: float) -> None:
+        for part in self.parts:
+            part.strength = value
+
+    @property
+    def period(self) -> int:
+        """Steps between moments at which a part's decision may change."""
+        return min(part.period for part in self.parts)
+
+    @property
+    def finished(self) -> bool:
+        """Whether every part's decisions are taken for good."""
+        return all(part.finished for part in self.parts)
 
     def penalty(self) -> Tensor:
         """Sum of the parts' penalties."""
@@ -58,8 +88,16 @@ class Compose(Regularizer):
         for part in self.parts:
             part.step()
 
-    def finish(self) -> None:
-        """Take every part's decisions for good."""
+    def finish(self, plan: Plan | None = None) -> None:
+        """Take every part's decisions for good.
+
+        Args:
+            plan: Must be None.
+
+        Raises:
+            PlanError: There is a plan.
+        """
+        no_plan_of_channels(plan, "several methods")
         for part in self.parts:
             part.finish()
 

@@ -17,7 +17,7 @@ from fxprune.planning.options import PlanOptions
 from fxprune.planning.plan import plan_units, spend
 from fxprune.plans import Budget, Plan
 
-__all__ = ["Learned", "cut_by", "plan_for", "trace_of"]
+__all__ = ["Learned", "cut_by", "no_plan_of_channels", "plan_for", "trace_of"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,6 +53,16 @@ def trace_of(groups: Sequence[Group]) -> Trace:
             "these groups carry no trace to plan with", advice="use the groups of fxprune.couple(trace)"
         )
     return trace
+
+
+def no_plan_of_channels(plan: Plan | None, what: str) -> None:
+    """For ``finish`` of methods that take no decision but their own.
+
+    Raises:
+        PlanError: There is a plan.
+    """
+    if plan is not None:
+        raise PlanError(f"{what} are not decided by a plan of channels", advice="call finish() without one")
 
 
 def cut_by(groups: Sequence[Group], plan: Plan) -> IntArray:

@@ -10,8 +10,9 @@ from torch import Tensor, nn
 
 from fxprune.coupling.groups import Group
 from fxprune.errors import PlanError
-from fxprune.regularizers.base import GroupRegularizer, State
+from fxprune.regularizers.base import GroupRegularizer
 from fxprune.regularizers.options import PerGroup, choose, per_family
+from fxprune.regularizers.protocol import State
 from fxprune.regularizers.terms.layout import Members
 from fxprune.regularizers.terms.view import energy, rank_within
 

@@ -16,9 +16,10 @@ from fxprune.errors import PlanError
 from fxprune.labels import BoolArray, FloatArray, IntArray
 from fxprune.planning.options import PlanOptions
 from fxprune.plans import Budget, Crop, Plan
-from fxprune.regularizers.base import GroupRegularizer, State
-from fxprune.regularizers.decisions import plan_for, trace_of
+from fxprune.regularizers.base import GroupRegularizer
+from fxprune.regularizers.decisions import no_plan_of_channels, plan_for, trace_of
 from fxprune.regularizers.options import PerGroup, choose, per_family
+from fxprune.regularizers.protocol import State
 from fxprune.regularizers.terms.columns import (
     Masked,
     channel_dead,
@@ -180,8 +181,11 @@ class IncReg(GroupRegularizer):
     ) -> None:
         _check(schedule, removal, scope, granularity, increment, every)
         super().__init__(model, groups, members=members, keep_at_least=keep_at_least)
-        self.name = "increg" if granularity == "rows" else "increg_columns"
         self._columns = granularity == "columns"
+        self.steerable = (
+            not self._columns
+        )  # columns have no order of channels that a budget could be spent in
+        self.name = "increg_columns" if self._columns else "increg"
         if self._columns:
             self._attach(*column_layout(model, groups, linear=linear))
         self._delta = _INCREMENTS[schedule]
@@ -296,10 +300,8 @@ class IncReg(GroupRegularizer):
         Raises:
             PlanError: A plan comes with columns.
         """
-        if plan is not None and self._columns:
-            raise PlanError(
-                "columns are not decided by a plan of channels", advice="call finish() without one"
-            )
+        if self._columns:
+            no_plan_of_channels(plan, "columns")
         if self._finished is None and plan is None:
             due = self._order() < (self._goal - 1e-9).ceil()[self._contest]
             self._pruned = self._pruned | (due & ~self._protected(self.view.per_atom(self.view.sums(1))))

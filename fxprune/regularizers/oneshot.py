@@ -11,18 +11,33 @@ from torch import Tensor, nn
 
 from fxprune.coupling.couple import coupling
 from fxprune.coupling.groups import Group
+from fxprune.criteria.base import Criterion, View
+from fxprune.criteria.score import criterion_named
 from fxprune.errors import PlanError
-from fxprune.labels import IntArray
+from fxprune.labels import FloatArray, IntArray
 from fxprune.planning.options import PlanOptions
 from fxprune.planning.plan import spend
 from fxprune.plans import Budget, Plan
-from fxprune.regularizers.base import Regularizer, Report, State
 from fxprune.regularizers.decisions import cut_by, trace_of
+from fxprune.regularizers.protocol import Regularizer, Report, State
 from fxprune.regularizers.terms.layout import find_parameters
+from fxprune.regularizers.terms.local import assembled
 
 __all__ = ["Magnitude", "OneShot", "Uniform"]
 
 DEFAULT_BUDGET = Budget(macs=0.5)
+
+
+class _OfWholeWeights:
+    """A criterion that sees whole weights where every process holds a part; all processes have to ask."""
+
+    def __init__(self, criterion: Criterion) -> None:
+        self._criterion = criterion
+        self.name, self.needs, self.normalise = criterion.name, criterion.needs, criterion.normalise
+
+    def score(self, view: View) -> FloatArray:
+        """Importance float64[n_units]."""
+        return self._criterion.score(replace(view, tensor=lambda name: assembled(view.tensor(name))))
 
 
 class OneShot(Regularizer):
@@ -46,6 +61,7 @@ class OneShot(Regularizer):
     """
 
     name = "one_shot"
+    one_shot = True
 
     def __init__(
         self,
@@ -80,9 +96,22 @@ class OneShot(Regularizer):
         if self._finished is not None:
             self._zero(self._finished)
 
-    def finish(self) -> None:
-        """Decide now: what goes is set to zero now and after every later step."""
-        self._finished = self.plan()
+    @property
+    def finished(self) -> bool:
+        """Whether the decision is taken for good."""
+        return self._finished is not None
+
+    def decision(self) -> None:
+        """None: the budget decides."""
+
+    def finish(self, plan: Plan | None = None) -> None:
+        """Decide now: what goes is set to zero now and after every later step.
+
+        Args:
+            plan: Take this decision instead.
+        """
+        if self._finished is None:
+            self._finished = self.plan() if plan is None else plan
         self._zero(self._finished)
 
     def plan(self, budget: Budget | None = None, options: PlanOptions | None = None) -> Plan:
@@ -96,7 +125,8 @@ class OneShot(Regularizer):
             return self._finished
         given = options or PlanOptions()
         own = replace(given, scope=self.scope, seed=self.seed, only=self._only or given.only)
-        return spend(self._trace, budget or self._budget, own, criterion=self.criterion)
+        criterion = _OfWholeWeights(criterion_named(self.criterion))
+        return spend(self._trace, budget or self._budget, own, criterion=criterion)
 
     def _axes(self, cut: Plan) -> Mapping[tuple[str, int], Tensor]:
         """For every axis that loses something, the indices that go."""

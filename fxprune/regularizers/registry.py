@@ -1,4 +1,8 @@
-"""Regularizers by name, as recipes write them: found, checked and made from their own signatures."""
+"""Methods by name, as recipes write them: found, their options checked, and made.
+
+What a recipe has to know of a method is read off its class (``MethodInfo``), so a class of one's own, named as
+``my_module:MyMethod`` or ``file.py:MyMethod``, can do all that those of the table can.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +10,9 @@ import difflib
 import inspect
 import json
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from pydantic import BaseModel, ConfigDict, ValidationError, create_model
@@ -16,16 +22,9 @@ from fxprune.coupling.groups import Group
 from fxprune.errors import FxpruneError
 from fxprune.models.loading import named_object
 from fxprune.plans import Budget
-from fxprune.regularizers import GAL, REGULARIZERS, Compose, Regularizer
-from fxprune.regularizers.oneshot import OneShot
+from fxprune.regularizers import REGULARIZERS, Compose, Regularizer
 
-__all__ = ["WrongOption", "check_options", "make_method", "method_class", "method_names", "option_names"]
-
-# Once, should the table come to list all of them.
-_METHODS: tuple[type[Regularizer], ...] = tuple(dict.fromkeys((*REGULARIZERS, GAL)))
-
-# What a training run hands over itself.
-_GIVEN = frozenset({"self", "model", "groups", "lr", "budget"})
+__all__ = ["METHODS", "MethodInfo", "WrongOption", "make_method", "method_info"]
 
 
 class WrongOption(FxpruneError):
@@ -42,108 +41,185 @@ class WrongOption(FxpruneError):
         super().__init__(what, advice=advice)
 
 
-def method_names() -> tuple[str, ...]:
-    """What methods are called in recipes.
+@dataclass(frozen=True)
+class MethodInfo:
+    """What a recipe has to know of a method; all of it is said by the class.
+
+    Attributes:
+        method: The class.
 
     Example:
-        >>> method_names()[:3]
-        ('ssr', 'dwgl', 'increg')
+        >>> info = method_info("ssr")
+        >>> info.name, info.one_shot, info.options[:2]
+        ('ssr', False, ('lam', 'norm'))
     """
-    return tuple(cls.name for cls in _METHODS)
+
+    method: type[Regularizer]
+
+    @property
+    def name(self) -> str:
+        """As recipes write it."""
+        return self.method.name
+
+    @property
+    def one_shot(self) -> bool:
+        """It decides by a budget at once: it needs one, and no epochs to act in."""
+        return self.method.one_shot
+
+    @property
+    def options(self) -> tuple[str, ...]:
+        """Options a recipe may set."""
+        return tuple(name for name in self._parameters if name not in ("lr", "budget"))
+
+    @cached_property
+    def _parameters(self) -> Mapping[str, tuple[object, object]]:
+        """Type and default (``...`` for none) of what the constructor takes by name.
+
+        Where it takes ``**options``, these are those of the class it inherits from.
+        """
+        found: dict[str, tuple[object, object]] = {}
+        for cls in self.method.__mro__:
+            constructor = vars(cls).get("__init__")
+            if constructor is None:
+                continue
+            parameters = list(inspect.signature(constructor).parameters.values())[1:]
+            hints = self._hints(constructor)
+            for parameter in parameters:
+                if parameter.kind in (parameter.KEYWORD_ONLY, parameter.POSITIONAL_OR_KEYWORD):
+                    default = ... if parameter.default is parameter.empty else None
+                    found.setdefault(parameter.name, (hints.get(parameter.name, typing.Any), default))
+            if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
+                break
+        return {name: value for name, value in found.items() if name not in ("model", "groups")}
+
+    def _hints(self, constructor: Callable[..., None]) -> Mapping[str, object]:
+        try:
+            return typing.get_type_hints(constructor)
+        except NameError as error:
+            raise WrongOption(
+                "",
+                f"the options of {self.name} cannot be checked: {error}",
+                advice="import what its annotations name outside of TYPE_CHECKING",
+            ) from error
+
+    def check(self, options: Mapping[str, object]) -> dict[str, object]:
+        """Options with the types that the constructor's annotations ask for.
+
+        Args:
+            options: As read from a file.
+
+        Returns:
+            The given options, lists turned into tuples where the annotation says so.
+
+        Raises:
+            WrongOption: An unknown or a missing option, or a value of the wrong type.
+
+        Example:
+            >>> method_info("ssr").check({"lam": 0.1, "stage_steps": [10, 20]})
+            {'lam': 0.1, 'stage_steps': (10, 20)}
+        """
+        fields = {name: self._parameters[name] for name in self.options}
+        config = ConfigDict(extra="forbid", arbitrary_types_allowed=True)
+        section: type[BaseModel] = create_model(self.method.__name__, __config__=config, **fields)  # type: ignore[call-overload]
+        try:
+            # As JSON, strictly: lists may become tuples, but "1" is no number and true is none.
+            read = section.model_validate_json(json.dumps(dict(options)), strict=True)
+        except ValidationError as error:
+            fault = error.errors()[0]
+            option = str(fault["loc"][0]) if fault["loc"] else ""
+            raise self._refusal(option, str(fault["type"]), str(fault["msg"]), options) from error
+        return {name: value for name, value in read if name in options}
+
+    def _refusal(self, option: str, kind: str, text: str, options: Mapping[str, object]) -> WrongOption:
+        known = ", ".join(self.options)
+        if kind == "missing":
+            return WrongOption("", f"{self.name} needs the option '{option}'", advice=f"add '{option}:'")
+        if kind == "extra_forbidden":
+            close = difflib.get_close_matches(option, self.options, n=1)
+            hint = f"did you mean '{close[0]}'? " if close else ""
+            what = f"{self.name} has no option '{option}'"
+            return WrongOption(option, what, advice=f"{hint}it has {known}" if known else "it has none")
+        return WrongOption(
+            option,
+            f"{self.name}: {option}={options.get(option)!r}: {text.lower()}",
+            advice=f"see the description of the class {self.method.__name__}",
+        )
+
+    def make(
+        self,
+        model: nn.Module,
+        groups: Sequence[Group],
+        options: Mapping[str, object],
+        *,
+        optimizer: torch.optim.Optimizer,
+        budget: Budget | None,
+    ) -> Regularizer:
+        """The method on a model.
+
+        Args:
+            model: The model in training.
+            groups: Its coupling groups.
+            options: As read from a file.
+            optimizer: For methods that ask for ``lr``.
+            budget: For methods that ask for it.
+
+        Raises:
+            WrongOption: As ``check``.
+            PlanError: The options make no sense together.
+        """
+        given = {"lr": optimizer} | ({} if budget is None else {"budget": budget})
+        own = {name: value for name, value in given.items() if name in self._parameters}
+        return self.method(model, groups, **own, **self.check(options))  # type: ignore[call-arg]
 
 
-def method_class(name: str) -> type[Regularizer]:
-    """The class of a method, by its ``name`` or the class's own, or of one's own by ``my_module:MyMethod``.
+METHODS: tuple[MethodInfo, ...] = tuple(map(MethodInfo, REGULARIZERS))
+"""A row for every method that comes along."""
+
+
+def method_info(name: str) -> MethodInfo:
+    """The row of a method, by its ``name`` or that of its class; one's own by ``my_module:MyMethod``.
 
     Raises:
         WrongOption: There is none.
 
     Example:
-        >>> method_class("SSR").name
+        >>> method_info("SSR").name
         'ssr'
     """
-    for cls in _METHODS:
-        if name in (cls.name, cls.__name__):
-            return cls
+    for info in METHODS:
+        if name in (info.name, info.method.__name__):
+            return info
     if ":" in name:
         return _own(name)
-    close = difflib.get_close_matches(name.lower(), method_names(), n=1)
+    known = [info.name for info in METHODS]
+    close = difflib.get_close_matches(name.lower(), known, n=1)
     hint = f"did you mean '{close[0]}'? " if close else ""
     raise WrongOption(
         "",
         f"there is no method '{name}'",
-        advice=f"{hint}choose one of {', '.join(method_names())}, none, or name a class of your own as my_module:MyMethod",
+        advice=f"{hint}choose one of {', '.join(known)}, none, or name a class of your own as my_module:MyMethod",
     )
 
 
-def _own(name: str) -> type[Regularizer]:
+def _own(name: str) -> MethodInfo:
     """A class of the user's."""
     try:
-        found = named_object(name)
+        cls = named_object(name)
     except FxpruneError as error:
         raise WrongOption("", error.what, advice=error.advice) from error
-    if not (isinstance(found, type) and issubclass(found, Regularizer)):
+    if not (isinstance(cls, type) and issubclass(cls, Regularizer)):
         raise WrongOption(
             "",
             f"{name} is no method",
             advice="name a class that inherits from fxprune.regularizers.Regularizer",
         )
-    return found
-
-
-def option_names(cls: type[Regularizer]) -> tuple[str, ...]:
-    """Options a recipe may set."""
-    return tuple(name for name in inspect.signature(cls).parameters if name not in _GIVEN)
-
-
-def _options_model(cls: type[Regularizer]) -> type[BaseModel]:
-    """A section with one field for each option, of the option's own type and default."""
-    hints = typing.get_type_hints(cls.__init__)
-    parameters = inspect.signature(cls).parameters
-    fields = {
-        name: (hints[name], ... if parameters[name].default is inspect.Parameter.empty else None)
-        for name in option_names(cls)
-    }
-    config = ConfigDict(extra="forbid", arbitrary_types_allowed=True)
-    made: type[BaseModel] = create_model(cls.__name__, __config__=config, **fields)  # type: ignore[call-overload]
-    return made
-
-
-def check_options(cls: type[Regularizer], options: Mapping[str, object]) -> dict[str, object]:
-    """Options with the types that the method's signature asks for.
-
-    Args:
-        cls: The method.
-        options: As read from a file.
-
-    Returns:
-        The given options, lists turned into tuples where the signature says so.
-
-    Raises:
-        WrongOption: An unknown option, or a value of the wrong type.
-
-    Example:
-        >>> check_options(method_class("ssr"), {"lam": 0.1, "stage_steps": [10, 20]})
-        {'lam': 0.1, 'stage_steps': (10, 20)}
-    """
-    try:
-        # As JSON, strictly: lists may become tuples, but "1" is no number and true is none.
-        made = _options_model(cls).model_validate_json(json.dumps(dict(options)), strict=True)
-    except ValidationError as error:
-        fault = error.errors()[0]
-        option = str(fault["loc"][0]) if fault["loc"] else ""
-        if fault["type"] != "extra_forbidden":
-            what = f"{cls.name}: {option}={options.get(option)!r}: {fault['msg'].lower()}"
-            raise WrongOption(
-                option, what, advice=f"see the description of fxprune.regularizers.{cls.__name__}"
-            ) from error
-        known = option_names(cls)
-        close = difflib.get_close_matches(option, known, n=1)
-        hint = f"did you mean '{close[0]}'? " if close else ""
+    if inspect.isabstract(cls):
         raise WrongOption(
-            option, f"{cls.name} has no option '{option}'", advice=f"{hint}it has {', '.join(known)}"
-        ) from error
-    return {name: getattr(made, name) for name in options}
+            "",
+            f"{name} is not complete: it has no {', '.join(sorted(cls.__abstractmethods__))}",
+            advice="write these; see fxprune.regularizers.Regularizer and GroupRegularizer",
+        )
+    return MethodInfo(cls)
 
 
 def make_method(
@@ -154,7 +230,7 @@ def make_method(
     optimizer: torch.optim.Optimizer,
     budget: Budget | None,
 ) -> Regularizer:
-    """The regularizer a recipe asks for.
+    """The method a recipe asks for.
 
     Args:
         chosen: Names and options; several are composed.
@@ -164,18 +240,11 @@ def make_method(
         budget: For methods that decide by one.
 
     Raises:
-        WrongOption: As ``check_options``.
-        PlanError: The options make no sense together.
+        WrongOption: A method or an option is unknown, or a value is of the wrong type.
+        PlanError: The options make no sense together, or the methods do not.
     """
-    parts = []
-    for name, options in chosen:
-        cls = method_class(name)
-        given: dict[str, object] = {"lr": optimizer} | ({} if budget is None else {"budget": budget})
-        accepted = {k: v for k, v in given.items() if k in inspect.signature(cls).parameters}
-        parts.append(cls(model, groups, **accepted, **check_options(cls, options)))  # type: ignore[call-arg]
+    parts = [
+        method_info(name).make(model, groups, options, optimizer=optimizer, budget=budget)
+        for name, options in chosen
+    ]
     return parts[0] if len(parts) == 1 else Compose(*parts)
-
-
-def is_one_shot(name: str) -> bool:
-    """Whether a method decides without training."""
-    return issubclass(method_class(name), OneShot)

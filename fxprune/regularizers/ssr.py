@@ -9,9 +9,10 @@ from torch import Tensor, nn
 
 from fxprune.coupling.groups import Group
 from fxprune.errors import PlanError
-from fxprune.regularizers.base import GroupRegularizer, State
+from fxprune.regularizers.base import GroupRegularizer
 from fxprune.regularizers.group_lasso import lasso_energy
 from fxprune.regularizers.options import PerGroup, Scale, choose
+from fxprune.regularizers.protocol import State
 from fxprune.regularizers.terms.aulm import Aulm, Prox
 from fxprune.regularizers.terms.layerwise import Stages
 from fxprune.regularizers.terms.layout import Members

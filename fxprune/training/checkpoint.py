@@ -25,9 +25,10 @@ from torch import Tensor, nn
 from fxprune.errors import FxpruneError
 from fxprune.plans import Plan
 from fxprune.regularizers import Regularizer
+from fxprune.regularizers.terms.local import assembled
 from fxprune.support.tensors import read_tensors, write_tensors
 from fxprune.training.record import Ledger, reason
-from fxprune.training.team import Team, assembled, laid_like, shard_dims
+from fxprune.training.team import Team, laid_like, shard_dims
 
 __all__ = [
     "Checkpoint",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from itertools import islice
 
 import torch
@@ -15,12 +14,10 @@ from fxprune.graph.trace import Trace
 from fxprune.planning.options import PlanOptions
 from fxprune.planning.plan import spend
 from fxprune.plans import Budget, Plan
-from fxprune.regularizers import GroupRegularizer, Regularizer
-from fxprune.regularizers.decisions import Learned
-from fxprune.regularizers.oneshot import OneShot
+from fxprune.regularizers import Regularizer
 from fxprune.training.session import Session
 
-__all__ = ["decide", "in_order", "own_decision"]
+__all__ = ["decide", "own_share"]
 
 _STREAM = 9  # random numbers of the batches that criteria look at
 
@@ -46,26 +43,11 @@ def decide(session: Session, trace: Trace, method: Regularizer | None) -> Plan:
     if method is None:
         assert budget is not None, "the recipe was checked"
         return _by_criterion(session, trace, budget, options)
-    if budget is None or (isinstance(method, GroupRegularizer) and method.finished):
+    if budget is None or method.finished:
         # Steering spends the budget where the method meets it: what went has been zero since then.
         method.finish()
         return method.plan()
-    if isinstance(method, OneShot):
-        own = replace(options, seed=method.seed, scope=method.scope)
-        return spend(trace, budget, own, criterion=method.criterion)
-    # Columns have no order of channels.
-    if isinstance(method, GroupRegularizer) and method.name != "increg_columns":
-        return in_order(trace, budget, method, options)
     return method.plan(budget, options)
-
-
-def in_order(trace: Trace, budget: Budget, method: GroupRegularizer, options: PlanOptions) -> Plan:
-    """A budget spent in the order that a method has learned so far.
-
-    Raises:
-        PlanError: The planner refuses.
-    """
-    return spend(trace, budget, options, criterion=Learned(method.scores()))
 
 
 def _by_criterion(session: Session, trace: Trace, budget: Budget, options: PlanOptions) -> Plan:
@@ -89,12 +71,21 @@ def _loss(model: nn.Module, batch: Evidence) -> Tensor:
 
 
 @torch.no_grad()
-def own_decision(method: Regularizer | None) -> float | None:
-    """Share of the MACs that the method's own decision keeps; None without one."""
-    if method is None or isinstance(method, OneShot) or not isinstance(method, GroupRegularizer):
-        return None
+def own_share(method: Regularizer, budget: Budget | None) -> float | None:
+    """Share of the budgeted cost (MACs without a budget) that a method's own decision of the moment would keep.
+
+    Args:
+        method: As it stands; every process has to ask.
+        budget: What is to be kept.
+
+    Returns:
+        The share; None where the method leaves the decision to the budget.
+    """
     try:
-        made = method.plan()
+        decision = method.decision()
     except PlanError:
         return 1.0  # nothing would go
-    return made.predicted.macs / max(made.dense.macs, 1)
+    if decision is None:
+        return None
+    quantity = "params" if budget is not None and budget.quantity == "params" else "macs"
+    return float(getattr(decision.predicted, quantity) / max(getattr(decision.dense, quantity), 1))

@@ -100,17 +100,16 @@ def _step(job: Job, inputs: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     if job.phase.clip is not None:
         job.team.clip(job.model, job.phase.clip)
     job.optimizer.step()
-    # fp16 leaves a step out where a gradient overflows.
-    if job.method is not None and not getattr(job.optimizer, "step_was_skipped", False):
+    if job.method is not None and job.team.stepped(job.optimizer):
         job.method.step()
     return loss.detach(), right
 
 
 def _loss(job: Job, inputs: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    own: Callable[[Tensor], Tensor] | None = getattr(job.method, "loss", None)
-    if own is not None:  # an objective of its own instead of the labels'
+    objective = None if job.method is None else job.method.objective
+    if objective is not None:
         with job.team.autocast():
-            return own(inputs).float(), torch.full((), math.nan, device=labels.device)
+            return objective(inputs).float(), torch.full((), math.nan, device=labels.device)
     with job.team.autocast():
         logits = job.model(inputs)
     logits = _precise(logits)

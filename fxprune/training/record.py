@@ -255,7 +255,7 @@ def method_figures(method: Regularizer, earlier: Mapping[str, float], steps: int
         "overhead_ms": mean("overhead_ms", report.overhead_ms),
         "overhead": mean("overhead", report.overhead),
         "steps_timed": timed,
-        "strength": float(getattr(method, "strength", 1.0)),
+        "strength": float(method.strength),
         **report.details,
     }
 

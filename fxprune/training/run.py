@@ -27,8 +27,7 @@ from fxprune.onnx.session import machine
 from fxprune.pipeline import percent
 from fxprune.plans import Plan
 from fxprune.proof.verify import verify
-from fxprune.regularizers import GroupRegularizer, Regularizer
-from fxprune.regularizers.decisions import trace_of
+from fxprune.regularizers import REGULARIZERS, Regularizer
 from fxprune.regularizers.registry import make_method
 from fxprune.report.steps import SILENT, Watcher
 from fxprune.report.words import describe_plan
@@ -36,7 +35,7 @@ from fxprune.slimming.slim import save, slim
 from fxprune.support.delivery import check_folder
 from fxprune.support.files import write_text
 from fxprune.training.checkpoint import Checkpoint, Running, load_model_state, model_state, set_random_state
-from fxprune.training.decide import decide, in_order, own_decision
+from fxprune.training.decide import decide, own_share
 from fxprune.training.loop import Job, evaluate, run_steps
 from fxprune.training.recipe.file import read_recipe
 from fxprune.training.recipe.schema import Phase, Sparse
@@ -158,7 +157,8 @@ class _Run:
         if steps:
             self._train(SPARSE, recipe.sparse, spread, optimizer, method, steps, {})
             spread.eval()  # a method's own masked student follows the model's mode
-            self._measure("sparse", getattr(method, "student", None) or spread)
+            student = None if method is None else method.student
+            self._measure("sparse", spread if student is None else student)
         return spread, method
 
     def _prune(self, model: nn.Module, method: Regularizer | None) -> tuple[Plan, nn.Module]:
@@ -168,12 +168,14 @@ class _Run:
         with self.ledger.timed("prune"):
             load_model_state(work, model_state(inner(model)))
             traced = trace(work, session.example)
-            if self.ledger.decided is None:  # else steering has looked before it spent the budget
-                self.ledger.decided = own_decision(method)
+            budget = session.recipe.budget
+            # Where there is a share already, steering has looked before it spent the budget.
+            if method is not None and self.ledger.decided is None:
+                self.ledger.decided = own_share(method, None if budget is None else budget.budget())
             with self.watcher.step("plan") as ticks:
                 plan = decide(session, traced, method)
                 ticks.note(describe_plan(plan))
-            if session.recipe.budget is None:
+            if budget is None:
                 self.ledger.decided = plan.predicted.macs / max(plan.dense.macs, 1)
             # Taking a decision may have changed the weights: masks are folded into them.
             load_model_state(work, model_state(inner(model)))
@@ -364,19 +366,17 @@ def _steering(
     """What is done after each step besides the step."""
     if not isinstance(phase, Sparse) or phase.steer is None:
         return lambda _step: None
-    if not isinstance(method, GroupRegularizer) or method.name == "increg_columns":
+    if method is None or not method.steerable:
         raise session.file.error(
             "sparse.steer",
-            f"{method.name if method else 'no method'} has no strength to steer",
-            advice="steer ssr, dwgl or group_lasso",
+            f"{'no method' if method is None else method.name} has no strength to steer",
+            advice=f"name one of {', '.join(kind.name for kind in REGULARIZERS if kind.steerable)}",
         )
     assert session.recipe.budget is not None, "the recipe was checked"
     budget = session.recipe.budget.budget()
 
     def spend() -> Plan:
-        return in_order(
-            trace_of(method.groups), budget, method, session.recipe.plan.options(session.recipe.seed)
-        )
+        return method.plan(budget, session.recipe.plan.options(session.recipe.seed))
 
     def told(step: int, kept: float) -> None:
         session.ledger.decided = kept

@@ -6,9 +6,9 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from fxprune.errors import PlanError
 from fxprune.plans import Budget, Plan
-from fxprune.regularizers import GroupRegularizer
+from fxprune.regularizers import Regularizer
+from fxprune.training.decide import own_share
 from fxprune.training.recipe.schema import Steer
 
 __all__ = ["Steering"]
@@ -30,7 +30,7 @@ class Steering:
     there is nothing else to save.
 
     Attributes:
-        method: The method; it makes exact zeros or decides by a threshold.
+        method: A steerable method; it makes exact zeros or decides by a threshold.
         budget: Fraction to keep of MACs or parameters.
         spend: The plan that spends the budget in the method's order.
         how: When and how much.
@@ -42,7 +42,7 @@ class Steering:
         Ours: published strengths belong to other nets and schedules; this makes methods comparable at equal cost.
     """
 
-    method: GroupRegularizer
+    method: Regularizer
     budget: Budget
     spend: Callable[[], Plan]
     how: Steer
@@ -51,12 +51,9 @@ class Steering:
 
     def kept(self) -> float:
         """Fraction of the budgeted quantity that the method's own decision keeps; every process has to ask."""
-        try:
-            made = self.method.plan()
-        except PlanError:
-            return 1.0  # nothing would go
-        quantity = "params" if self.budget.quantity == "params" else "macs"
-        return float(getattr(made.predicted, quantity) / max(getattr(made.dense, quantity), 1))
+        share = own_share(self.method, self.budget)
+        assert share is not None, "a steerable method decides by itself"
+        return share
 
     def line(self, step: int) -> float:
         """What should be kept after that many steps."""

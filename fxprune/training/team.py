@@ -10,17 +10,19 @@ from typing import Literal
 import torch
 import torch.distributed as dist
 from accelerate import Accelerator
+from accelerate.optimizer import AcceleratedOptimizer
 from accelerate.state import AcceleratorState
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from fxprune.errors import FxpruneError
+from fxprune.regularizers.terms.local import is_sharded
 
 if dist.is_available():
     from torch.distributed.fsdp import fully_shard
-    from torch.distributed.tensor import DTensor, Placement, Replicate, Shard, distribute_tensor
+    from torch.distributed.tensor import Placement, Replicate, Shard, distribute_tensor
 
-__all__ = ["Team", "assembled", "computes_bf16", "inner", "laid_like", "shard_dims", "team"]
+__all__ = ["Team", "computes_bf16", "inner", "laid_like", "shard_dims", "team"]
 
 Precision = Literal["no", "bf16", "fp16"]
 Parallel = Literal["ddp", "fsdp"]
@@ -76,6 +78,11 @@ class Team:
         """Context in which models run in the precision asked for."""
         context: AbstractContextManager[None] = self._accelerator.autocast()
         return context
+
+    def stepped(self, optimizer: torch.optim.Optimizer) -> bool:
+        """Whether an optimizer of this team has really stepped: fp16 leaves a step out where a gradient overflows."""
+        assert isinstance(optimizer, AcceleratedOptimizer), "made by Team.optimizer"
+        return not optimizer.step_was_skipped
 
     def backward(self, loss: Tensor) -> None:
         """Gradients of a loss, scaled where the precision asks for it."""
@@ -187,26 +194,16 @@ def _shard_items(container: nn.Module) -> None:
 # --- sharded tensors -------------------------------------------------------------------------
 
 
-def _is_shard(tensor: Tensor) -> bool:
-    return dist.is_available() and isinstance(tensor, DTensor)
-
-
-def assembled(tensor: Tensor) -> Tensor:
-    """A copy of the whole tensor on the CPU; every process has to ask."""
-    whole = tensor.full_tensor() if _is_shard(tensor) else tensor  # type: ignore[attr-defined]
-    return whole.detach().to("cpu", copy=True)
-
-
 def shard_dims(tensor: Tensor) -> list[int] | None:
     """Along which dimensions a tensor is split, -1 for copies; None for one that is whole."""
-    if not _is_shard(tensor):
+    if not is_sharded(tensor):
         return None
     return [p.dim if isinstance(p, Shard) else -1 for p in tensor.placements]  # type: ignore[attr-defined]
 
 
 def laid_like(values: Tensor, like: Tensor, dims: list[int] | None = None) -> Tensor:
     """Whole values on the device, and split as a tensor is (or along other dimensions of its mesh)."""
-    if not _is_shard(like):
+    if not is_sharded(like):
         return (
             torch.empty_like(like, dtype=values.dtype).copy_(values)
             if dims is None

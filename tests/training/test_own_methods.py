@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
-from training.runs import run, write
+from training.runs import run, train_and_kill, write
+from training.test_resume import assert_same
+from typer.testing import CliRunner
 
 import fxprune
+from fxprune.cli.app import app
 from fxprune.criteria.score import score
 from fxprune.errors import PlanError, RecipeError
-from fxprune.regularizers.registry import WrongOption, method_class
+from fxprune.regularizers.registry import WrongOption, method_info
+from fxprune.training.record import Record, read_record
+
+OWN = Path(__file__).resolve().parents[1] / "regularizers" / "own_methods.py"
+ONE = {"epochs": 1, "lr": 0.05}
 
 METHOD = '''
 from fxprune.regularizers import GroupLasso
@@ -52,6 +61,51 @@ def test_a_method_in_a_file_of_ones_own_is_trained(tmp_path: Path) -> None:
     assert own.accuracy == known.accuracy and own.slim == known.slim
 
 
+def command(*words: object) -> None:
+    """``fxprune train``, as from a shell."""
+    done = CliRunner().invoke(app, ["train", *map(str, words)])
+    assert done.exit_code == 0, done.output
+
+
+@pytest.mark.parametrize(
+    ("method", "sparse", "seen"),
+    [
+        # Its own option, an option of its base, steering, and the strength that steering gives it.
+        (
+            {"name": "own.py:Fading", "lost": 0.02, "growth": 0.2, "members": "rows"},
+            {"epochs": 2, "lr": 0.05, "steer": {"every": 2, "until": 0.6}},
+            lambda record: record.method["strength"] != 1 and "the budget was spent" in record.notes[0],
+        ),
+        # Its own objective, student, optimizer and plan.
+        (
+            {"name": "own.py:Faithful", "keep": 0.6, "shake": [0.1, 0.2]},
+            {"epochs": 2, "lr": 0.05},
+            lambda record: record.method["rate"] == 0.05 and record.slim.macs < 0.52 * record.dense.macs,
+        ),
+    ],
+    ids=["fading", "faithful"],
+)
+def test_a_method_of_somebody_else_can_do_what_ours_can(
+    method: dict[str, object],
+    sparse: dict[str, object],
+    seen: Callable[[Record], bool],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """From a file of its own through recipe, checkpoints, steering and plan; killed, it goes on to the same bits."""
+    shutil.copy(OWN, tmp_path / "own.py")
+    recipe = write(tmp_path, method=method, sparse=sparse, finetune=ONE, checkpoints={"every": 3})
+    command(recipe, "--out", tmp_path / "whole")
+    for after in (4, 3):
+        train_and_kill(recipe, tmp_path / "killed", after, monkeypatch)
+    command(recipe, "--out", tmp_path / "killed", "--resume")
+    assert_same(tmp_path / "whole", tmp_path / "killed")
+    whole, continued = (read_record(tmp_path / name / "record.json") for name in ("whole", "killed"))
+    assert seen(whole) and seen(continued)
+    assert (whole.resumed, continued.resumed) == (0, 2)
+    assert whole.accuracy == continued.accuracy
+
+
 @pytest.mark.parametrize(
     ("name", "what"),
     [
@@ -67,7 +121,7 @@ def test_what_is_no_method_is_refused_with_its_line(name: str, what: str, tmp_pa
     assert "small.yaml" in caught.value.source
     if ".py" not in name:
         with pytest.raises(WrongOption, match=what):
-            method_class(name)
+            method_info(name)
 
 
 def test_a_criterion_of_ones_own_ranks(tmp_path: Path) -> None:

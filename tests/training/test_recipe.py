@@ -11,7 +11,7 @@ import yaml
 from training.runs import NETS, SMALL, write
 
 from fxprune.errors import RecipeError
-from fxprune.regularizers.registry import check_options, method_class, method_names, option_names
+from fxprune.regularizers.registry import METHODS, MethodInfo, method_info
 from fxprune.training.recipe.file import read_recipe
 from fxprune.training.recipe.schema import Recipe, model_fields_at
 from fxprune.training.session import open_session
@@ -152,18 +152,18 @@ def test_several_methods(tmp_path: Path) -> None:
     assert [m.name for m in read_recipe(path, ["method=[ssr, greg]"]).recipe.method] == ["ssr", "greg"]
 
 
-@pytest.mark.parametrize("name", method_names())
-def test_every_option_of_a_method_is_known(name: str) -> None:
+@pytest.mark.parametrize("info", METHODS, ids=lambda info: info.name)
+def test_every_option_of_a_method_is_known(info: MethodInfo) -> None:
     """Options come from signatures; defaults pass their own checks."""
-    cls = method_class(name)
-    parameters = inspect.signature(cls).parameters
+    parameters = inspect.signature(info.method).parameters
+    assert set(parameters) - set(info.options) <= {"model", "groups", "lr", "budget"}
     plain = {
         option: list(value) if isinstance(value, tuple) else value
-        for option in option_names(cls)
+        for option in info.options
         if isinstance(value := parameters[option].default, (bool, int, float, str, tuple))
     }
-    assert set(check_options(cls, plain)) == set(plain)
-    assert method_class(cls.__name__) is cls
+    assert set(info.check(plain)) == set(plain)
+    assert method_info(info.name) == method_info(info.method.__name__) == info
 
 
 def test_near_misses_know_every_section() -> None:

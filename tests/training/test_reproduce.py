@@ -74,13 +74,15 @@ def goal(name: str) -> float:
 
 
 def test_every_method_has_a_recipe_and_a_label() -> None:
-    from fxprune.regularizers.registry import method_names
+    from fxprune.regularizers.registry import METHODS
 
     named = {path.stem.partition("_")[2].removesuffix("_50").removesuffix("_75") for path in RECIPES}
     assert named == set(results.LABELS)
     texts = "".join(path.read_text() for path in RECIPES)
     assert [
-        name for name in method_names() if f"name: {name}" not in texts and f"method: {name}" not in texts
+        name
+        for name in (info.name for info in METHODS)
+        if f"name: {name}" not in texts and f"method: {name}" not in texts
     ] == []
 
 

@@ -19,9 +19,8 @@ from fxprune.labels import IntArray
 from fxprune.planning.options import PlanOptions
 from fxprune.planning.plan import spend
 from fxprune.plans import Budget, Plan
-from fxprune.regularizers.base import Regularizer, Report, State
 from fxprune.regularizers.clock import Clock
-from fxprune.regularizers.decisions import trace_of
+from fxprune.regularizers.decisions import no_plan_of_channels, trace_of
 from fxprune.regularizers.gal.averaging import Averaging
 from fxprune.regularizers.gal.discriminator import Adversary, Restraint, alignment_loss
 from fxprune.regularizers.gal.fista import Fista
@@ -36,6 +35,7 @@ from fxprune.regularizers.gal.masked_plan import (
 from fxprune.regularizers.gal.masks import Kind, Masks, make_masks
 from fxprune.regularizers.gal.student import Student
 from fxprune.regularizers.options import choose
+from fxprune.regularizers.protocol import Objective, Regularizer, Report, State
 from fxprune.regularizers.terms.layout import find_parameters
 
 __all__ = ["GAL"]
@@ -164,7 +164,7 @@ class GAL(Regularizer):
         start = _first_values(len(self.masks), init, generator).to(self._like)
         self._lam = self._coefficients(lam)
         self._fista = Fista(start, adaptive=not paper_code)
-        self.student = Student(self._trace, self._owner, self.masks, start)
+        self.student: Student = Student(self._trace, self._owner, self.masks, start)
         self._averaging.watch(self._owner.parameters())
         self._own_teacher = teacher is None
         self._teacher = copy.deepcopy(self._owner if teacher is None else teacher)
@@ -238,6 +238,11 @@ class GAL(Regularizer):
         self._seen += 1
         self._watched = {"discriminator": judged, "distance": (made.detach() - target).square().mean()}
         return result
+
+    @property
+    def objective(self) -> Objective:
+        """``loss``: GAL learns from the dense model instead of the labels."""
+        return self.loss
 
     def penalty(self) -> Tensor:
         """``lam * |m|_1``: zero here, as FISTA's threshold stands for it; with ``paper_code`` both act."""
@@ -314,12 +319,19 @@ class GAL(Regularizer):
         return np.unique(np.concatenate([channels, *units])).astype(np.int64)
 
     @torch.no_grad()
-    def finish(self) -> None:
+    def finish(self, plan: Plan | None = None) -> None:
         """Take the decisions for good and fold the masks into the model's weights.
 
         The model then computes what the masked student did; what goes is zero in it, now and after every
         later step.
+
+        Args:
+            plan: Must be None.
+
+        Raises:
+            PlanError: There is a plan.
         """
+        no_plan_of_channels(plan, "masks")
         if self._alive is None:
             self._alive = self.alive()
             fold_(self._owner, self.masks, self._fista.value)
@@ -332,6 +344,19 @@ class GAL(Regularizer):
         assert self._alive is not None
         silence_(self._owner, self._trace, self.masks, self._alive.cpu().numpy(), self.removed_units())
 
+    @property
+    def finished(self) -> bool:
+        """Whether the decisions are taken and the masks folded."""
+        return self._alive is not None
+
+    def decision(self) -> Plan:
+        """What would go by the masks of the moment, which stay as they are.
+
+        Raises:
+            PlanError: Nothing would be left of a layer.
+        """
+        return decided(self._trace, self.masks, self.alive().cpu().numpy())
+
     def plan(self, budget: Budget | None = None, options: PlanOptions | None = None) -> Plan:
         """What the method decided, as a plan for ``slim``; calls ``finish``.
 
@@ -343,15 +368,15 @@ class GAL(Regularizer):
             PlanError: Nothing is left of a layer, or the budget cannot be spent.
         """
         self.finish()
-        alive = self.alive().cpu().numpy()
         if budget is None:
-            return decided(self._trace, self.masks, alive)
+            return self.decision()
+        alive = self.alive().cpu().numpy()
         order = self._fista.value.double().cpu().numpy()
         if not self.masks.of_kind("channel").any():
             return spend_on_structures(self._trace, self.masks, alive, order, budget)
         small, rest, learned = channels_left(self._trace, self.masks, alive, order, budget)
         if rest is None:
-            return decided(self._trace, self.masks, alive)
+            return self.decision()
         return spend(small, rest, options or PlanOptions(), criterion=learned)
 
     # --- protocol --------------------------------------------------------------------------------

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import FunctionCtx, once_differentiable
 
-from fxprune.regularizers.base import State
+from fxprune.regularizers.protocol import State
 from fxprune.regularizers.terms.local import all_reduce, held, part, wrapped
 from fxprune.regularizers.terms.view import GroupView
 

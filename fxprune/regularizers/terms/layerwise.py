@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from fxprune.errors import PlanError
-from fxprune.regularizers.base import State
+from fxprune.regularizers.protocol import State
 from fxprune.regularizers.terms.local import held
 from fxprune.regularizers.terms.view import GroupView
 

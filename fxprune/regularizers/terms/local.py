@@ -18,7 +18,7 @@ if dist.is_available():
     from torch.distributed.tensor import DTensor, Shard
     from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
 
-__all__ = ["Part", "all_reduce", "gathering", "held", "part", "wrapped"]
+__all__ = ["Part", "all_reduce", "assembled", "gathering", "held", "is_sharded", "part", "wrapped"]
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,8 @@ class Part:
     whole: bool
 
 
-def _sharded(tensor: Tensor) -> bool:
+def is_sharded(tensor: Tensor) -> bool:
+    """Whether processes hold parts of a tensor."""
     return dist.is_available() and isinstance(tensor, DTensor)
 
 
@@ -49,16 +50,22 @@ def gathering(owner: nn.Module) -> list[nn.Module]:
     return [m for m in owner.modules() if dist.is_available() and isinstance(m, FSDPModule)]
 
 
+def assembled(tensor: Tensor) -> Tensor:
+    """A copy of the whole tensor on the CPU; every process has to ask."""
+    whole = tensor.full_tensor() if is_sharded(tensor) else tensor  # type: ignore[attr-defined]
+    return whole.detach().to("cpu", copy=True)
+
+
 def held(tensor: Tensor) -> Tensor:
     """The plain tensor this process holds, sharing storage and cut off from autograd."""
-    if _sharded(tensor):
+    if is_sharded(tensor):
         return tensor.detach().to_local()  # type: ignore[attr-defined, no-any-return]
     return tensor.detach()
 
 
 def part(tensor: Tensor) -> Part:
     """Which slice of the full tensor ``held`` returns."""
-    if not _sharded(tensor):
+    if not is_sharded(tensor):
         return Part((0,) * tensor.ndim, tuple(tensor.shape), whole=True)
     size, start = compute_local_shape_and_global_offset(
         tensor.shape,
@@ -70,7 +77,7 @@ def part(tensor: Tensor) -> Part:
 
 def wrapped(values: Tensor, like: Tensor) -> Tensor:
     """Give a plain local tensor the placement of ``like``, whose held part it is the size of."""
-    if not _sharded(like):
+    if not is_sharded(like):
         return values
     return DTensor.from_local(
         values,
@@ -85,7 +92,7 @@ def wrapped(values: Tensor, like: Tensor) -> Tensor:
 def all_reduce(values: Tensor, tensors: Sequence[Tensor]) -> Tensor:
     """Sum over the processes among which ``tensors`` are split; in place, nothing if none is."""
     for tensor in tensors:
-        if not _sharded(tensor):
+        if not is_sharded(tensor):
             continue
         mesh = tensor.device_mesh  # type: ignore[attr-defined]
         for dim, placement in enumerate(tensor.placements):  # type: ignore[attr-defined]

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from fxprune.errors import RecipeError
-from fxprune.regularizers.registry import WrongOption, check_options, is_one_shot, method_class
+from fxprune.regularizers.registry import WrongOption, method_info
 from fxprune.support.reading import shown, usable
 from fxprune.training.recipe.schema import (
     FolderData,
@@ -241,15 +241,16 @@ def _check_methods(made: RecipeFile) -> None:
         prefix = f"method.{number}" if listed else "method"
         place: Key = ("method", number) if listed else ("method",)
         try:
-            check_options(method_class(method.name), method.options)
+            info = method_info(method.name)
+            info.check(method.options)
         except WrongOption as error:
             where = walk(made.tree, (*place, error.option or "name")).where
             raise RecipeError(error.what, source=str(where), advice=error.advice) from error
-        if not is_one_shot(method.name) and not recipe.epochs_of("sparse"):
+        if not info.one_shot and not recipe.epochs_of("sparse"):
             raise made.error(
                 prefix, f"method {method.name} needs epochs to act in", advice="set sparse.epochs above 0"
             )
-        if is_one_shot(method.name) and recipe.budget is None:
+        if info.one_shot and recipe.budget is None:
             raise made.error(prefix, f"method {method.name} needs a budget", advice="add budget: {macs: 0.5}")
     if recipe.finetune.start == "scratch":
         _check_scratch(made)

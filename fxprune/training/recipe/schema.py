@@ -361,7 +361,7 @@ class Sparse(Phase):
 
     Attributes:
         steer: Adapt the method's strength so that its own decision meets the budget; for methods whose
-            decision depends on a strength (SSR, DWGL, group lasso).
+            decision depends on a strength.
     """
 
     steer: Annotated[Steer | None, Switch] = None
