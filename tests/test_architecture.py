@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 from imports import ALLOWED, JOINTS, LAYERS, LEVEL, ROOT, STAGES, entry, imported, own, sources
