@@ -28,7 +28,8 @@ from fxprune.planning.atoms import Mode
 from fxprune.planning.options import PlanOptions
 from fxprune.planning.plan import spend
 from fxprune.plans import Budget, Plan
-from fxprune.proof.verify import Proof, verify
+from fxprune.proof.evidence import Proof
+from fxprune.proof.verify import verify
 from fxprune.report.markdown import report_markdown
 from fxprune.report.plots import plot_latency, plot_widths
 from fxprune.report.sheets import export_json

@@ -14,12 +14,13 @@ from torch import nn
 from torchvision import models as tv
 
 from fxprune.coupling.cost import measure
-from fxprune.coupling.couple import coupling
+from fxprune.coupling.couple import analyse
 from fxprune.graph.live import liven
 from fxprune.graph.trace import Trace, trace
 from fxprune.planning.plan import plan, plan_removal, plan_units
 from fxprune.plans import Budget, Plan
-from fxprune.proof.verify import Proof, verify
+from fxprune.proof.evidence import Proof
+from fxprune.proof.verify import verify
 from fxprune.slimming.slim import slim
 from fxprune.testing.probes.sharing import GroupedQuery
 
@@ -89,7 +90,7 @@ TOKENS = partial(torch.randn, 2, 5, 16)
 def groups_of(found: Trace, short: Sequence[tuple[str, str]] = ()) -> dict[str, str]:
     """Free groups by name: width and members; biases and statistics follow their weight and are left out."""
     table = {}
-    for group in coupling(found).groups:
+    for group in analyse(found).coupling.groups:
         if group.pinned is None:
             members = [
                 f"{name.removesuffix('.weight')}:{dim}"
@@ -106,7 +107,7 @@ def groups_of(found: Trace, short: Sequence[tuple[str, str]] = ()) -> dict[str, 
 
 def blocks_of(found: Trace, group: str) -> set[tuple[int, int]]:
     """Shapes (rows, columns) of the layouts that a group's units take part in."""
-    (one,) = (g for g in coupling(found).groups if g.name == group)
+    (one,) = (g for g in analyse(found).coupling.groups if g.name == group)
     return {b.cells.shape for b in one.blocks}
 
 
@@ -209,7 +210,7 @@ def test_densenet() -> None:
         f"{two}2.conv2": f"4 {two}2.conv2:0 norm5:0 classifier:1",
     }
     # Where in the concatenation a layer's channels sit: behind the 8 of the stem and the 4 of the first layer.
-    groups = {g.name: g for g in coupling(found).groups}
+    groups = {g.name: g for g in analyse(found).coupling.groups}
     place = groups["features.denseblock1.denselayer2.conv2"].indices["features.transition1.conv.weight", 1]
     assert place.ravel().tolist() == [12, 13, 14, 15]
     assert proved(found, plan(found, Budget(macs=0.5), align=1)).inexact == 0
@@ -311,7 +312,7 @@ def test_cifar_resnet(depth: int) -> None:
             at = f"layer{stage}.{k}"
             expected[f"{at}.conv1"] = f"{8 * 2**stage} {at}.conv1:0 {at}.bn1:0 {at}.conv2:1"
     assert groups_of(found) == expected
-    groups = {g.name: g for g in coupling(found).groups}
+    groups = {g.name: g for g in analyse(found).coupling.groups}
     # Stage 2 holds the 16 channels of stage 1 in its middle, stage 3 those 32 in its middle.
     assert groups["conv1"].indices["layer2.0.conv2.weight", 0].ravel().tolist() == list(range(8, 24))
     assert groups["conv1"].indices["linear.weight", 1].ravel().tolist() == list(range(24, 40))
@@ -373,9 +374,9 @@ def test_cifar_resnet_zeroed_equals_slim_on_real_images(shared: Path, depth: int
     found = trace(trained_resnet(shared, depth), x[:2])
     made = plan(found, Budget(macs=0.5), align=1)
     streams = {"conv1.weight", "layer2.0.conv2.weight", "layer3.0.conv2.weight"}
-    keep = coupling(found).axes
+    keep = analyse(found).coupling.axes
     rng = np.random.default_rng(0)
-    mask = np.ones(coupling(found).n_units, bool)
+    mask = np.ones(analyse(found).coupling.n_units, bool)
     for name in streams:
         units = keep[name, 0]
         mask[rng.choice(units, len(units) // 3, replace=False)] = False
@@ -411,7 +412,7 @@ def test_vit() -> None:
     assert groups_of(found, short) == expected
     qkv = "encoder.layers.encoder_layer_0.self_attention.in_proj_weight"
     assert blocks_of(found, qkv) == {(4, 8), (2, 32)}, "4 heads of 8; as many queries and keys as values"
-    groups = {g.name: g for g in coupling(found).groups}
+    groups = {g.name: g for g in analyse(found).coupling.groups}
     assert groups[qkv].indices[qkv, 0][:2].tolist() == [[0, 32], [1, 33]]
     assert groups[f"{qkv}#2"].indices[qkv, 0][:2].tolist() == [[64], [65]]
 
@@ -475,7 +476,7 @@ def test_swin() -> None:
             }
     assert groups_of(found, short) == expected
     # Patch merging reads the four pixels of a square side by side: every channel occupies four columns.
-    groups = {g.name: g for g in coupling(found).groups}
+    groups = {g.name: g for g in analyse(found).coupling.groups}
     assert groups["features.0.0"].indices["features.2.reduction.weight", 1][0].tolist() == [0, 16, 32, 48]
     assert proved(found, plan(found, Budget(params=0.5), align=1)).inexact > 0
 
@@ -539,7 +540,7 @@ def test_grouped_query_attention(fused: bool) -> None:
     """Two query heads share one key and value head: q and k tie, and heads go by pairs."""
     found = traced(cached_attention(False, fused), TOKENS)
     assert groups_of(found) == {"q": "16 q:0 k:0", "v": "16 v:0 o:1"}
-    groups = {g.name: g for g in coupling(found).groups}
+    groups = {g.name: g for g in analyse(found).coupling.groups}
     assert groups["q"].indices["q.weight", 0][:2].tolist() == [[0, 8], [1, 9]]
     assert groups["v"].indices["o.weight", 1][8:10].tolist() == [[16, 24], [17, 25]]
     assert blocks_of(found, "q") == blocks_of(found, "v") == {(2, 8)}

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 import fxprune
-from fxprune.coupling.couple import coupling
+from fxprune.coupling.couple import analyse
 from fxprune.errors import PlanError
 from fxprune.plans import Cost, Crop, Plan
 from fxprune.report.sheets import cost_sheet
@@ -191,7 +191,7 @@ def test_costs_that_are_forged_are_refused_when_the_plan_is_used(model: str, qua
 def test_costs_become_those_of_the_inputs_at_hand() -> None:
     assert recounted(traced(), made()) is made()
     larger = recounted(traced(12), made())
-    assert larger.dense == coupling(traced(12)).cost.dense
+    assert larger.dense == analyse(traced(12)).coupling.cost.dense
     assert larger.predicted.macs > made().predicted.macs
     assert larger.predicted.params == made().predicted.params
     both = replace(made(), dense=replace(made().dense, macs=9), predicted=replace(made().predicted, macs=1))

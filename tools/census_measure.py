@@ -23,7 +23,7 @@ from torch.utils import _pytree as pytree
 
 import fxprune
 from fxprune.coupling.cost import measure as measured_cost
-from fxprune.coupling.couple import coupling
+from fxprune.coupling.couple import analyse
 from fxprune.coupling.groups import Coupling
 from fxprune.graph.live import liven
 from fxprune.graph.trace import Trace, evaluating
@@ -31,7 +31,7 @@ from fxprune.onnx.export import export_onnx
 from fxprune.planning.atoms import make_atoms
 from fxprune.planning.plan import plan_units
 from fxprune.plans import Axis, Plan
-from fxprune.proof.verify import OracleName
+from fxprune.proof.compare import OracleName
 
 __all__ = ["Row", "measure"]
 
@@ -103,7 +103,7 @@ class _Census:
         model = self.timed("building", self.case.build)
         self.timed("livening", lambda: liven(model, example, seed=self.seed))
         trace = self.timed("trace", lambda: fxprune.trace(model, example))
-        found = self.timed("couple", lambda: coupling(trace))
+        found = self.timed("couple", lambda: analyse(trace).coupling)
         self._describe(trace, found)
         plan = self.timed(
             "plan",

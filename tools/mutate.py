@@ -27,7 +27,7 @@ import torch
 import torchvision  # noqa: F401 - some rules are for its operators
 from machine_note import machine_note
 
-from fxprune.proof.verify import OracleName
+from fxprune.proof.compare import OracleName
 from fxprune.testing.mutation.verdict import verdict
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -31,7 +31,7 @@ from machine_note import machine_note
 from peer_tools import FXPRUNE, PEERS, Call, Tool
 from torch import nn
 
-from fxprune.coupling.couple import coupling
+from fxprune.coupling.couple import analyse
 from fxprune.errors import FxpruneError
 from fxprune.graph.trace import Trace, call_arguments, trace
 from fxprune.planning.plan import plan_removal
@@ -123,7 +123,7 @@ def probes() -> str:
         if probe.axis != ("first.weight", 0):
             continue
         traced, example = prepared(probe)
-        found = coupling(traced)
+        found = analyse(traced).coupling
         if found.pinned[found.axes[probe.axis]].all():
             continue
         drawn = [g.tolist() for g in subsets(probe, traced, DRAWS, 0)]
@@ -192,7 +192,7 @@ def _halved(tool: Tool, model: nn.Module, inputs: tuple[torch.Tensor, ...], outp
 
 def _outputs(model: nn.Module, inputs: tuple[torch.Tensor, ...]) -> list[str]:
     """Layers of which no channel may go."""
-    found = coupling(trace(model, inputs))
+    found = analyse(trace(model, inputs)).coupling
     pinned = {name for (name, dim), units in found.axes.items() if dim == 0 and found.pinned[units].all()}
     layers = (nn.Linear, nn.modules.conv._ConvNd)
     return [p for p, m in model.named_modules() if isinstance(m, layers) and f"{p}.weight" in pinned]

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from itertools import permutations
 from math import prod
 
 import numpy as np
@@ -17,6 +15,8 @@ from fxprune.coupling.accounts import Ledger, adrift, flaw
 from fxprune.coupling.binding import bind, fake_tensors, held_tensors, macs_without_rule, shapes_of
 from fxprune.coupling.cost import CostBuilder
 from fxprune.coupling.groups import Pin
+from fxprune.coupling.layouts import Layouts
+from fxprune.coupling.meeting import merge
 from fxprune.coupling.sizes import SYMBOLIC, concrete, concrete_shape, one_of_each, open_dims
 from fxprune.errors import TraceError
 from fxprune.graph.trace import Trace
@@ -25,33 +25,12 @@ from fxprune.ops import qualified_name, rule_for, written_later
 from fxprune.ops.base import Call, OpRule, Output, PinKind, Value
 from fxprune.plans import Axis
 
-__all__ = ["Layout", "Walk"]
+__all__ = ["Walk"]
 
 Shape = tuple[int, ...]
 
 # Integer constants up to this size are read, so that indexing by them can be followed.
 READABLE = 1 << 16
-
-
-@dataclass(eq=False)
-class Layout:
-    """Labels over several dimensions, outermost first, and the labels of their rows and columns.
-
-    Attributes:
-        cells: int64[n1, ..., nk].
-        rows: For each level but the last, labels of its rows: int64[n1], int64[n1, n2], ...
-        columns: int64[nk], set when something ties a column across all rows.
-        node: Where it was first seen.
-    """
-
-    cells: IntArray
-    rows: list[IntArray]
-    columns: IntArray | None
-    node: str
-
-
-Placed = tuple[Layout, Shape, list[IntArray]]
-"""A layout, the varying dimensions of an array from outside in, and per dimension its rows' numbers."""
 
 
 @dataclass(eq=False)
@@ -72,8 +51,7 @@ class Walk:
     consumed_labels: list[IntArray] = field(default_factory=list)
     told: list[IntArray] = field(default_factory=list)
     ledger: Ledger = field(default_factory=Ledger)
-    layouts: dict[tuple[Shape, bytes], Layout] = field(default_factory=dict)
-    placed: dict[int, tuple[weakref.ref[IntArray], Placed]] = field(default_factory=dict)
+    layouts: Layouts = field(default_factory=Layouts)
     values: dict[fx.Node, object] = field(default_factory=dict)
     calls: dict[fx.Node, Call] = field(default_factory=dict)
     origins: dict[str, PinKind] = field(default_factory=dict)
@@ -84,6 +62,12 @@ class Walk:
     node: fx.Node | None = None
     shared: set[fx.Node] = field(default_factory=set)
 
+    @property
+    def at(self) -> str:
+        """Name of the node that the walk has come to."""
+        assert self.node is not None
+        return self.node.name
+
     # --- labels --------------------------------------------------------------------------------
 
     def _new(self, count: int) -> IntArray:
@@ -92,8 +76,7 @@ class Walk:
 
     def fresh(self, shape: Shape) -> IntArray:
         """New labels that belong to no parameter."""
-        assert self.node is not None
-        self.virtual.append((self.size, self.node.name))
+        self.virtual.append((self.size, self.at))
         return self._new(prod(shape)).reshape(shape)
 
     def tensor_value(self, name: str) -> Value:
@@ -167,184 +150,33 @@ class Walk:
             count = one_of_each(int(constant), fake_tensors(self.node))
             self.costs.add_macs(count, *(self.costs.form(a) for a in arrays), divisor=below)
 
+    def count_parameters(self) -> None:
+        """Every parameter counts once, pruned along its labelled axes."""
+        for name, parameter in self.trace.model.named_parameters():
+            dims = [d for d in range(parameter.ndim) if (name, d) in self.axes]
+            rest = parameter.numel()
+            for d in dims:
+                rest //= parameter.shape[d]
+            self.costs.add_params(rest, *(self.costs.form(self.axes[name, d]) for d in dims))
+
     # --- layouts -------------------------------------------------------------------------------
-
-    def _layout(self, array: IntArray) -> Placed:
-        """Where an array lies; rules and later stages ask again and again for the same ones."""
-        known = self.placed.get(id(array))
-        # The reference says whether this is still the array that once had this id.
-        if known is None or known[0]() is not array:
-            self.placed[id(array)] = known = (weakref.ref(array), self._place(array, None))
-        return known[1]
-
-    def _place(self, array: IntArray, nest: Sequence[int] | None) -> Placed:
-        """Find or register the layout of an array.
-
-        Equal slices along a dimension (heads repeated for every sample) count once.
-        """
-        axes = varying(array) if nest is None else tuple(nest)
-        cells = array.reshape([n for n in array.shape if n > 1])
-        cells = cells.transpose(np.argsort(np.argsort(axes))) if nest is not None else cells
-        numbers = []
-        for d in range(cells.ndim):
-            cells, number = _distinct_slices(cells, d)
-            numbers.append(number)
-        for turn in permutations(range(cells.ndim)):
-            turned = np.ascontiguousarray(cells.transpose(turn))
-            found = self.layouts.get((turned.shape, turned.tobytes()))
-            if found is not None:
-                self._even(found, numbers[turn[-1]])
-                return found, tuple(axes[t] for t in turn), [numbers[t] for t in turn]
-        assert self.node is not None
-        cells = np.ascontiguousarray(cells)
-        rows = [self.fresh(cells.shape[:level]) for level in range(1, cells.ndim)]
-        layout = Layout(cells, rows, None, self.node.name)
-        self.layouts[(cells.shape, cells.tobytes())] = layout
-        if numbers:
-            self._even(layout, numbers[-1])
-        return layout, axes, numbers
-
-    def _even(self, layout: Layout, positions: IntArray) -> None:
-        """Where some columns lie in more places than others, counts say nothing: all rows must keep the same ones."""
-        if layout.cells.ndim > 1 and np.ptp(np.bincount(positions)) > 0:
-            self._columns(layout)
-
-    def _columns(self, layout: Layout) -> IntArray:
-        if layout.columns is None:
-            layout.columns = self.fresh(layout.cells.shape[-1:])
-        return layout.columns
 
     def nest(self, array: IntArray, order: Sequence[int]) -> None:
         """Register an array over several dimensions with its nesting."""
-        self._place(array, order)
+        self.layouts.place(array, self, order)
 
     def order(self, array: IntArray) -> Shape:
         """The varying dimensions from the outermost to the innermost."""
         axes = varying(array)
-        return axes if len(axes) < 2 else self._layout(array)[1]
+        return axes if len(axes) < 2 else self.layouts.placed(array, self).axes
 
     def project(self, array: IntArray, dims: Sequence[int]) -> IntArray:
         """Labels of rows or columns of a layout."""
-        wanted = set(dims)
-        axes = varying(array)
-        if wanted >= set(axes):
-            return array
-        layout, order, numbers = self._layout(array)
-        level = len(wanted)
-        if set(order[:level]) == wanted:
-            part = layout.rows[level - 1]
-            used = list(range(level))
-        elif wanted == {order[-1]}:
-            part, used = self._columns(layout), [len(order) - 1]
-        else:
-            self.pin([array], "rows of a layout that is too irregular to slice")
-            part = self.fresh(tuple(layout.cells.shape[order.index(d)] for d in sorted(wanted)))
-            self.pin([part], "rows of a layout that is too irregular to slice")
-            used = [order.index(d) for d in sorted(wanted)]
-        part = part[np.ix_(*(numbers[k] for k in used))]
-        target = [order[k] for k in used]
-        part = part.transpose(np.argsort(target))
-        return part.reshape([n if d in wanted else 1 for d, n in enumerate(array.shape)])
-
-    # --- broadcasting --------------------------------------------------------------------------
+        return array if set(dims) >= set(varying(array)) else self.layouts.project(array, dims, self)
 
     def merge(self, operands: Sequence[Value], shape: Shape) -> tuple[IntArray, ...]:
         """Broadcast operands elementwise and tie what meets."""
-        operands = self._composed(operands)
-        result: list[IntArray] = []
-        opaque: set[int] = set()
-        for value in operands:
-            fixed = {d for d, n in enumerate(value.shape) if n > 1} - {
-                d for a in value.arrays for d in varying(a)
-            }
-            if fixed:
-                self._pin_against(value, fixed, operands)
-                opaque |= fixed
-        for value in operands:
-            met: list[IntArray] = list(result)
-            for array in value.arrays:
-                # What was just pinned is an axis without units from here on.
-                if not set(varying(array)) <= opaque:
-                    met = self._meet(met, array, len(result))
-            result = met
-        return tuple(result)
-
-    def _composed(self, operands: Sequence[Value]) -> Sequence[Value]:
-        """Turn several arrays along one axis (rows and columns of what was flattened) into one where it meets others.
-
-        A position dies with its row or with its column: tying it to both would tie all rows to all
-        columns.  Operands with the very same arrays meet as they are.
-        """
-        result = list(operands)
-        for k, value in enumerate(operands):
-            by_axes: dict[Shape, list[IntArray]] = {}
-            for array in value.arrays:
-                by_axes.setdefault(varying(array), []).append(array)
-            for axes, arrays in by_axes.items():
-                if len(arrays) < 2 or not axes:
-                    continue
-                others = [
-                    [a for a in v.arrays if set(varying(a)) & set(axes)] for v in result if v is not result[k]
-                ]
-                others = [o for o in others if o]
-                if not others:
-                    continue
-                if all(_equal_arrays(arrays, o) for o in others):
-                    for j in range(k + 1, len(result)):
-                        left = tuple(a for a in result[j].arrays if not set(varying(a)) & set(axes))
-                        result[j] = replace(result[j], arrays=left)
-                    continue
-                cells = arrays[0]
-                for array in arrays[1:]:
-                    joined = self._grid(cells, array)
-                    if joined is None:
-                        break
-                    cells = joined
-                else:
-                    rest = tuple(a for a in result[k].arrays if not any(a is b for b in arrays))
-                    result[k] = replace(result[k], arrays=(*rest, cells))
-        return result
-
-    def _grid(self, rows: IntArray, columns: IntArray) -> IntArray | None:
-        """New labels for the cells of a grid that lies along one axis; None if it is not a complete grid."""
-        names, row = np.unique(rows.ravel(), return_inverse=True)
-        others, column = np.unique(columns.ravel(), return_inverse=True)
-        for single, array, rest in ((names, rows, columns), (others, columns, rows)):
-            if len(single) == 1:  # without it nothing would be left
-                self.pin([array], "the only row of what was flattened here")
-                return rest
-        if len(np.unique(row * len(others) + column)) != len(names) * len(others):
-            return None
-        cells = self.fresh((len(names), len(others)))
-        self.tie(self.project(cells, [0]).ravel(), names)
-        self.tie(self.project(cells, [1]).ravel(), others)
-        return cells[row, column].reshape(rows.shape)
-
-    def _pin_against(self, value: Value, fixed: set[int], operands: Sequence[Value]) -> None:
-        """Labels that meet an axis without units cannot go: of a layout its rows, or its columns, along that axis."""
-        met = [a for v in operands if v is not value for a in v.arrays]
-        bad = [self.project(a, sorted(fixed & set(varying(a)))) for a in met if fixed & set(varying(a))]
-        if bad:
-            what = value.origin or "data whose axis carries no units (positions, pixels, samples)"
-            self.pin(bad, f"meets {what}", self.origins.get(what, "data"))
-
-    def _meet(self, result: list[IntArray], array: IntArray, count: int) -> list[IntArray]:
-        """Tie an operand's array with those of the operands before it (the first ``count``)."""
-        axes = set(varying(array))
-        covered = False
-        out: list[IntArray] = []
-        for k, other in enumerate(result):
-            others = set(varying(other))
-            shared = axes & others
-            if k >= count or not shared:
-                out.append(other)
-                continue
-            self.tie(self.project(other, sorted(shared)), self.project(array, sorted(shared)))
-            if axes <= others:
-                covered = True
-            if not others < axes:
-                out.append(other)
-        return out if covered else [*out, array]
+        return merge(self, operands, self.origins)
 
     # --- the walk ------------------------------------------------------------------------------
 
@@ -476,22 +308,3 @@ def _tensor_or_none(trace: Trace, name: str) -> torch.Tensor | None:
         return trace.tensor(name)
     except TraceError:
         return None
-
-
-def _distinct_slices(cells: IntArray, dim: int) -> tuple[IntArray, IntArray]:
-    """Drop repeated slices along a dimension; returns what is left and each old slice's new number."""
-    n = cells.shape[dim]
-    lines = np.moveaxis(cells, dim, 0).reshape(n, -1)
-    if len(np.unique(lines[:, 0])) == n:
-        return cells, np.arange(n, dtype=np.int64)
-    # Sorting whole lines is slow: sums of random multiples stand for them, and are checked.
-    marks = np.random.default_rng(0).integers(1, 2**63, lines.shape[1], np.uint64)
-    sums = (lines.astype(np.uint64) * marks).sum(axis=1, dtype=np.uint64)
-    _, first, inverse = np.unique(sums, return_index=True, return_inverse=True)
-    assert (lines == lines[first][inverse]).all(), "two lines of labels have the same sum"
-    ranks = np.argsort(np.argsort(first))
-    return cells.take(np.sort(first), axis=dim), ranks[inverse.ravel()].astype(np.int64)
-
-
-def _equal_arrays(one: Sequence[IntArray], two: Sequence[IntArray]) -> bool:
-    return len(one) == len(two) and all(map(np.array_equal, one, two))

@@ -17,7 +17,7 @@ import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
-from fxprune.coupling.couple import coupling
+from fxprune.coupling.couple import analyse
 from fxprune.coupling.groups import Coupling
 from fxprune.criteria import CRITERIA
 from fxprune.criteria.base import Criterion, Evidence, View, slice_sums
@@ -90,7 +90,7 @@ def score(
             f"criterion={criterion!r} is no criterion",
             advice="pass a name such as 'l1', or an object with name, needs, normalise and score",
         )
-    found = coupling(trace)
+    found = analyse(trace).coupling
     view = View(
         coupling=found,
         tensor=trace.tensor,

@@ -24,6 +24,7 @@ from fxprune.graph.recorder import idle_parameters, record, record_others
 from fxprune.graph.torch_export import exported
 from fxprune.models.copies import copied, on_meta, unchanged_buffers
 from fxprune.models.odd_models import check_operands, check_traceable, told
+from fxprune.support.memo import Memo
 from fxprune.support.process import no_fast_path, no_garbage, quiet, uninterrupted, untouched_random_state
 from fxprune.support.source_lines import source_of
 
@@ -67,7 +68,7 @@ class Trace:
     idle: Mapping[str, str] = field(default_factory=dict)
     parent: Trace | None = field(default=None, repr=False)
     cuts: tuple[str, ...] = ()
-    cache: dict[str, object] = field(default_factory=dict, repr=False)
+    memo: Memo = field(default_factory=Memo, init=False, repr=False)
 
     def tensor(self, name: str) -> torch.Tensor:
         """The parameter, buffer or graph constant of that dotted name, as it is now.

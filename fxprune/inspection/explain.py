@@ -13,11 +13,12 @@ from dataclasses import asdict, dataclass
 import networkx as nx
 import numpy as np
 
-from fxprune.coupling.couple import coupling, tie_list
+from fxprune.coupling.couple import analyse
 from fxprune.coupling.groups import Coupling, Group, Pin, Tie
 from fxprune.errors import FxpruneError
 from fxprune.escaping import terminal
 from fxprune.graph.trace import Trace
+from fxprune.inspection.ties import ties_of
 from fxprune.plans import Axis, Plan
 from fxprune.resizing.resolve import keep_mask
 
@@ -63,7 +64,7 @@ def dependency_graph(trace: Trace) -> nx.MultiGraph[Axis]:
         >>> ("2.weight", 1) in nx.node_connected_component(graph, ("0.weight", 0))
         True
     """
-    known = coupling(trace)
+    known = analyse(trace).coupling
     owners = _owners(known)
     graph: nx.MultiGraph[Axis] = nx.MultiGraph()
     for axis, units in known.axes.items():
@@ -76,7 +77,7 @@ def dependency_graph(trace: Trace) -> nx.MultiGraph[Axis]:
             group=", ".join(group.name for group in groups),
             pinned="; ".join(dict.fromkeys(str(group.pinned) for group in groups if group.pinned)),
         )
-    for tie in tie_list(trace):
+    for tie in ties_of(analyse(trace)):
         for axis in (tie.a, tie.b):
             if axis not in graph:
                 graph.add_node(axis, tensor=axis[0], dim=axis[1], size=0, group="", pinned="")
@@ -149,13 +150,13 @@ def explain(trace: Trace, tensor: str, *, dim: int = 0) -> Explanation:
         >>> [tie.op for tie in why.chains["2.weight", 1]]
         ['aten.linear.default']
     """
-    known = coupling(trace)
+    known = analyse(trace).coupling
     axis, size = _find(trace, known, tensor, dim)
     groups = _owners(known).get(axis, ())
     pins = tuple(dict.fromkeys(group.pinned for group in groups if group.pinned))
     if not groups:
         pins = (Pin("no channel lives along this dimension: the op that uses the tensor fixes its extent"),)
-    return Explanation(axis, size, groups, pins, _chains(tie_list(trace), axis, groups))
+    return Explanation(axis, size, groups, pins, _chains(ties_of(analyse(trace)), axis, groups))
 
 
 def _find(trace: Trace, known: Coupling, tensor: str, dim: int) -> tuple[Axis, int]:
@@ -315,7 +316,7 @@ def group_table(trace: Trace) -> tuple[GroupRow, ...]:
     Args:
         trace: What ``fxprune.trace`` returned.
     """
-    known = coupling(trace)
+    known = analyse(trace).coupling
     dense = known.cost.dense
     rows = []
     for group in known.groups:
@@ -364,9 +365,9 @@ def width_table(trace: Trace, plan: Plan) -> tuple[WidthRow, ...]:
     Raises:
         PlanError: The plan was made for another model, or contradicts itself.
     """
-    keep = keep_mask(trace, plan)
+    keep = keep_mask(analyse(trace), plan)
     return tuple(
         WidthRow(group.name, group.width, int(keep[group.units].sum()), len(group.members))
-        for group in coupling(trace).groups
+        for group in analyse(trace).coupling.groups
         if not group.pinned
     )

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from fxprune.coupling.blocks import breach, close
-from fxprune.coupling.couple import coupling
+from fxprune.coupling.couple import analyse
 from fxprune.coupling.groups import Coupling, Group
 from fxprune.errors import PlanError
 from fxprune.graph.trace import Trace
@@ -30,7 +30,8 @@ def plan_units(trace: Trace, keep: BoolArray, *, notes: Sequence[str] = ()) -> P
     Raises:
         PlanError: A unit is pinned, a layout would not stay rectangular, or a layer would be emptied.
     """
-    found = coupling(trace)
+    analysis = analyse(trace)
+    found = analysis.coupling
     if keep.shape != (found.n_units,) or keep.dtype != np.bool_:
         raise PlanError(
             f"a keep mask of {keep.dtype}{list(keep.shape)} does not fit {found.n_units} units",
@@ -41,13 +42,13 @@ def plan_units(trace: Trace, keep: BoolArray, *, notes: Sequence[str] = ()) -> P
     _check_blocks(trace, found, keep)
     _check_empty(found, keep)
     _check_names(found, keep)
-    result = resolve(trace, keep)
+    result = resolve(analysis, keep)
     predicted = found.cost.cost(keep)
     assert predicted.params == _params_of(trace, result.kept), "the cost model and the slim shapes disagree"
     return Plan(
         kept=result.kept,
         predicted=predicted,
-        dense=coupling(trace.parent or trace).cost.dense,
+        dense=analyse(trace.parent or trace).coupling.cost.dense,
         fingerprint=found.fingerprint,
         removed=trace.cuts,
         notes=tuple(notes),

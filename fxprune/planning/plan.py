@@ -15,7 +15,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from fxprune.coupling.couple import coupling, flow
+from fxprune.coupling.analysis import Analysis
+from fxprune.coupling.couple import analyse
 from fxprune.coupling.groups import Coupling
 from fxprune.criteria.base import Criterion
 from fxprune.criteria.score import score
@@ -131,7 +132,8 @@ def spend(
         PlanError: The budget is none, a pattern fits nothing, or nothing may go.
     """
     _check_budget(budget)
-    found = coupling(trace)
+    analysis = analyse(trace)
+    found = analysis.coupling
     scores = score(trace, criterion, data=data, loss=loss, seed=options.seed)
     frozen = freeze(found, options.protect, options.only, scores.units)
     decided = ratios_of(found, options.ratios)
@@ -141,7 +143,7 @@ def spend(
             scope=options.scope,
             blocks=way.blocks,
             keep_at_least=options.keep_at_least,
-            widths=_widths(trace, found, way.step),
+            widths=_widths(analysis, way.step),
             ratios=decided,
             ties=lessons.ties,
         )
@@ -167,12 +169,13 @@ def _check_budget(budget: Budget) -> None:
         )
 
 
-def _widths(trace: Trace, found: Coupling, step: int) -> list[Width]:
+def _widths(analysis: Analysis, step: int) -> list[Width]:
     """Axes along which convolutions make channels, and one group of each grouped convolution."""
     if step == 1:
         return []
+    trace, found = analysis.trace, analysis.coupling
     groups: dict[str, int] = {}
-    for node, call in flow(trace).walk.calls.items():
+    for node, call in analysis.calls.items():
         weight = node.args[1] if len(node.args) > 1 else node.kwargs.get("weight")
         if call.op in CONVOLUTIONS and getattr(weight, "op", "") == "get_attr":
             name = str(getattr(weight, "target", ""))
@@ -210,7 +213,7 @@ def plan_removal(trace: Trace, removed: Mapping[Axis, Sequence[int]]) -> Plan:
         >>> made.kept["1.weight", 1]
         (0, 2, 3)
     """
-    found = coupling(trace)
+    found = analyse(trace).coupling
     keep = np.ones(found.n_units, bool)
     for (name, dim), positions in removed.items():
         keep[_units_at(trace, found, name, dim, positions)] = False
@@ -262,10 +265,10 @@ def plan_structures(
         >>> made.removed, made.dense.params - made.predicted.params
         (('layer4.1',), 4720640)
     """
-    small, dense = cut(trace, names), coupling(trace)
+    small, dense = cut(trace, names), analyse(trace).coupling
     if small is trace:
         return plan_units(trace, np.ones(dense.n_units, bool) if keep is None else keep, notes=notes)
-    found = coupling(small)
+    found = analyse(small).coupling
     branches = np.ones(dense.n_units, bool)
     for structure in choose_structures(trace, names):
         branches[structure.units] = False

@@ -15,7 +15,7 @@ from torch import fx
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from fxprune.coupling.couple import flow
+from fxprune.coupling.couple import analyse
 from fxprune.graph.trace import Trace
 from fxprune.labels import IntArray, varying
 from fxprune.models.conditions import private
@@ -42,9 +42,10 @@ def rehearse(trace: Trace, plan: Plan) -> None:
     """
     if trace.kind != "recorded" or not plan.kept:
         return
-    parts = Parts(trace, resolve(trace, keep_mask(trace, plan)), plan)
+    analysis = analyse(trace)
+    parts = Parts(trace, resolve(analysis, keep_mask(analysis, plan)), plan)
     args, kwargs = pytree.tree_map_only(torch.Tensor, torch.clone, (trace.args, dict(trace.kwargs)))
-    beside = _Beside(trace, parts.found)
+    beside = _Beside(parts.found)
     try:
         with torch.no_grad(), torch.random.fork_rng(devices=[]), no_fast_path():
             module = private(module_copy(parts))
@@ -54,7 +55,7 @@ def rehearse(trace: Trace, plan: Plan) -> None:
         text = str(error).splitlines() or [""]
         beside.problem = beside.problem or f"fails on fewer channels ({type(error).__name__}: {text[0]})"
     if beside.problem and beside.node is not None:
-        _refuse(trace, parts.found, beside.node, beside.problem)
+        _refuse(parts.found, beside.node, beside.problem)
 
 
 class _Beside(TorchDispatchMode):
@@ -65,11 +66,14 @@ class _Beside(TorchDispatchMode):
         problem: What is wrong with it, or empty.
     """
 
-    def __init__(self, trace: Trace, found: Resolution) -> None:
+    def __init__(self, resolution: Resolution) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self._found = found
-        self._walk = flow(trace).walk
-        ops = (n for n in trace.graph.graph.nodes if isinstance(n.target, torch._ops.OpOverload))
+        self._resolution = resolution
+        ops = (
+            n
+            for n in resolution.analysis.trace.graph.graph.nodes
+            if isinstance(n.target, torch._ops.OpOverload)
+        )
         self._record: Iterator[fx.Node] = iter(list(ops))
         self.node: fx.Node | None = None
         self.problem = ""
@@ -93,7 +97,8 @@ class _Beside(TorchDispatchMode):
         return result
 
     def _told(self, node: fx.Node, args: tuple[object, ...], result: object) -> str:
-        expected = self._found.values.get(node, self._walk.values.get(node))
+        dense = self._resolution.analysis.values.get(node)
+        expected = self._resolution.values.get(node, dense)
         for value, made in zip(_listed(expected), _listed(result), strict=False):
             if (
                 isinstance(value, Value)
@@ -114,12 +119,12 @@ def _listed(value: object) -> list[object]:
     return list(value) if isinstance(value, (list, tuple)) else [value]
 
 
-def _refuse(trace: Trace, found: Resolution, node: fx.Node, problem: str) -> None:
+def _refuse(resolution: Resolution, node: fx.Node, problem: str) -> None:
     """Name the units that go at an operator, or at the nearest ones before it."""
     queue, seen = deque([node]), {node}
     while queue:
         at = queue.popleft()
-        arrays = _losing(trace, found, at)
+        arrays = _losing(resolution, at)
         if arrays:
             error = CrossedError(
                 problem,
@@ -134,10 +139,10 @@ def _refuse(trace: Trace, found: Resolution, node: fx.Node, problem: str) -> Non
         seen.update(at.all_input_nodes)
 
 
-def _losing(trace: Trace, found: Resolution, node: fx.Node) -> list[IntArray]:
+def _losing(resolution: Resolution, node: fx.Node) -> list[IntArray]:
     """Units of what a call reads and makes, of arrays that lose some."""
-    known = flow(trace)
-    call = known.walk.calls.get(node)
-    held = [*(call.tensors() if call else ()), *_listed(known.walk.values.get(node))]
-    units = [known.units(a) for v in held if isinstance(v, Value) for a in v.arrays if varying(a)]
-    return [array for array in units if not found.keep[array].all()]
+    analysis = resolution.analysis
+    call = analysis.calls.get(node)
+    held = [*(call.tensors() if call else ()), *_listed(analysis.values.get(node))]
+    units = [analysis.units(a) for v in held if isinstance(v, Value) for a in v.arrays if varying(a)]
+    return [array for array in units if not resolution.keep[array].all()]

@@ -16,8 +16,6 @@ import torch
 from torch import fx
 from torch.utils import _pytree as pytree
 
-from fxprune.coupling.couple import flow
-from fxprune.graph.trace import Trace
 from fxprune.models.conditions import cast, unfused
 from fxprune.ops import qualified_name
 from fxprune.ops.base import Value
@@ -35,8 +33,7 @@ class Oracle(fx.Interpreter):
     """Runs the traced graph with the dead units of a resolution zeroed.
 
     Args:
-        trace: The trace.
-        found: What lives and dies.
+        resolution: What lives and dies.
         dtype: Floating type to compute in.
         restrict: Run operators that would notice zeros on what is left; without it they see
             the zeros, which shows how inexact a removal is.
@@ -46,29 +43,27 @@ class Oracle(fx.Interpreter):
 
     def __init__(
         self,
-        trace: Trace,
-        found: Resolution,
+        resolution: Resolution,
         dtype: torch.dtype,
         *,
         restrict: bool = True,
         silent: Set[fx.Node] = frozenset(),
         crops: Sequence[Crop] = (),
     ) -> None:
-        super().__init__(trace.graph)
+        super().__init__(resolution.analysis.trace.graph)
         self.silent = silent
         self.crops = {crop.tensor: crop for crop in crops}
-        self.trace = trace
-        self.found = found
+        self.resolution = resolution
+        self.analysis = resolution.analysis
         self.dtype = dtype
         self.restrict = restrict
-        self.flow = flow(trace)
         self.own: dict[str, torch.Tensor] = {}
 
     def get_attr(self, target: object, args: object, kwargs: object) -> torch.Tensor:
         """Tensors come from the model as it is now; each run has its own, which it may write into."""
         name = str(target)
         if name not in self.own:
-            tensor = self.trace.tensor(name).detach()
+            tensor = self.analysis.trace.tensor(name).detach()
             if crop := self.crops.get(name):
                 tensor = tensor.masked_fill(outside(crop, tensor), 0)
             self.own[name] = cast(tensor, self.dtype, copy=True)
@@ -84,14 +79,14 @@ class Oracle(fx.Interpreter):
 
     def _result(self, n: fx.Node) -> object:
         """Zero what is consumed, or compute on what is left."""
-        if n.op != "call_function" or n not in self.flow.walk.calls:
+        if n.op != "call_function" or n not in self.analysis.calls:
             return super().run_node(n)
         args, kwargs = self.fetch_args_kwargs_from_env(n)
         values = self._named(n, args, kwargs)
-        if n in self.flow.walk.restricted and self.restrict and self._touched(n):
+        if n in self.analysis.restricted and self.restrict and self._touched(n):
             return self._restricted(n, values)
         if self.restrict or not self._of_literals(n):
-            for name, arrays in self.flow.walk.consumed.get(n, []):
+            for name, arrays in self.analysis.consumed.get(n, []):
                 values = self._zeroed(values, name, arrays)
         return n.target(**values)  # type: ignore[operator]
 
@@ -120,7 +115,7 @@ class Oracle(fx.Interpreter):
     def _live(self, arrays: tuple[np.ndarray, ...]) -> torch.Tensor:
         mask = np.ones((), bool)
         for array in arrays:
-            mask = mask & self.found.keep[self.flow.units(array)]
+            mask = mask & self.resolution.keep[self.analysis.units(array)]
         return torch.from_numpy(np.ascontiguousarray(mask))
 
     def _zeroed(
@@ -140,7 +135,7 @@ class Oracle(fx.Interpreter):
 
     def _touched(self, node: fx.Node) -> bool:
         """Something is gone that others see; what is exact is left to zeros, which need no labels of the result."""
-        return any(not self._live((a,)).all() for a in self.flow.walk.restricted[node])
+        return any(not self._live((a,)).all() for a in self.analysis.restricted[node])
 
     def _restricted(self, node: fx.Node, values: dict[str, object]) -> object:
         """Run the op over what its operands' labels leave, by laws that are not those of the rules.
@@ -149,7 +144,7 @@ class Oracle(fx.Interpreter):
         wrongly, then do not fit what is sliced by them.
         """
         mode = Masked(self.dtype, follow=True)
-        for name, labelled in self.flow.walk.calls[node].args.items():
+        for name, labelled in self.analysis.calls[node].args.items():
             several = isinstance(labelled, list)
             held = zip(labelled, values[name]) if several else [(labelled, values.get(name))]  # type: ignore[call-overload]
             for value, tensor in held:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from fxprune.coupling.couple import coupling
+from fxprune.coupling.couple import analyse
 from fxprune.coupling.groups import Group
 from fxprune.criteria.base import Need, Normalise, View
 from fxprune.errors import PlanError
@@ -75,7 +75,7 @@ def cut_by(groups: Sequence[Group], plan: Plan) -> IntArray:
     Raises:
         PlanError: The groups carry no trace.
     """
-    axes = coupling(trace_of(groups)).axes
+    axes = analyse(trace_of(groups)).coupling.axes
     found = [np.delete(axes[axis], list(kept)) for axis, kept in plan.kept.items() if axis in axes]
     return np.unique(np.concatenate(found)) if found else np.zeros(0, np.int64)
 
@@ -110,6 +110,6 @@ def plan_for(
                 advice="call plan() without a budget",
             )
         return spend(trace, budget, options or PlanOptions(), criterion=learned)
-    keep = np.ones(coupling(trace).n_units, bool)
+    keep = np.ones(analyse(trace).coupling.n_units, bool)
     keep[removed] = False
     return plan_units(trace, keep)

@@ -9,7 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from fxprune.coupling.couple import coupling
+from fxprune.coupling.couple import analyse
 from fxprune.coupling.groups import Group
 from fxprune.criteria.base import Criterion, View
 from fxprune.criteria.score import criterion_named
@@ -75,7 +75,7 @@ class OneShot(Regularizer):
     ) -> None:
         self.groups = tuple(groups)
         self._trace = trace_of(self.groups)
-        every = {group.name for group in coupling(self._trace).groups if group.pinned is None}
+        every = {group.name for group in analyse(self._trace).coupling.groups if group.pinned is None}
         mine = [group.name for group in self.groups if group.pinned is None]
         self._only = () if every <= set(mine) else tuple(mine)
         self._budget = budget

@@ -14,7 +14,7 @@ if TYPE_CHECKING:  # a report shows what all stages made and imports none of the
     from fxprune.bench.table import BenchTable
     from fxprune.inspection.explain import WidthRow
     from fxprune.onnx.export import ExportReport
-    from fxprune.proof.verify import Proof
+    from fxprune.proof.evidence import Proof
 
 __all__ = ["report_markdown"]
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from fxprune import labels
-from fxprune.coupling.couple import Flow
+from fxprune.coupling.analysis import Analysis
 from fxprune.labels import BoolArray, IntArray, varying
 from fxprune.ops.base import Call, Move, Value
 
@@ -53,7 +53,7 @@ class Movement:
     """One call that moves the positions of its first tensor.
 
     Attributes:
-        flow: Labels and their layouts.
+        analysis: Labels and their layouts.
         keep: bool[n_units].
         move: What the operator does to an array.
         labelled: The call over labels.
@@ -62,7 +62,7 @@ class Movement:
         slim: The same over what is left.
     """
 
-    flow: Flow
+    analysis: Analysis
     keep: BoolArray
     move: Move
     labelled: Call
@@ -80,7 +80,7 @@ class Movement:
         for k, array in enumerate(a for a in self.labelled.tensors()[0].arrays if varying(a)):
             places = np.arange(array.size, dtype=np.int64).reshape(array.shape)
             alive = alive_positions(self.keep, before.arrays, k)
-            left = labels.filtered(places, alive, self.flow.walk.order(array))
+            left = labels.filtered(places, alive, self.analysis.order(array))
             assert left is not None
             try:
                 moved = _as_list(self.move(call, left, after.shape))
@@ -108,12 +108,12 @@ class Movement:
         """
         if not varying(array):  # a single position was picked, and stays
             return places
-        mine = self.flow.units(array)
+        mine = self.analysis.units(array)
         if not any(np.array_equal(a, mine) for a in result.arrays):
             return None
         # Equal labels may have collapsed where places do not.
         shape = np.broadcast_shapes(places.shape, array.shape)
-        left = self._left_over(result.arrays, [self.flow.walk.order(array)], shape)
+        left = self._left_over(result.arrays, [self.analysis.order(array)], shape)
         assert left is not None
         return np.broadcast_to(places, shape).ravel()[left]
 
@@ -178,7 +178,7 @@ class Movement:
         return moved if isinstance(moved, np.ndarray) else None
 
     def _gather_over(self, x: Value, result: Value, left: Value, dims: range, after: range) -> Gather | str:
-        order = self.flow.walk.order
+        order = self.analysis.order
         given = self.labelled.tensors()[0].arrays
         assert isinstance(self.produced, Value)
         produced = self.produced.arrays

@@ -16,8 +16,8 @@ import torch
 from torch import fx
 
 from fxprune import labels
+from fxprune.coupling.analysis import Analysis
 from fxprune.coupling.blocks import close, scarce
-from fxprune.coupling.couple import Flow, coupling, flow
 from fxprune.errors import PlanError, TraceError
 from fxprune.graph.trace import Trace
 from fxprune.labels import BoolArray, IntArray, varying
@@ -26,6 +26,7 @@ from fxprune.ops.base import Call, OpRule, Rewrite, Scaled, Value
 from fxprune.ops.moving import UnevenError, live_positions
 from fxprune.plans import Axis, Cost, Plan
 from fxprune.resizing.movement import Gather, Movement, alive_positions
+from fxprune.support.memo import latest
 from fxprune.support.source_lines import source_of
 
 __all__ = ["CrossedError", "EmptiedError", "Gather", "Resolution", "expect", "keep_mask", "resolve"]
@@ -38,6 +39,7 @@ class Resolution:
     """A keep mask carried through the graph.
 
     Attributes:
+        analysis: Of the traced model.
         keep: bool[n_units].
         kept: For every axis that loses something, the kept indices in order.
         rewrites: New arguments by node; sizes that stay as they are do not appear.
@@ -46,6 +48,7 @@ class Resolution:
         cost: Cost of the slim model.
     """
 
+    analysis: Analysis
     keep: BoolArray
     kept: Mapping[Axis, tuple[int, ...]]
     rewrites: Mapping[fx.Node, Rewrite]
@@ -53,22 +56,29 @@ class Resolution:
     values: Mapping[fx.Node, Value | list[Value]]
     cost: Cost
 
+    @staticmethod
+    def whole(analysis: Analysis) -> Resolution:
+        """A resolution in which every unit stays."""
+        coupling = analysis.coupling
+        return Resolution(analysis, np.ones(coupling.n_units, bool), {}, {}, {}, {}, coupling.cost.dense)
 
-def resolve(trace: Trace, keep: BoolArray) -> Resolution:
+
+def resolve(analysis: Analysis, keep: BoolArray) -> Resolution:
     """Carry a keep mask through the graph; plan, slim and verify ask for the same one, so the last is remembered.
 
     Args:
-        trace: A traced model.
+        analysis: Of a traced model.
         keep: bool[n_units], units that stay.
 
     Raises:
         PlanError: A node would be emptied, or what is left of it is not rectangular.
     """
-    last = trace.cache.get("resolution")
-    if isinstance(last, Resolution) and np.array_equal(last.keep, keep):
-        return last
-    trace.cache["resolution"] = found = _Resolver(trace, keep.copy()).run()
-    return found
+    return _resolved(analysis, keep.tobytes())
+
+
+@latest
+def _resolved(analysis: Analysis, keep: bytes) -> Resolution:
+    return _Resolver(analysis, np.frombuffer(keep, bool)).run()
 
 
 def expect(trace: object, plan: object) -> None:
@@ -90,8 +100,9 @@ def expect(trace: object, plan: object) -> None:
         )
 
 
-def keep_mask(trace: Trace, plan: Plan) -> BoolArray:
-    """The units that a plan keeps.
+@latest
+def keep_mask(analysis: Analysis, plan: Plan) -> BoolArray:
+    """The units that a plan keeps; recounting, slim and verify ask for the same one.
 
     Returns:
         bool[n_units].
@@ -100,36 +111,20 @@ def keep_mask(trace: Trace, plan: Plan) -> BoolArray:
         PlanError: The plan was made for another model, names what does not exist, removes what
             is pinned, or removes only part of a unit.
     """
-    expect(trace, plan)
-    last = trace.cache.get("mask")
-    if not (isinstance(last, _Mask) and last.plan is plan):
-        trace.cache["mask"] = last = _Mask(plan, _keep_mask(trace, plan))
-    return last.keep.copy()
-
-
-@dataclass(frozen=True, eq=False)
-class _Mask:
-    """What a plan keeps; recounting, slim and verify ask for the same one."""
-
-    plan: Plan
-    keep: BoolArray
-
-
-def _keep_mask(trace: Trace, plan: Plan) -> BoolArray:
-    found = coupling(trace)
-    if plan.fingerprint != found.fingerprint:
+    coupling, cuts = analysis.coupling, analysis.trace.cuts
+    if plan.fingerprint != coupling.fingerprint:
         raise PlanError(
             "the plan was made for another model",
             advice="plan again on this model (names, shapes and operators must be the same)",
         )
-    if plan.removed != trace.cuts:
+    if plan.removed != cuts:
         raise PlanError(
-            f"the plan cuts {', '.join(plan.removed) or 'nothing'}, this trace is cut at {', '.join(trace.cuts) or 'nothing'}",
+            f"the plan cuts {', '.join(plan.removed) or 'nothing'}, this trace is cut at {', '.join(cuts) or 'nothing'}",
             advice="apply the plan with fxprune.slim, or cut the trace at plan.removed first",
         )
-    keep = np.ones(found.n_units, bool)
+    keep = np.ones(coupling.n_units, bool)
     for axis, index in plan.kept.items():
-        units = found.axes.get(axis)
+        units = coupling.axes.get(axis)
         if units is None:
             raise PlanError(f"the model has no prunable axis {axis[1]} of '{axis[0]}'", tensor=axis[0])
         dropped = np.ones(len(units), bool)
@@ -148,11 +143,11 @@ def _keep_mask(trace: Trace, plan: Plan) -> BoolArray:
             )
         dropped[positions] = False
         keep[units[dropped]] = False
-    if (found.pinned & ~keep).any():
-        unit = int(np.flatnonzero(found.pinned & ~keep)[0])
-        group = next(g for g in found.groups if unit in g.units)
+    if (coupling.pinned & ~keep).any():
+        unit = int(np.flatnonzero(coupling.pinned & ~keep)[0])
+        group = next(g for g in coupling.groups if unit in g.units)
         raise PlanError(f"the plan removes units of '{group.name}', which is pinned: {group.pinned}")
-    for axis, units in found.axes.items():
+    for axis, units in coupling.axes.items():
         left = np.flatnonzero(keep[units])
         if len(left) != len(plan.kept.get(axis, units)):
             raise PlanError(
@@ -160,7 +155,9 @@ def _keep_mask(trace: Trace, plan: Plan) -> BoolArray:
                 tensor=axis[0],
                 advice="make plans with fxprune.plan",
             )
-    return close(found.blocks, keep)  # rows of layouts are no axes: the plan does not name them
+    keep = close(coupling.blocks, keep)  # rows of layouts are no axes: the plan does not name them
+    keep.setflags(write=False)
+    return keep
 
 
 class EmptiedError(PlanError):
@@ -186,11 +183,10 @@ class CrossedError(PlanError):
 class _Resolver:
     """One pass over the graph with the labels that are left."""
 
-    def __init__(self, trace: Trace, keep: BoolArray) -> None:
-        self.trace = trace
+    def __init__(self, analysis: Analysis, keep: BoolArray) -> None:
+        self.analysis = analysis
         self.keep = keep
-        self.flow: Flow = flow(trace)
-        self.live = keep[self.flow.unit_of_label]
+        self.live = keep[analysis.unit_of_label]
         self.dense: dict[int, Value] = {}
         self.slim: dict[int, Value] = {}
         self.changed: dict[fx.Node, Value | list[Value]] = {}
@@ -200,7 +196,7 @@ class _Resolver:
     def run(self) -> Resolution:
         self._check_needs()
         kept: dict[Axis, tuple[int, ...]] = {}
-        for axis, array in self.flow.walk.axes.items():
+        for axis, array in self.analysis.labels.items():
             mask = self.live[array]
             if not mask.all():
                 if not mask.any():
@@ -210,17 +206,17 @@ class _Resolver:
                         advice="keep at least one unit of it",
                     )
                 kept[axis] = tuple(np.flatnonzero(mask).tolist())
-        for node, held in self.flow.walk.values.items():
+        for node, held in self.analysis.values.items():
             self._visit(node, held)
-        cost = coupling(self.trace).cost.cost(self.keep)
-        return Resolution(self.keep, kept, self.rewrites, self.gathers, self.changed, cost)
+        cost = self.analysis.coupling.cost.cost(self.keep)
+        return Resolution(self.analysis, self.keep, kept, self.rewrites, self.gathers, self.changed, cost)
 
     def _check_needs(self) -> None:
         """Every operator finds the positions it needs."""
-        lacking = [(need, row) for need in coupling(self.trace).at_least for row in scarce(need, self.keep)]
+        lacking = [(need, row) for need in self.analysis.coupling.at_least for row in scarce(need, self.keep)]
         if lacking:
             first = lacking[0][0]
-            node = next(n for n in self.flow.walk.calls if n.name == first.node)
+            node = next(n for n in self.analysis.calls if n.name == first.node)
             needs = [(need.units[row], need.count) for need, row in lacking]
             raise self._error(node, f"needs {first.count} positions or more, and fewer would be left", needs)
 
@@ -229,7 +225,7 @@ class _Resolver:
         slims = [self._slimmed(v, node) if isinstance(v, Value) else None for v in values]
         if any(s is not v for s, v in zip(slims, values, strict=True) if s is not None):
             self.changed[node] = slims if isinstance(held, list) else slims[0]  # type: ignore[assignment]
-        call = self.flow.walk.calls.get(node)
+        call = self.analysis.calls.get(node)
         rule = rule_for(node.target) if call is not None else None
         if call is None or rule is None or not (rule.resize or rule.move or rule.gathers):
             return
@@ -253,11 +249,11 @@ class _Resolver:
     def _filtered(self, value: Value, arrays: list[IntArray], node: fx.Node) -> Value:
         shape = list(value.shape)
         left = []
-        units = [self.flow.units(a) for a in arrays]
+        units = [self.analysis.units(a) for a in arrays]
         for k, array in enumerate(arrays):
             alive = alive_positions(self.keep, units, k)
             slim = labels.filtered(
-                np.arange(array.size).reshape(array.shape), alive, self.flow.walk.order(array)
+                np.arange(array.size).reshape(array.shape), alive, self.analysis.order(array)
             )
             if slim is None:
                 what = "would not stay rectangular: rows lose different numbers of units"
@@ -298,7 +294,7 @@ class _Resolver:
         """A dense value with unit ids instead of labels."""
         found = self.dense.get(id(value))
         if found is None:
-            found = replace(value, arrays=tuple(self.flow.units(a) for a in value.arrays if varying(a)))
+            found = replace(value, arrays=tuple(self.analysis.units(a) for a in value.arrays if varying(a)))
             self.dense[id(value)] = found
         return found
 
@@ -314,7 +310,7 @@ class _Resolver:
 
     def _call(self, node: fx.Node, call: Call, slim: bool) -> Call:
         """The call over unit ids, with its result as the extra argument ``result``."""
-        result = self.flow.walk.values[node]
+        result = self.analysis.values[node]
         args = {k: self._mapped(node, v, slim) for k, v in call.args.items()}
         mapped = self._mapped(node, result, slim)
         out: Shape | list[Shape] = call.out
@@ -334,7 +330,7 @@ class _Resolver:
         rewrite = self._resized(node, rule, call, dense, slim)
         if rule.move is not None:
             movement = Movement(
-                self.flow, self.keep, rule.move, call, self.flow.walk.values[node], dense, slim
+                self.analysis, self.keep, rule.move, call, self.analysis.values[node], dense, slim
             )
             if rewrite is None or not movement.expressed_by(_rewritten(slim, rewrite)):
                 self.gathers[node] = self._gather(node, call, movement)

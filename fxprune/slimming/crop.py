@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
-from fxprune.coupling.couple import flow
+from fxprune.coupling.couple import analyse
 from fxprune.errors import PlanError
 from fxprune.graph.drafts import arguments_by_name
 from fxprune.graph.graph_module import set_tensor, tensor_at
@@ -178,7 +178,7 @@ def _size(kernel: tuple[int, ...]) -> str:
 
 def _positions(trace: Trace, node: fx.Node, spatial: int) -> int:
     """Points that a convolution is computed at, in all samples."""
-    shape = flow(trace).walk.calls[node].shape
+    shape = analyse(trace).calls[node].shape
     *batch, _channels = shape[:-spatial]
     return prod(batch) * prod(shape[-spatial:])
 

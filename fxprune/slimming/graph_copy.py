@@ -13,6 +13,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.symbolic_shapes import ShapeEnv
 from torch.utils import _pytree as pytree
 
+from fxprune.coupling.couple import analyse
 from fxprune.errors import SliceError
 from fxprune.graph.drafts import Draft, arguments_by_name, draft
 from fxprune.graph.graph_module import NamedGraph, set_tensor, tensor_at
@@ -217,7 +218,8 @@ class _Again:
         small = cut(trace, self.plan.removed)
         plan = replace(self.plan, fingerprint=trace.fingerprint)
         prefix = f"fxprune_{number}_"
-        found = resolve(small, keep_mask(small, plan))
+        analysis = analyse(small)
+        found = resolve(analysis, keep_mask(analysis, plan))
         graph = _rewritten(small, found, owner, prefix).finish(prefix)
         for crop in plan.crops:
             crop_calls(graph, crop)

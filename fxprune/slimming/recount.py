@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from fxprune.coupling.couple import coupling
+from fxprune.coupling.couple import analyse
 from fxprune.errors import PlanError
 from fxprune.graph.trace import Trace
 from fxprune.plans import Plan
@@ -46,9 +46,10 @@ def recounted(trace: Trace, plan: Plan) -> Plan:
     """
     expect(trace, plan)
     small = cut(trace, plan.removed)
-    found = resolve(small, keep_mask(small, plan))
+    analysis = analyse(small)
+    found = resolve(analysis, keep_mask(analysis, plan))
     slim = less_crops(small, found.kept, found.cost, plan.crops)
-    dense = coupling(trace.parent or trace).cost.dense
+    dense = analyse(trace.parent or trace).coupling.cost.dense
     _compare("dense", "parameters", plan.dense.params, dense.params)
     _compare("slim", "parameters", plan.predicted.params, slim.params)
     if plan.dense.macs == dense.macs:

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 from torch.utils import _pytree as pytree
 
+from fxprune.coupling.couple import analyse
 from fxprune.errors import FxpruneError, PlanError, SliceError
 from fxprune.graph.trace import ExampleInputs, Trace
 from fxprune.graph.trace import trace as _trace
@@ -79,7 +80,8 @@ def _applied(trace: Trace, plan: Plan, kind: Kind, *, trusted: bool = False) -> 
                 advice="use kind='graph' or 'auto' where a plan cuts structures",
             )
         trace, kind = cut(trace, plan.removed), "graph"
-    parts = Parts(trace, resolve(trace, keep_mask(trace, plan)), plan)
+    analysis = analyse(trace)
+    parts = Parts(trace, resolve(analysis, keep_mask(analysis, plan)), plan)
     found = parts.found
     if kind != "graph":
         module: nn.Module | None = None

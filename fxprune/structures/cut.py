@@ -20,6 +20,7 @@ from fxprune.graph.drafts import arguments_by_name, draft, shared
 from fxprune.graph.trace import Trace
 from fxprune.ops import overload, qualified_name
 from fxprune.structures.find import Structure, choose_structures
+from fxprune.support.memo import once
 from fxprune.support.source_lines import source_of
 
 __all__ = ["cut", "cut_sources", "drop_gaps"]
@@ -55,11 +56,17 @@ def cut(trace: Trace, names: Sequence[str]) -> Trace:
     if trace.parent is not None:
         return trace if set(names) <= set(trace.cuts) else cut(trace.parent, (*trace.cuts, *names))
     chosen = choose_structures(trace, names)
-    key = "cut " + " ".join(s.name for s in chosen)
-    known = trace.cache.get(key)
-    if not isinstance(known, Trace) or not _is_current(known):
-        trace.cache[key] = known = _cut(trace, chosen)
-    return known
+    known = _cuts(trace)
+    key = tuple(s.name for s in chosen)
+    if key not in known or not _is_current(known[key]):
+        known[key] = _cut(trace, chosen)
+    return known[key]
+
+
+@once
+def _cuts(trace: Trace) -> dict[tuple[str, ...], Trace]:
+    """What was cut out of a trace before."""
+    return {}
 
 
 def _is_current(known: Trace) -> bool:

@@ -15,8 +15,9 @@ from typing import Literal
 import numpy as np
 from torch import fx
 
+from fxprune.coupling.analysis import Analysis
 from fxprune.coupling.blocks import breach, close
-from fxprune.coupling.couple import Flow, coupling, flow
+from fxprune.coupling.couple import analyse
 from fxprune.coupling.groups import Coupling
 from fxprune.errors import PlanError
 from fxprune.graph.dataflow import DataFlow, written
@@ -26,6 +27,7 @@ from fxprune.ops import qualified_name
 from fxprune.ops.base import Value
 from fxprune.ops.joining import CONCATENATIONS
 from fxprune.structures.naming import named
+from fxprune.support.memo import once
 
 __all__ = ["Structure", "choose_structures", "find_structures"]
 
@@ -60,6 +62,7 @@ class Structure:
     reason: str = ""
 
 
+@once
 def find_structures(trace: Trace) -> tuple[Structure, ...]:
     """Find residual and concat branches.
 
@@ -81,17 +84,12 @@ def find_structures(trace: Trace) -> tuple[Structure, ...]:
         Lin et al., Towards optimal structured CNN pruning via generative adversarial learning, CVPR 2019,
         for which structures are worth cutting.
     """
-    if "structures" not in trace.cache:
-        data = DataFlow(trace)
-        found = [*_residuals(data), *_branches(trace, data)]
-        order = {node: k for k, node in enumerate(trace.graph.graph.nodes)}
-        found.sort(key=lambda s: order[s.output])
-        names = named([(s.nodes, s.parameters) for s in found], trace)
-        checked = [_checked(trace, data, replace(s, name=n)) for s, n in zip(found, names, strict=True)]
-        trace.cache["structures"] = tuple(checked)
-    result = trace.cache["structures"]
-    assert isinstance(result, tuple)
-    return result
+    data = DataFlow(trace)
+    found = [*_residuals(data), *_branches(trace, data)]
+    order = {node: k for k, node in enumerate(trace.graph.graph.nodes)}
+    found.sort(key=lambda s: order[s.output])
+    names = named([(s.nodes, s.parameters) for s in found], trace)
+    return tuple(_checked(trace, data, replace(s, name=n)) for s, n in zip(found, names, strict=True))
 
 
 def choose_structures(trace: Trace, names: Sequence[str]) -> tuple[Structure, ...]:
@@ -159,7 +157,7 @@ def _shortcut(data: DataFlow, private: frozenset[fx.Node], other: fx.Node) -> in
 
 def _branches(trace: Trace, data: DataFlow) -> Iterator[Structure]:
     seen: set[fx.Node] = set()
-    walked = flow(trace)
+    analysis = analyse(trace)
     for node in data.nodes:
         if qualified_name(node.target) not in CONCATENATIONS:
             continue
@@ -171,18 +169,18 @@ def _branches(trace: Trace, data: DataFlow) -> Iterator[Structure]:
             private = data.private(operand)
             if all(qualified_name(j.target) in CONCATENATIONS for j in joins) and data.weights(private):
                 made = _structure(data, "branch", operand, private, tuple(joins))
-                yield replace(made, units=_joined_units(walked, operand, joins))
+                yield replace(made, units=_joined_units(analysis, operand, joins))
 
 
-def _joined_units(walked: Flow, output: fx.Node, joins: Sequence[fx.Node]) -> IntArray:
+def _joined_units(analysis: Analysis, output: fx.Node, joins: Sequence[fx.Node]) -> IntArray:
     """Units along the concatenated axis; none where it carries none, or where the joins differ."""
-    value = walked.walk.values.get(output)
-    dims = {walked.walk.calls[j].integer("dim") % max(len(walked.walk.calls[j].shape), 1) for j in joins}
+    value = analysis.values.get(output)
+    dims = {analysis.calls[j].integer("dim") % max(len(analysis.calls[j].shape), 1) for j in joins}
     if not isinstance(value, Value) or len(dims) != 1:
         return np.zeros(0, np.int64)
     (dim,) = dims
     arrays = [a for a in value.arrays if varying(a) == (dim,)]
-    return np.unique(walked.units(arrays[0])) if len(arrays) == 1 else np.zeros(0, np.int64)
+    return np.unique(analysis.units(arrays[0])) if len(arrays) == 1 else np.zeros(0, np.int64)
 
 
 # --- what both share ---------------------------------------------------------------------------------
@@ -238,7 +236,7 @@ def _residual_problem(trace: Trace, found: Structure) -> str:
 
 def _branch_problem(trace: Trace, data: DataFlow, found: Structure) -> str:
     """Its channels must be free, made nowhere else, and leave something everywhere."""
-    coupled = coupling(trace)
+    coupled = analyse(trace).coupling
     for join in found.joins:
         if all(operand is found.output for operand in join.args[0]):  # type: ignore[union-attr]
             return "nothing else is concatenated with it"

@@ -9,14 +9,15 @@ from functools import partial
 
 import numpy as np
 
-from fxprune.coupling.couple import coupling, flow
+from fxprune.coupling.couple import analyse
 from fxprune.coupling.groups import Block, Coupling
 from fxprune.errors import PlanError
 from fxprune.graph.trace import Trace
 from fxprune.labels import BoolArray, IntArray
 from fxprune.planning.plan import plan, plan_units
 from fxprune.plans import Budget, Plan
-from fxprune.proof.verify import BOTH, OracleName, verify
+from fxprune.proof.compare import BOTH, OracleName
+from fxprune.proof.verify import verify
 from fxprune.resizing.resolve import EmptiedError
 from fxprune.slimming.slim import Kind, slim
 
@@ -71,7 +72,7 @@ def challenge(
         made_by = list(makers(trace, plans))
     except Exception as error:  # noqa: BLE001 - a faulty engine may break down in any way
         return Challenge("engine", told(error), frozenset(), 0)
-    doubted = [why for _, why in flow(trace).walk.unsupported if why.startswith("the rule for")]
+    doubted = [why for _, why in analyse(trace).unsupported if why.startswith("the rule for")]
     if doubted:  # the walk does not believe the rule, pins what the operator reads, and says so
         return Challenge("engine", doubted[0], frozenset(), 0)
     for number, (make, chosen) in enumerate(made_by):
@@ -100,7 +101,7 @@ def makers(trace: Trace, plans: Iterable[Plan] | None = None) -> Iterator[Maker]
         for made in plans:
             yield partial(_given, made), False
         return
-    for keep in removals(coupling(trace)):
+    for keep in removals(analyse(trace).coupling):
         yield partial(plan_units, trace, keep), False
     yield partial(plan, trace, HALF, align=1), True
 

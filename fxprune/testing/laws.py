@@ -86,7 +86,7 @@ def networks_are_proved(sample: Sample) -> str:
     if sample.chance:
         return ""
     trace = framed(sample)
-    trace.cache.clear()  # its rule may be another one by now
+    trace.memo.clear()  # its rule may be another one by now
     found = challenge(trace, plans=() if sample.op in UNPROVED else None)
     return f"{found.by}: {found.how}" if found.by else ""
 

@@ -13,7 +13,7 @@ import torch
 from torch import fx, nn
 from torch.utils._pytree import tree_leaves
 
-from fxprune.coupling.couple import coupling, flow
+from fxprune.coupling.couple import analyse
 from fxprune.coupling.groups import Coupling
 from fxprune.coupling.walk import Walk
 from fxprune.errors import PlanError
@@ -23,7 +23,7 @@ from fxprune.ops.base import Value
 from fxprune.planning.plan import plan_units
 from fxprune.plans import Plan
 from fxprune.proof.oracle import Oracle
-from fxprune.resizing.resolve import keep_mask, resolve
+from fxprune.resizing.resolve import Resolution, keep_mask, resolve
 from fxprune.slimming.slim import slim
 from fxprune.testing.samples.base import Operand, Sample
 
@@ -55,12 +55,12 @@ class Lone:
     @property
     def found(self) -> Coupling:
         """Its coupling."""
-        return coupling(self.trace)
+        return analyse(self.trace).coupling
 
     @property
     def doubted(self) -> str:
         """Why the walk does not believe the rule of the call; empty if it does."""
-        return next((why for _, why in flow(self.trace).walk.unsupported), "")
+        return next((why for _, why in analyse(self.trace).unsupported), "")
 
     def free(self) -> str:
         """As ``Sample.free``."""
@@ -77,7 +77,7 @@ def lone(sample: Sample) -> Iterator[Lone]:
     """The model of a sample; while it is looked at, neither outputs nor idle units stay."""
     with (
         mock.patch.object(Walk, "_pin_outputs", _unpinned),
-        mock.patch("fxprune.coupling.couple._pin_idle", _busy),
+        mock.patch("fxprune.coupling.closing._pin_idle", _busy),
     ):
         yield _modelled(sample)
 
@@ -189,16 +189,21 @@ def tensors(result: object) -> list[torch.Tensor]:
     return [t for t in tree_leaves(result) if isinstance(t, torch.Tensor)]
 
 
+def _left(trace: Trace, made: Plan) -> Resolution:
+    analysis = analyse(trace)
+    return resolve(analysis, keep_mask(analysis, made))
+
+
 def zeroed(one: Lone, made: Plan) -> tuple[Oracle, list[torch.Tensor]]:
     """What the oracle says the dense call gives, dead positions included."""
-    oracle = Oracle(one.trace, resolve(one.trace, keep_mask(one.trace, made)), torch.float64)
+    oracle = Oracle(_left(one.trace, made), torch.float64)
     with torch.no_grad():
         return oracle, tensors(oracle.run(*one.trace.args))
 
 
 def left(one: Lone, oracle: Oracle, results: list[torch.Tensor]) -> list[torch.Tensor]:
     """What is left of results by their labels."""
-    held = [flow(one.trace).walk.values[n] for n in one.results]
+    held = [analyse(one.trace).values[n] for n in one.results]
     return [_compressed(oracle, r, v) for r, v in zip(results, held, strict=True) if isinstance(v, Value)]
 
 
@@ -217,10 +222,12 @@ def _lines(oracle: Oracle, value: Value) -> list[tuple[list[int], BoolArray]]:
     """For each set of labelled dimensions, outermost first, the mask of what is left."""
     lines: dict[tuple[int, ...], BoolArray] = {}
     for array in value.arrays:
-        order = oracle.flow.walk.order(array)
+        order = oracle.analysis.order(array)
         if order:
             moved = array.transpose([*order, *(d for d in range(array.ndim) if d not in order)])
-            mask = oracle.found.keep[oracle.flow.units(moved.reshape([array.shape[d] for d in order]))]
+            mask = oracle.resolution.keep[
+                oracle.analysis.units(moved.reshape([array.shape[d] for d in order]))
+            ]
             lines[order] = lines[order] & mask if order in lines else mask
     return [(list(order), mask) for order, mask in lines.items()]
 

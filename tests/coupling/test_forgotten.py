@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 import fxprune
-from fxprune.coupling.couple import coupling
+from fxprune.coupling.couple import analyse
 from fxprune.errors import UnsupportedOp
 from fxprune.labels import IntArray
 from fxprune.ops import rule_for
@@ -166,4 +166,4 @@ def test_what_an_operator_costs_is_known_without_its_rule(name: str, monkeypatch
     false = replace(right, couple=FAULTS[name][0])
     monkeypatch.setattr("fxprune.coupling.walk.rule_for", lambda op: false if op is target else rule_for(op))
     model, x = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 3)), torch.randn(1, 4)
-    assert coupling(fxprune.trace(model, x)).cost.dense.macs == 4 * 6 + 6 * 3
+    assert analyse(fxprune.trace(model, x)).coupling.cost.dense.macs == 4 * 6 + 6 * 3

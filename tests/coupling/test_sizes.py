@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn import functional as F
 
 import fxprune
-from fxprune.coupling.couple import coupling
+from fxprune.coupling.couple import analyse
 from fxprune.coupling.groups import Group
 from fxprune.coupling.sizes import one_of_each
 
@@ -165,5 +165,5 @@ def test_one_position_is_counted_where_the_data_decide_how_many_there_are() -> N
         lambda m, y: m.rows(torch.cat([chosen(y), chosen(-y)])),
     ):
         trace, _ = groups_of(Net(tail))
-        assert coupling(trace).cost.dense.macs == dense + 6 * 4 // trace.batch
+        assert analyse(trace).coupling.cost.dense.macs == dense + 6 * 4 // trace.batch
     assert one_of_each(24, [torch.zeros(4, 6)]) == 24

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import nn
 
 import fxprune
-from fxprune.coupling.couple import coupling
+from fxprune.coupling.couple import analyse
 from fxprune.coupling.groups import Group
 from fxprune.criteria import CRITERIA, L1, L2, Activation, BnScale, Fpgm, Hessian, Random, Taylor
 from fxprune.criteria.base import Criterion, slice_sums
@@ -70,7 +70,7 @@ def traced(net: Net) -> Trace:
 
 
 def stream(traced: Trace) -> Group:
-    return next(g for g in coupling(traced).groups if ("read.weight", 1) in g.indices)
+    return next(g for g in analyse(traced).coupling.groups if ("read.weight", 1) in g.indices)
 
 
 def scores(traced: Trace, criterion: str | Criterion, **more: object) -> FloatArray:
@@ -103,7 +103,7 @@ def test_bn_scale(net: Net, traced: Trace) -> None:
     assert found.units[stream(traced).units] == pytest.approx(
         net.bn.weight.abs().detach().numpy(), rel=TOLERANCE
     )
-    assert np.isnan(found.units[coupling(traced).axes["read.weight", 0]]).all()
+    assert np.isnan(found.units[analyse(traced).coupling.axes["read.weight", 0]]).all()
     assert "cannot score 1 groups" in found.notes[0]
     assert "read" in found.notes[0]
 
@@ -188,7 +188,7 @@ def test_activation_of_functional_calls_and_linear_layers() -> None:
         traced, Activation(normalise="none"), data=[x], loss=lambda model, batch: model(batch).sum()
     )
     wanted = F.linear(x, net.weight).abs().mean((0, 1)).detach().numpy()
-    units = coupling(traced).axes["weight", 0]
+    units = analyse(traced).coupling.axes["weight", 0]
     assert found.units[units] == pytest.approx(wanted, rel=TOLERANCE)
 
 

@@ -12,7 +12,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from fxprune.coupling.cost import measure
-from fxprune.coupling.couple import coupling
+from fxprune.coupling.couple import analyse
 from fxprune.errors import TraceError, UnsupportedOp, VerificationError
 from fxprune.graph.trace import Trace, trace
 from fxprune.planning.plan import plan, plan_removal
@@ -91,7 +91,7 @@ def test_the_model_is_left_as_it_is(build: type[nn.Module]) -> None:
     x = image()
     copy, random = x.clone(), torch.get_rng_state()
     found = trace(model, x)
-    coupling(found)
+    analyse(found)
     made = plan(found, Budget(channels=0.5), align=1)
     verify(found, made, slim(found, made))
     assert list(state(model)) == before
@@ -116,7 +116,7 @@ def test_a_model_in_training_mode_is_traced_as_in_evaluation() -> None:
 
 def test_user_lines_are_kept() -> None:
     found = trace(Small(), image())
-    pins = {str(g.pinned) for g in coupling(found).groups if g.pinned}
+    pins = {str(g.pinned) for g in analyse(found).coupling.groups if g.pinned}
     assert any("test_trace.py:" in pin and "in forward" in pin for pin in pins), pins
 
 
@@ -130,7 +130,9 @@ def test_the_batch_is_dynamic_where_the_model_allows_it(batch: int) -> None:
     for kind in ("module", "graph"):
         small = slim(found, made, kind=kind)
         assert [tuple(small(image(n)).shape) for n in (1, 3, 7)] == [(1, 4), (3, 4), (7, 4)]
-    assert coupling(found).cost.dense.macs == 3 * 8 * 9 * 64 + 8 * 4, "for one sample, whatever the batch"
+    assert analyse(found).coupling.cost.dense.macs == 3 * 8 * 9 * 64 + 8 * 4, (
+        "for one sample, whatever the batch"
+    )
 
 
 def test_a_fixed_batch_is_static_and_says_why() -> None:
@@ -224,7 +226,7 @@ class Rare(nn.Module):
 def test_what_never_ran_holds_what_it_could_read() -> None:
     found = trace(Rare(), torch.randn(2, 6))
     assert dict(found.idle) == {"rare.weight": "", "rare.bias": ""}
-    by_axis = {axis: g for g in coupling(found).groups for axis in g.indices}
+    by_axis = {axis: g for g in analyse(found).coupling.groups for axis in g.indices}
     assert by_axis["block.0.weight", 0].pinned is None
     for axis in (("stem.weight", 0), ("block.2.weight", 0)):
         assert "'rare.weight' ran neither" in str(by_axis[axis].pinned) or "decides" in str(
@@ -285,7 +287,7 @@ def test_large_models_cost_no_memory_on_meta() -> None:
     with torch.device("meta"):
         model = nn.Sequential(nn.Linear(65536, 65536), nn.ReLU(), nn.Linear(65536, 65536))
     found = trace(model, torch.empty(2, 65536, device="meta"))
-    assert coupling(found).cost.dense.params == 2 * 65536 * 65537
+    assert analyse(found).coupling.cost.dense.params == 2 * 65536 * 65537
 
 
 # --- forms of inputs ---------------------------------------------------------------------------
@@ -383,7 +385,7 @@ def test_tied_tensors_are_one() -> None:
     found = trace(model, vector())
     assert found.aliases["2.weight"] == "0.weight"
     assert "2.weight" not in found.names
-    assert coupling(found).cost.dense.params == 16 + 10
+    assert analyse(found).coupling.cost.dense.params == 16 + 10
 
 
 def test_auxiliary_parts_of_training_are_traced() -> None:

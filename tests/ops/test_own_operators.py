@@ -10,7 +10,7 @@ from torch import nn
 
 import fxprune
 from fxprune import ops
-from fxprune.coupling.couple import coupling
+from fxprune.coupling.couple import analyse
 from fxprune.errors import FxpruneError
 from fxprune.ops import OpRule, pointwise, register
 
@@ -48,7 +48,9 @@ def table() -> Iterator[None]:
 
 def test_without_a_rule_it_pins_and_with_one_its_channels_go(table: None) -> None:
     model, x = Swelling().eval(), torch.randn(2, 6)
-    pins = [g.pinned for g in coupling(fxprune.trace(model, x)).groups if ("first.weight", 0) in g.members]
+    pins = [
+        g.pinned for g in analyse(fxprune.trace(model, x)).coupling.groups if ("first.weight", 0) in g.members
+    ]
     assert [p.kind for p in pins if p is not None] == ["unknown"]
     assert [p.op.split(".")[0] for p in pins if p is not None] == ["fxprune_tests"]
 

@@ -14,7 +14,7 @@ from torch import nn
 
 import fxprune
 from fxprune.coupling.cost import measure
-from fxprune.coupling.couple import coupling
+from fxprune.coupling.couple import analyse
 from fxprune.errors import PlanError
 from fxprune.graph.live import liven
 from fxprune.planning.plan import plan, plan_removal
@@ -118,7 +118,9 @@ def test_hidden_units_go(name: str) -> None:
     torch.manual_seed(0)
     x = torch.randn(2, 3, 6)
     t = traced(NETS[name](), x)
-    hidden = [g for g in coupling(t).groups if not g.pinned and any("weight_hh" in n for n, _ in g.members)]
+    hidden = [
+        g for g in analyse(t).coupling.groups if not g.pinned and any("weight_hh" in n for n, _ in g.members)
+    ]
     assert hidden and all(g.exact and g.width == 8 for g in hidden if "projections" not in name)
     made = plan(t, fxprune.Budget(channels=0.5), criterion="random", align=1, scope="local")
     for kind in ("module", "graph"):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from importlib import import_module
 
 import numpy as np
 import pytest
@@ -11,8 +11,8 @@ from torch import nn
 
 import fxprune
 from fxprune.coupling.blocks import scarce
-from fxprune.coupling.couple import coupling
-from fxprune.coupling.groups import AtLeast
+from fxprune.coupling.couple import analyse
+from fxprune.coupling.walk import Walk
 from fxprune.errors import PlanError
 from fxprune.planning.plan import plan_removal, plan_units
 from fxprune.planning.problem import Scope
@@ -23,9 +23,15 @@ def needy(rows: int, count: int) -> fxprune.Trace:
     torch.manual_seed(0)
     net = nn.Sequential(nn.Linear(7, 12), nn.ReLU(), nn.Linear(12, 3))
     trace = fxprune.trace(net, torch.randn(2, 7))
-    found = coupling(trace)
-    need = AtLeast(found.axes["0.weight", 0].reshape(rows, -1), count, "relu")
-    trace.cache["coupling"] = replace(found, at_least=(need,))
+    relu = next(n for n in trace.graph.graph.nodes if n.name == "relu")
+
+    def need(walk: Walk) -> None:
+        walk.node = relu
+        walk.need(walk.axes["0.weight", 0].reshape(rows, -1), count)
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(import_module("fxprune.coupling.couple"), "pin_steering", need)
+        analyse(trace)
     return trace
 
 
@@ -48,16 +54,16 @@ def test_rows_that_die_whole_need_nothing() -> None:
 def test_the_best_units_stay_row_by_row() -> None:
     trace = needy(3, 3)
     made = fxprune.plan(trace, fxprune.Budget(channels=0.26), align=1)
-    keep = np.zeros(coupling(trace).n_units, bool)
-    keep[coupling(trace).axes["0.weight", 0][list(made.kept["0.weight", 0])]] = True
-    assert not len(scarce(coupling(trace).at_least[0], keep))
+    keep = np.zeros(analyse(trace).coupling.n_units, bool)
+    keep[analyse(trace).coupling.axes["0.weight", 0][list(made.kept["0.weight", 0])]] = True
+    assert not len(scarce(analyse(trace).coupling.at_least[0], keep))
     left = np.array(made.kept["0.weight", 0]).reshape(-1, 3)
     assert (left // 4 == left[:, :1] // 4).all()
 
 
 def test_a_mask_with_fewer_is_refused() -> None:
     trace = needy(1, 2)
-    keep = np.ones(coupling(trace).n_units, bool)
-    keep[coupling(trace).axes["0.weight", 0][1:]] = False
+    keep = np.ones(analyse(trace).coupling.n_units, bool)
+    keep[analyse(trace).coupling.axes["0.weight", 0][1:]] = False
     with pytest.raises(PlanError, match="needs 2 positions or more"):
         plan_units(trace, keep)

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 import fxprune
 from fxprune.coupling.cost import measure
-from fxprune.coupling.couple import coupling
+from fxprune.coupling.couple import analyse
 from fxprune.errors import PlanError
 from fxprune.graph.trace import Trace, trace
 from fxprune.planning.alignment import good_widths
@@ -315,7 +315,7 @@ def test_unequal_groups_are_refused() -> None:
 
 
 def test_plan_units_checks_its_mask(residual: Trace) -> None:
-    n = coupling(residual).n_units
+    n = analyse(residual).coupling.n_units
     with pytest.raises(PlanError, match="does not fit"):
         plan_units(residual, np.ones(n + 1, bool))
     with pytest.raises(PlanError, match="does not fit"):

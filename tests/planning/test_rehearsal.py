@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn import functional as F
 
 import fxprune
-from fxprune.coupling.couple import coupling
+from fxprune.coupling.couple import analyse
 from fxprune.errors import SliceError
 from fxprune.planning.plan import plan_units
 
@@ -96,7 +96,7 @@ def test_a_refusal_says_why_the_model_was_recorded() -> None:
     trace = traced(into_zeros)
     plan = fxprune.plan(trace, fxprune.Budget(channels=0.6), align=1)
     assert ("b.weight", 0) not in plan.kept
-    keep = np.ones(coupling(trace).n_units, bool)
-    keep[coupling(trace).axes["b.weight", 0][[1, 4]]] = False
+    keep = np.ones(analyse(trace).coupling.n_units, bool)
+    keep[analyse(trace).coupling.axes["b.weight", 0][[1, 4]]] = False
     with pytest.raises(SliceError, match=r"torch\.export declines it: GuardOnDataDependentSymNode"):
         fxprune.slim(trace, plan_units(trace, keep))

@@ -11,13 +11,14 @@ import pytest
 import torch
 from torch import fx, nn
 
-from fxprune.coupling.couple import coupling
+from fxprune.coupling.couple import analyse
 from fxprune.errors import PlanError, VerificationError
 from fxprune.graph.live import liven
 from fxprune.graph.trace import Trace, trace
 from fxprune.planning.plan import plan, plan_removal
 from fxprune.plans import Budget, Plan
-from fxprune.proof.verify import Proof, verify
+from fxprune.proof.evidence import Proof
+from fxprune.proof.verify import verify
 from fxprune.slimming.slim import slim
 
 EXACT = 1e-10
@@ -334,8 +335,8 @@ def test_half_a_network_by_the_planner() -> None:
 def _kept(found: Trace, one: Plan):
     from fxprune.resizing.resolve import keep_mask
 
-    assert one.fingerprint == coupling(found).fingerprint
-    return keep_mask(found, one)
+    assert one.fingerprint == analyse(found).coupling.fingerprint
+    return keep_mask(analyse(found), one)
 
 
 class HeadsInTheBatch(nn.Module):

@@ -14,7 +14,8 @@ from fxprune.errors import VerificationError
 from fxprune.graph.trace import Trace, trace
 from fxprune.planning.plan import plan, plan_removal
 from fxprune.plans import Budget, Plan
-from fxprune.proof.verify import Proof, verify
+from fxprune.proof.evidence import Proof
+from fxprune.proof.verify import verify
 from fxprune.slimming.slim import slim
 from fxprune.testing.mutation.mutant import applied, at, code, in_row
 from fxprune.testing.mutation.systematic import SAID

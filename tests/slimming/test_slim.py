@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.nn import functional as F
 
-from fxprune.coupling.couple import coupling
+from fxprune.coupling.couple import analyse
 from fxprune.errors import FxpruneError, PlanError, SliceError, TraceError
 from fxprune.graph.live import liven
 from fxprune.graph.trace import Trace, trace
@@ -462,7 +462,7 @@ def test_plans_that_make_no_sense_are_refused(
     kept: dict[tuple[str, int], tuple[int, ...]], message: str
 ) -> None:
     found = make(hard=False)
-    made = Plan(kept, Cost(1, 1), coupling(found).cost.dense, coupling(found).fingerprint)
+    made = Plan(kept, Cost(1, 1), analyse(found).coupling.cost.dense, analyse(found).coupling.fingerprint)
     with pytest.raises(PlanError, match=message):
         slim(found, made)
 
@@ -471,7 +471,7 @@ def test_plans_that_would_empty_a_layer_are_refused() -> None:
     found = make(hard=False)
     with pytest.raises(PlanError, match="nothing would be left"):
         plan_removal(found, {("body.weight", 0): range(16)})
-    everything = {a: () for a in coupling(found).axes if a[0].startswith(("body", "head.weight"))}
+    everything = {a: () for a in analyse(found).coupling.axes if a[0].startswith(("body", "head.weight"))}
     with pytest.raises(PlanError):
         slim(found, replace(half(found), kept=everything))
 
@@ -491,7 +491,7 @@ def test_what_is_no_trace_or_plan_is_refused_in_words() -> None:
     forged = replace(made, predicted=replace(made.predicted, params=7))
     emptied = replace(made, kept={**made.kept, ("0.weight", 0): ()})
     for act, kind, words in (
-        (lambda: coupling(net), TraceError, "expected a Trace, got Sequential"),
+        (lambda: analyse(net).coupling, TraceError, "expected a Trace, got Sequential"),
         (lambda: slim(net, made), TraceError, "expected a Trace, got Sequential"),
         (lambda: slim(found, "plan.json"), PlanError, "expected a Plan, got str"),
         (lambda: slim(found, forged), PlanError, "the plan states 7 parameters"),

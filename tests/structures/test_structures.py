@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 import fxprune
 from fxprune.coupling.cost import measure
-from fxprune.coupling.couple import coupling
+from fxprune.coupling.couple import analyse
 from fxprune.errors import PlanError, SliceError, VerificationError
 from fxprune.graph.live import liven
 from fxprune.planning.plan import plan, plan_structures
@@ -132,7 +132,7 @@ def check(trace: fxprune.Trace, made: Plan, x: torch.Tensor) -> nn.Module:
     assert proof.effect > 1e-6
     assert proof.structures == len(made.removed)
     assert measure(slim, (x,)) == made.predicted
-    assert made.dense == coupling(trace).cost.dense
+    assert made.dense == analyse(trace).coupling.cost.dense
     assert Plan.from_json(made.to_json()) == made
     assert slim(torch.cat([x, x, x])).shape[0] == 3 * len(x)
     return slim
@@ -231,14 +231,14 @@ def test_structures_and_channels_in_one_plan(name: str, names: list[str]) -> Non
     small = cut(trace, names)
     made = plan(small, Budget(params=0.6), align=1)
     assert made.removed == small.cuts and made.kept
-    assert made.predicted.params <= 0.6 * coupling(small).cost.dense.params
+    assert made.predicted.params <= 0.6 * analyse(small).coupling.cost.dense.params
     check(trace, made, x)
 
 
 def test_units_of_the_dense_model_carry_over() -> None:
     """A keep mask over the dense model's units, with a structure cut: what is inside it does not matter."""
     _, trace, x = traced("cifar")
-    keep = np.ones(coupling(trace).n_units, bool)
+    keep = np.ones(analyse(trace).coupling.n_units, bool)
     for group in fxprune.couple(trace):
         if group.pinned is None:
             keep[group.units[::3]] = False
@@ -300,7 +300,7 @@ def test_misuse() -> None:
     with pytest.raises(SliceError, match=r"cannot leave out layer1\.0"):
         fxprune.slim(trace, made, kind="module")
     with pytest.raises(PlanError, match=r"the plan cuts layer1\.0, this trace is cut at nothing"):
-        keep_mask(trace, made)
+        keep_mask(analyse(trace), made)
     _, dense, _ = traced("densenet")
     with pytest.raises(PlanError, match="cannot be removed: nothing else is concatenated"):
         plan_structures(dense, ["features.conv0"])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from fxprune.coupling.couple import coupling
+from fxprune.coupling.couple import analyse
 from fxprune.errors import PlanError
 from fxprune.planning.plan import plan, plan_removal
 from fxprune.plans import Budget
@@ -28,7 +28,7 @@ def test_arbitrary_channels(probe: Probe) -> None:
 def test_half_of_the_channels_by_budget(probe: Probe) -> None:
     """What the planner makes of the same network is exact too, and costs what it says."""
     traced, _ = prepared(probe)
-    if all(group.pinned for group in coupling(traced).groups):
+    if all(group.pinned for group in analyse(traced).coupling.groups):
         with pytest.raises(PlanError, match="may go"):
             plan(traced, Budget(channels=0.5), align=1)
         return
@@ -58,7 +58,7 @@ PICKY = [p for p in PROBES if p.name.startswith(("index", "repeat", "flip", "rol
 def test_a_single_channel(probe: Probe) -> None:
     """Labels do not vary along an axis of one position: what is picked from it by number must follow all the same."""
     traced, _ = prepared(probe)
-    units = coupling(traced).axes[probe.axis]
+    units = analyse(traced).coupling.axes[probe.axis]
     done = 0
     for left in range(0, len(units), 4):
         gone = [k for k in range(len(units)) if units[k] != units[left]]

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor, fx, nn
 
-from fxprune.coupling.couple import coupling
+from fxprune.coupling.couple import analyse
 from fxprune.errors import PlanError
 from fxprune.graph.trace import Trace
 from fxprune.labels import BoolArray, FloatArray, IntArray
@@ -86,9 +86,9 @@ def silence_(model: nn.Module, trace: Trace, masks: Masks, alive: BoolArray, uni
     for structure, stays in zip(masks.structures, alive):
         for name in () if stays else structure.parameters:
             parameters[name].zero_()
-    gone = np.zeros(coupling(trace).n_units, bool)
+    gone = np.zeros(analyse(trace).coupling.n_units, bool)
     gone[units] = True
-    for (name, dim), at in coupling(trace).axes.items():
+    for (name, dim), at in analyse(trace).coupling.axes.items():
         if name in parameters and gone[at].any():
             index = torch.from_numpy(np.flatnonzero(gone[at])).to(parameters[name].device)
             parameters[name].index_fill_(dim, index, 0)
@@ -105,7 +105,7 @@ def decided(trace: Trace, masks: Masks, alive: BoolArray) -> Plan:
     Raises:
         PlanError: Nothing is left of a layer.
     """
-    keep = np.ones(coupling(trace).n_units, bool)
+    keep = np.ones(analyse(trace).coupling.n_units, bool)
     keep[(masks.units >= 0) & ~alive[masks.units]] = False
     names = [s.name for s, stays in zip(masks.structures, alive) if not stays]
     return plan_structures(trace, names, keep=keep)
@@ -131,7 +131,7 @@ def spend_on_structures(
             f"a budget of {budget.quantity} cannot be spent on whole structures",
             advice="use macs= or params=",
         )
-    target = budget.fraction * getattr(coupling(trace).cost.dense, budget.quantity)
+    target = budget.fraction * getattr(analyse(trace).coupling.cost.dense, budget.quantity)
     candidates = sorted(np.flatnonzero(alive), key=lambda k: values[k])
     low, high = 0, len(candidates)
     while low < high:  # cost falls with every further cut
@@ -176,7 +176,7 @@ def channels_left(
         The trace that is left, the budget in its terms (None where it is met), and the order of its channels.
     """
     small = cut(trace, [s.name for s, stays in zip(masks.structures, alive) if not stays])
-    dense, found = coupling(trace), coupling(small)
+    dense, found = analyse(trace).coupling, analyse(small).coupling
     fraction = budget.fraction
     if budget.quantity in ("macs", "params"):
         fraction *= getattr(dense.cost.dense, budget.quantity) / getattr(found.cost.dense, budget.quantity)

@@ -15,7 +15,8 @@ from typing import Literal, get_args
 import numpy as np
 from torch import fx
 
-from fxprune.coupling.couple import Flow, coupling, flow
+from fxprune.coupling.analysis import Analysis
+from fxprune.coupling.couple import analyse
 from fxprune.coupling.groups import Coupling, Group
 from fxprune.errors import PlanError
 from fxprune.graph.dataflow import DataFlow
@@ -149,8 +150,8 @@ class _Finder:
 
     def __init__(self, trace: Trace, protect: Sequence[str]) -> None:
         self.trace = trace
-        self.coupled: Coupling = coupling(trace)
-        self.flow: Flow = flow(trace)
+        self.analysis: Analysis = analyse(trace)
+        self.coupled: Coupling = self.analysis.coupling
         self.data = DataFlow(trace)
         self.protect = tuple(protect)
         self.skipped: dict[str, str] = {}
@@ -165,12 +166,12 @@ class _Finder:
         """Operators that read units through a parameter of their own, and the axis of it that they sum over."""
         consumers = {axis for group in self.coupled.groups for axis in group.consumers}
         found = {}
-        for node in self.flow.walk.consumed:
+        for node in self.analysis.consumed:
             for source in node.all_input_nodes:
                 name = self.data.owner(str(source.target)) if source.op == "get_attr" else ""
                 axes = [a for a in consumers if a[0] == name]
                 # Where groups share the positions of a weight, they share no masks.
-                plain = self.flow.walk.calls[node].integer("groups", 1) == 1
+                plain = self.analysis.calls[node].integer("groups", 1) == 1
                 if plain and len(axes) == 1 and self.data.readers(name) == {node}:
                     found[node] = axes[0]
         return found
@@ -275,10 +276,10 @@ class _Finder:
     def gates(self, layers: Sequence[IntArray], structures: Sequence[Structure], none: int) -> list[Gate]:
         """Every place where masked units are read."""
         made = []
-        for node, read in self.flow.walk.consumed.items():
+        for node, read in self.analysis.consumed.items():
             here = self._at(layers, node, structures, none)
             for argument, arrays in read:
-                entries = [layer[self.flow.units(array)] for array in arrays for layer in here]
+                entries = [layer[self.analysis.units(array)] for array in arrays for layer in here]
                 entries = [e for e in entries if (e != none).any()]
                 if entries:
                     made.append(Gate(node, argument, tuple(entries), node in self.readers))

@@ -14,7 +14,7 @@ from typing import Literal
 import numpy as np
 from torch import nn
 
-from fxprune.coupling.couple import coupling
+from fxprune.coupling.couple import analyse
 from fxprune.coupling.groups import Group
 from fxprune.errors import PlanError
 from fxprune.labels import IntArray
@@ -324,7 +324,9 @@ def row_layout(
     fixed = [g for g in groups if not all(parameters[n].requires_grad for n, _ in _roles(g, counted))]
     source = groups[0].trace if groups else None
     atoms = partition(
-        groups, barred=() if frozen else fixed, pinned=None if source is None else coupling(source).pinned
+        groups,
+        barred=() if frozen else fixed,
+        pinned=None if source is None else analyse(source).coupling.pinned,
     )
     head = np.flatnonzero(atoms.atom == np.arange(len(atoms.atom)))
     crowd = np.bincount(atoms.family[head], minlength=len(atoms.family) + 1)

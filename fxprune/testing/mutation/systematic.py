@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 import numpy as np
 
 from fxprune import ops
-from fxprune.coupling.couple import coupling
+from fxprune.coupling.couple import analyse
 from fxprune.coupling.walk import Walk
 from fxprune.labels import IntArray, varying
 from fxprune.ops.base import Call, Context, OpRule, Output
@@ -124,7 +124,7 @@ def _said(op: str, samples: Iterable[Sample]) -> set[str]:
     said = {"sizes"} if row.resize is not None else set()
     for sample in samples:
         with in_row(op, couple=_watched(said))(), lone(sample) as one:
-            coupling(one.trace)
+            analyse(one.trace)
     if row.move is None:
         said -= {"order"}
     return said

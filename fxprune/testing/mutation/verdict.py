@@ -19,7 +19,7 @@ from fxprune.coupling.accounts import Ledger
 from fxprune.graph.trace import Trace
 from fxprune.ops import qualified_name
 from fxprune.plans import Plan
-from fxprune.proof.verify import BOTH, OracleName
+from fxprune.proof.compare import BOTH, OracleName
 from fxprune.testing.challenge import Challenge, challenge, told
 from fxprune.testing.framed import framed
 from fxprune.testing.laws import UNPROVED, slim_is_what_is_left, what_may_go
@@ -117,13 +117,13 @@ def candidates(mutant: Mutant, subjects: Iterable[Subject]) -> Iterator[Subject]
 @contextlib.contextmanager
 def _analysed_anew(trace: Trace) -> Iterator[None]:
     """What is remembered of a trace is forgotten before and after."""
-    trace.cache.clear()
+    trace.memo.clear()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
             yield
         finally:
-            trace.cache.clear()
+            trace.memo.clear()
 
 
 @contextlib.contextmanager

@@ -23,7 +23,7 @@ from torch import nn
 from torch.utils._pytree import tree_leaves
 
 from fxprune.coupling.cost import measure
-from fxprune.coupling.couple import coupling
+from fxprune.coupling.couple import analyse
 from fxprune.errors import FxpruneError, VerificationError
 from fxprune.graph.trace import Trace, trace
 from fxprune.onnx.export import export_onnx
@@ -175,7 +175,7 @@ class _Trial:
         self.net, self.report, self.only, self.onnx = net, report, only, onnx
         self.model, self.inputs = net.build()
         self.trace = trace(self.model, self.inputs)
-        self.found = coupling(self.trace)
+        self.found = analyse(self.trace).coupling
         self.other = net.inputs(self.trace.batch + 1) if self.trace.dynamic_batch else None
 
     @cached_property
@@ -318,7 +318,7 @@ class _Trial:
     def _again(self, small: nn.Module) -> None:
         """The slim model is a model like any other."""
         traced = trace(small, self.inputs)
-        if not any(g.pinned is None and g.width > 1 for g in coupling(traced).groups):
+        if not any(g.pinned is None and g.width > 1 for g in analyse(traced).coupling.groups):
             return
         made = plan(traced, Budget(channels=0.7), criterion="random", align=1, seed=self.net.seed)
         smaller = slim(traced, made)
@@ -352,7 +352,7 @@ def _by_budget(mode: Mode) -> Callable[[Trace, random.Random], Plan]:
 
 def _by_units(traced: Trace, rng: random.Random) -> Plan | None:
     """Some units of some groups, whatever they are worth."""
-    found = coupling(traced)
+    found = analyse(traced).coupling
     groups = [g for g in found.groups if g.pinned is None and g.width > 1]
     if not groups:
         return None
@@ -364,7 +364,7 @@ def _by_units(traced: Trace, rng: random.Random) -> Plan | None:
 
 def _by_rows(traced: Trace, rng: random.Random) -> Plan | None:
     """Some rows or columns of a layout."""
-    found = coupling(traced)
+    found = analyse(traced).coupling
     blocks = [b for b in found.blocks if not found.pinned[b.cells].any() and min(b.cells.shape) > 1]
     if not blocks:
         return None

@@ -13,7 +13,7 @@ from torch import nn
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 from fxprune.coupling.cost import measure
-from fxprune.coupling.couple import coupling
+from fxprune.coupling.couple import analyse
 from fxprune.errors import PlanError
 from fxprune.graph.live import liven
 from fxprune.graph.trace import Trace, call_arguments, trace
@@ -107,7 +107,7 @@ def run(model: nn.Module, example: Example) -> object:
 
 def subsets(probe: Probe, traced: Trace, draws: int, seed: int) -> list[np.ndarray]:
     """Random subsets of the channels that may go, whole units each, never all of them."""
-    found = coupling(traced)
+    found = analyse(traced).coupling
     units = found.axes[probe.axis]
     free = np.unique(units[~found.pinned[units]])
     rng = np.random.default_rng(seed)
@@ -126,7 +126,7 @@ def subsets(probe: Probe, traced: Trace, draws: int, seed: int) -> list[np.ndarr
 
 def rectangles(probe: Probe, traced: Trace, draws: int, seed: int) -> list[Plan]:
     """Plans that respect the layouts: whole rows of a block, or equally many cells of every row."""
-    found = coupling(traced)
+    found = analyse(traced).coupling
     units = set(found.axes[probe.axis].tolist())
     rng = np.random.default_rng(seed)
     plans = []
@@ -166,7 +166,7 @@ def _batched(
 def examine(probe: Probe, *, draws: int = 3, seed: int = 0) -> Outcome:
     """Remove random subsets of the probe's channels and compare with the dense model."""
     traced, example = prepared(probe, seed)
-    found = coupling(traced)
+    found = analyse(traced).coupling
     units = found.axes[probe.axis]
     free = ~found.pinned[units]
     whys = [str(g.pinned) for g in found.groups if g.pinned is not None and probe.axis in g.indices]

@@ -85,7 +85,7 @@ def _columns_forgotten(right: Method) -> Method:
     """Columns of a layout get new labels every time."""
 
     def project(walk: Walk, array: IntArray, dims: Sequence[int]) -> object:
-        for layout in walk.layouts.values():
+        for layout in walk.layouts:
             layout.columns = None
         return right(walk, array, dims)
 
@@ -159,21 +159,21 @@ WALK = (
         "walk",
         "meeting ties nothing",
         "Operands that meet elementwise are not tied.",
-        at("fxprune.coupling.walk:Walk._meet", silently("tie")),
+        at("fxprune.coupling.meeting:_meet", silently("tie")),
         first=("padded shortcut",),
     ),
     code(
         "walk",
         "layouts do not meet",
         "Operands that lie over different axes are not tied where they meet.",
-        at("fxprune.coupling.walk:Walk._meet", _whole_axes_only),
+        at("fxprune.coupling.meeting:_meet", _whole_axes_only),
         first=("radix view + sum", "split attention", "grouped convolution"),
     ),
     code(
         "walk",
         "data pins nothing",
         "What meets an axis without units (the model's input, positions) is not pinned.",
-        at("fxprune.coupling.walk:Walk._pin_against", nothing),
+        at("fxprune.coupling.meeting:_pin_against", nothing),
         first=("product with the input's width",),
     ),
     code(
@@ -208,7 +208,7 @@ WALK = (
         "walk",
         "rows and columns are one axis",
         "A position that has a row and a column is tied to both.",
-        at("fxprune.coupling.walk:Walk._composed", lambda _: lambda walk, operands: operands),
+        at("fxprune.coupling.meeting:_composed", lambda _: lambda walk, operands: operands),
         first=("outer product of channels", "gram matrix of channels"),
     ),
     code(
@@ -229,7 +229,7 @@ WALK = (
         "walk",
         "turned layouts are new ones",
         "A layout that was transposed is not recognised.",
-        at("fxprune.coupling.walk:permutations", lambda _: lambda dims: [tuple(dims)]),
+        at("fxprune.coupling.layouts:permutations", lambda _: lambda dims: [tuple(dims)]),
         first=("channel shuffle, hard-coded sizes", "multi-head attention, heads"),
     ),
     code(
@@ -349,42 +349,42 @@ COUPLE = (
         "ragged layouts",
         "Rows of a layout may keep different numbers of units.",
         at("fxprune.labels:nested_shape", _ragged),
-        at("fxprune.coupling.couple:_blocks", lambda _: lambda walk, units: []),
+        at("fxprune.coupling.closing:_blocks", lambda _: lambda walk, units: []),
         first=("grouped convolution",),
     ),
     code(
         "couple",
         "equal counts not asked for",
         "Layouts are no constraints.",
-        at("fxprune.coupling.couple:_blocks", lambda _: lambda walk, units: []),
+        at("fxprune.coupling.closing:_blocks", lambda _: lambda walk, units: []),
         first=("grouped convolution",),
     ),
     code(
         "couple",
         "columns not asked for",
         "Layouts need not keep the same positions in every row.",
-        at("fxprune.coupling.couple:_blocks", _plain_blocks),
+        at("fxprune.coupling.closing:_blocks", _plain_blocks),
         first=("radix view + sum", "channel shuffle, hard-coded sizes"),
     ),
     code(
         "couple",
         "outer levels forgotten",
         "Of nested layouts only the innermost rows are constraints.",
-        at("fxprune.coupling.couple:_levels", lambda right: lambda layout: right(layout)[:1]),
+        at("fxprune.coupling.layouts:Layout.levels", lambda right: lambda layout: right(layout)[:1]),
         first=("view of three levels and back",),
     ),
     code(
         "couple",
         "layouts without rows",
         "Layouts whose rows no rule asks for are not registered.",
-        at("fxprune.coupling.couple:_register_layouts", nothing),
+        at("fxprune.coupling.closing:_register_layouts", nothing),
         first=("view + sum of rows and columns",),
     ),
     code(
         "couple",
         "equal rows are several",
         "Rows of the same cells are not one row.",
-        at("fxprune.coupling.couple:_equal_rows", lambda _: lambda walk, units: np.zeros((0, 2), np.int64)),
+        at("fxprune.coupling.closing:_equal_rows", lambda _: lambda walk, units: np.zeros((0, 2), np.int64)),
         first=("grouped-query attention, queries", "grouped convolution"),
     ),
     code(
@@ -406,7 +406,7 @@ COUPLE = (
         "pins do not spread",
         "A row with a cell that must stay may go.",
         at(
-            "fxprune.coupling.couple:_pins",
+            "fxprune.coupling.closing:_pins",
             lambda right: lambda walk, units, n, blocks: right(walk, units, n, []),
         ),
         first=("grouped convolution, two channels gate all, shuffled",),
@@ -415,14 +415,14 @@ COUPLE = (
         "couple",
         "idle units may go",
         "Units that no layer makes or reads are not pinned.",
-        at("fxprune.coupling.couple:_pin_idle", nothing),
+        at("fxprune.coupling.closing:_pin_idle", nothing),
         first=("position table longer than the input",),
     ),
     code(
         "couple",
         "parameters cost nothing",
         "The cost model counts no parameters.",
-        at("fxprune.coupling.couple:_add_param_costs", nothing),
+        at("fxprune.coupling.walk:Walk.count_parameters", nothing),
         first=("identity",),
     ),
 )
