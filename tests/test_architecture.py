@@ -191,3 +191,16 @@ def test_the_checks_can_fail() -> None:
     ):
         assert bool(list(asks_which_method(ast.parse(line), classes, names))) == asked, line
     assert len(LEVEL) == sum(map(len, LAYERS)), "a module stands in two layers"
+
+
+def test_what_is_remembered_has_no_string_keys() -> None:
+    """Results live in the memo under the function that makes them (``fxprune.support.memo``), not in shared dictionaries."""
+    keyed = [
+        at(path, node.lineno)
+        for path, tree in sources()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Subscript)
+        and ast.unparse(node.value).endswith((".cache", ".memo"))
+        and ast.unparse(node.value) != "linecache.cache"
+    ]
+    assert not keyed, f"remembered by hand at {keyed}"
