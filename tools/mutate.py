@@ -8,7 +8,8 @@ A fault counts as caught where the library itself stops: its proof fails (``veri
 refuses or breaks down (``engine``).  Where only a law or an expectation of the tests notices, the table says so (``laws``).
 Some faults are made from the table of rules (``fxprune.testing.mutation``), the others are written by hand in
 ``tests/testing/faults``.  The command may
-be stopped at any moment and goes on where it was; ``--anew`` begins again.
+be stopped at any moment and goes on where it was; ``--anew`` begins again.  Verdicts of earlier states of the engine stay until
+their faults are tried again, and the page counts them.
 """
 
 from __future__ import annotations
@@ -67,10 +68,11 @@ def _digest() -> str:
     return found.hexdigest()[:12]
 
 
-def _known(path: Path, digest: str) -> dict[str, Row]:
+def _known(path: Path) -> dict[str, Row]:
+    """Verdicts of earlier runs, of whatever state of the engine."""
     lines = path.read_text("utf-8").splitlines() if path.exists() else []
     rows = [json.loads(line) for line in lines]
-    return {str(row["name"]): row for row in rows if row["digest"] == digest}
+    return {str(row["name"]): row for row in rows}
 
 
 def _rows_of(folder: Path, oracle: str) -> Path:
@@ -159,8 +161,9 @@ def main() -> int:
     digest = _digest()
     path = _rows_of(given.out, given.oracle)
     path.parent.mkdir(parents=True, exist_ok=True)
-    rows = {} if given.anew else _known(path, digest)
-    todo = [m for m in chosen if m.name not in rows]
+    known = {} if given.anew else _known(path)
+    rows = {m.name: known[m.name] for m in faults if m.name in known}
+    todo = [m for m in chosen if rows.get(m.name, {}).get("digest") != digest]
     print(f"{len(chosen)} faults, {len(todo)} to try, rows in {path}", flush=True)
     oracles = PROVED[given.oracle]
     with path.open("w", encoding="utf-8") as file:
@@ -188,6 +191,7 @@ def main() -> int:
                 flush=True,
             )
     kept = [rows[m.name] for m in faults if m.name in rows]
+    path.write_text("".join(json.dumps(row) + "\n" for row in kept), "utf-8")
     page = given.out / "MUTATION.md"
     page.write_text(_page(given.out, [m.name for m in faults], digest), "utf-8")
     unnoticed = sum(r["by"] == "nothing" for r in kept)

@@ -49,7 +49,7 @@ class Framed(nn.Module):
             self.inputs.append(tensor)
             return _Input(len(self.inputs) - 1)
         name = f"t{len(self._parameters) + len(self._buffers)}"
-        if tensor.is_floating_point():
+        if tensor.is_floating_point() or tensor.is_complex():
             # Statistics that want gradients would be written to, which torch.export refuses.
             self.register_parameter(name, nn.Parameter(tensor, requires_grad=False))
             self.operands.append(name)

@@ -194,6 +194,34 @@ def test_numbers_that_are_none_are_a_mismatch() -> None:
     assert found.error == float("inf")
 
 
+def by_lines(operation: Callable[[Tensor], Tensor]) -> Callable[[Rows, Tensor], Tensor]:
+    """Every channel gets a line of four positions, and something picks among them."""
+    return lambda net, y: operation(y[..., None] * torch.tensor([1.0, -2.0, 3.0, -1.5], dtype=y.dtype))
+
+
+def unpooled(y: Tensor) -> Tensor:
+    maxima, at = nn.functional.max_pool2d(y.unflatten(2, (2, 2)), 2, return_indices=True)
+    return nn.functional.max_unpool2d(maxima, at, 2).sum((2, 3))
+
+
+PICKED = {
+    "the sorted ones": lambda y: y.gather(2, y.argsort(2)).cumsum(2)[..., 1],
+    "a quantile": lambda y: y.quantile(0.3, 2),
+    "a quantile of what is a number": lambda y: y.nanquantile(0.3, 2),
+    "unpooling": unpooled,
+}
+
+
+@pytest.mark.parametrize("name", PICKED)
+def test_what_an_index_picks_is_gone_where_the_index_is(name: str) -> None:
+    """The index of a channel goes with it; what the others pick is judged, and channels in another order are seen."""
+    between = by_lines(PICKED[name])
+    found = judged(between, (0, 3, 4, 8))
+    assert found.judged == 1.0 and found.error <= EXACT
+    crossed = judged(between, (0, 3, 4, 8), read=(0, 4, 3, 8))
+    assert crossed.judged == 1.0 and crossed.error > 0.01
+
+
 UNKNOWN = {
     "places of the largest": lambda net, y: y * y.argmax(1, keepdim=True),
     "sorted": lambda net, y: y.sort(1).values,

@@ -35,6 +35,7 @@ from fxprune.proof.masks.moving import (
     named,
     nothing,
     parts,
+    picked,
     same,
 )
 from fxprune.proof.masks.reducing import (
@@ -65,7 +66,7 @@ def _table(rows: Mapping[str, Law]) -> dict[str, Law]:
 
 _LAWS: Mapping[str, Law] = _table(
     {
-        "floor_divide hardswish log_sigmoid_forward _prelu_kernel where clamp rrelu_with_noise logical_not heaviside nan_to_num": elementwise,
+        "floor_divide hardswish log_sigmoid_forward _prelu_kernel where clamp rrelu_with_noise masked_fill logical_not heaviside nan_to_num": elementwise,
         "clone _to_copy contiguous tril triu _conj_physical conj_physical": same,
         "lift_fresh_copy _fw_primal rrelu alias_copy dropout": same,
         "copy": copied,
@@ -80,7 +81,8 @@ _LAWS: Mapping[str, Law] = _table(
         "native_channel_shuffle _reshape_copy slice_scatter select_scatter diagonal_scatter "
         "as_strided_scatter diag_embed unsafe_split unsafe_split_with_sizes unsafe_chunk "
         "block_diag rot90": moved(),
-        "index_select gather take index_copy scatter index_fill embedding": moved("index", "indices"),
+        "gather take": picked,
+        "index_select index_copy scatter index_fill embedding": moved("index", "indices"),
         "index _unsafe_index index_put _unsafe_index_put": moved("indices"),
         # reductions
         "sum nansum any linalg_vector_norm norm count_nonzero frobenius_norm": summed(0.0),
@@ -117,8 +119,8 @@ _LAWS: Mapping[str, Law] = _table(
         "_upsample_bicubic2d_aa mkldnn_max_pool2d": along(last(2)),
         "max_pool3d max_pool3d_with_indices avg_pool3d adaptive_avg_pool3d _adaptive_avg_pool3d adaptive_max_pool3d "
         "upsample_nearest3d _upsample_nearest_exact3d upsample_trilinear3d": along(last(3)),
-        "max_unpool2d": along(last(2), "indices"),
-        "max_unpool3d": along(last(3), "indices"),
+        "max_unpool2d": along(last(2), beside="indices"),
+        "max_unpool3d": along(last(3), beside="indices"),
         "fractional_max_pool2d": along(last(2), "random_samples"),
         "torchvision::roi_align torchvision::roi_pool": along(last(2), "rois"),
         "grid_sampler_2d": along(last(2), "grid"),

@@ -25,6 +25,7 @@ __all__ = [
     "named",
     "nothing",
     "parts",
+    "picked",
     "same",
 ]
 
@@ -74,7 +75,7 @@ def drawn(call: Call) -> Result:
 
 
 def moved(*kept: str, literals: Sequence[str] = ("value",)) -> Law:
-    """Movement: the operator itself moves the states.  ``kept`` are operands that say where."""
+    """Movement: the operator itself moves the states.  ``kept`` are operands that say where, none of them gone."""
 
     def law(call: Call) -> Result:
         if call["accumulate"] or call["reduce"]:
@@ -92,6 +93,17 @@ def moved(*kept: str, literals: Sequence[str] = ("value",)) -> Law:
         return result, _on_states(call, kept, clear)
 
     return law
+
+
+def picked(call: Call) -> Result:
+    """An index entry for each position of the result: where the entry is gone, so is what it picks."""
+    result = call.run()
+    moved_states = _on_states(call, ("index",), {})
+    state = call.states.of(call.tensor("index"))
+    if state is None:
+        return result, moved_states
+    assert isinstance(moved_states, Tensor)
+    return result, torch.where(state == DEAD, DEAD, moved_states).to(torch.uint8)
 
 
 def _on_states(call: Call, kept: Sequence[str], clear: Values) -> State | list[State]:
@@ -139,8 +151,11 @@ def parts(call: Call) -> object:
     return call.func.decompose(*(call.values[n] for n in places), **others)
 
 
-def along(dims: Callable[[Call], Sequence[int]], *others: str) -> Law:
-    """What works along some dimensions only, any way it likes: lines that are whole, or gone as a whole."""
+def along(dims: Callable[[Call], Sequence[int]], *others: str, beside: str = "") -> Law:
+    """What works along some dimensions only, any way it likes: lines that are whole, or gone as a whole.
+
+    Of ``others`` nothing may be gone; ``beside`` has the same lines, and what is gone in either is gone.
+    """
 
     def law(call: Call) -> Result:
         name = call.first()
@@ -150,6 +165,8 @@ def along(dims: Callable[[Call], Sequence[int]], *others: str) -> Law:
         for other in others:
             if isinstance(value := call[other], Tensor) and bool((call.state(value) == DEAD).any()):
                 raise Unknown(f"'{other}' of {call.func} has lost something")
+        if beside:
+            line = torch.maximum(line, unmixed(call, beside, touched))
         result = call.run()
         states = [_fitted(line, touched, t) for t in pytree.tree_leaves(result) if isinstance(t, Tensor)]
         return result, states

@@ -201,6 +201,15 @@ SHARING = (
         axis=("first.weight", 1),
     ),
     Probe(
+        "bags of embeddings",
+        whole(
+            lambda m, x: m.second(m.first(x).relu()),
+            lambda: {"first": nn.EmbeddingBag(9, 12, mode="sum"), "second": nn.Linear(12, 5)},
+            lambda: torch.randint(9, (2, 4)),
+        ),
+        axis=("first.weight", 1),
+    ),
+    Probe(
         "embedding, its rows",
         whole(
             lambda m, x: m.second(m.first(x).relu()),

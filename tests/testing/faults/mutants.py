@@ -14,11 +14,14 @@ from fxprune.testing.mutation.systematic import systematic
 EQUIVALENT = {
     "aten::narrow: sizes do not follow": "the resolver sees that the slim operator picks others, and gathers instead",
     "aten::arange: off by one": "its labels are new ones: which of them is which does not matter",
+    "aten::eye: off by one": "its labels are new ones, and rows and columns are off alike",
+    "aten::roll: sizes do not follow": "the resolver sees that the slim operator picks others, and gathers instead",
     "aten::zeros: off by one": "its labels are new ones: which of them is which does not matter",
 }
 """Faults that any rule can have and that change nothing in these, with the reason; they do not count."""
 
 SMALLER = "labels that are lost, or tied to too many, keep more than they must: smaller savings, never a wrong model"
+REFUSED = "what may not go is found when a plan takes it, not before: the plan is refused, no model is wrong"
 NUMBERS = "a proof is about the model's results; predicted costs are compared with counted ones by laws"
 FOLDING = "no plan scales anything; that a folded factor is a factor is a law of its own"
 
@@ -35,6 +38,10 @@ WHY = {
     "walk: training parts not followed": "the proof runs the model as in evaluation, where these parts do not run",
     "walk: sizes are numbers": "where the batch is part of a width, the proof compares batches of the traced size only",
     "couple: idle units may go": "on the example's inputs nothing reads them, and on no others is anything compared",
+    "aten::eye: loses labels": SMALLER,
+    **dict.fromkeys(
+        ("aten::reshape: shuffles need no equal columns", "walk: turned layouts are new ones"), REFUSED
+    ),
     "couple: pins do not spread": "a plan that takes such a row is refused for its cells, which are pinned",
     **{m.name: NUMBERS for m in STEP_FAULTS if m.family == "cost"},
     **{m.name: FOLDING for m in STEP_FAULTS if m.family == "scaling"},
