@@ -10,6 +10,7 @@ shell must not wait for it.
 from __future__ import annotations
 
 import importlib
+import importlib.metadata
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
@@ -83,6 +84,8 @@ _HOMES = {name: module for module, names in _NAMES.items() for name in names.spl
 
 
 def __getattr__(name: str) -> object:
+    if name == "__version__":
+        return importlib.metadata.version("fxprune")
     if name == "regularizers":
         return importlib.import_module("fxprune.regularizers")
     if name not in _HOMES:

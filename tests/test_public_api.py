@@ -12,6 +12,7 @@ import inspect
 import pickle
 import pkgutil
 import re
+import tomllib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -154,6 +155,13 @@ def test_errors_share_a_base(name: str) -> None:
     shown = str(error("it broke", op="aten.x", node="x_1", tensor="w", source="m.py:3", advice="mend it"))
     for part in ("it broke", "aten.x", "x_1", "w", "m.py:3", "mend it"):
         assert part in shown
+
+
+def test_version() -> None:
+    root = Path(__file__).resolve().parents[1]
+    stated = tomllib.loads((root / "pyproject.toml").read_text())["project"]["version"]
+    assert fxprune.__version__ == stated
+    assert f"\nversion: {stated}\n" in (root / "tools" / "docs" / "CITATION.cff").read_text()
 
 
 def test_typed_package() -> None:

@@ -25,6 +25,7 @@ DRAWING = "<!-- drawn here: the folders and their imports -->"
 EXAMPLE = re.compile(r"(?m)(?<=^    )Example:$|(?<=^        )Example:$")
 """Google's guide knows one example; the reader of docstrings takes the plural alone for code."""
 
+KINDS = ("*.md", "*.png", "*.cff")
 LOADING = {"script": "src", "img": "src", "iframe": "src", "source": "src", "link": "href"}
 LINKS_THAT_LOAD_NOTHING = {"canonical", "prev", "next", "alternate"}
 
@@ -37,12 +38,12 @@ def stage(folder: Path) -> None:
     """
     shutil.rmtree(folder, ignore_errors=True)
     pages = folder / "pages"
-    for page in [
+    shown = [
         *ROOT.glob("*.md"),
         ROOT / "LICENSE",
-        *(ROOT / "tools").rglob("*.md"),
-        *(ROOT / "tools").rglob("*.png"),
-    ]:
+        *(f for kind in KINDS for f in (ROOT / "tools").rglob(kind)),
+    ]
+    for page in shown:
         place = pages / page.relative_to(ROOT)
         place.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(page, place)
