@@ -15,7 +15,7 @@ from fxprune.planning.options import PlanOptions
 from fxprune.planning.plan import spend
 from fxprune.plans import Budget, Plan
 from fxprune.regularizers import Regularizer
-from fxprune.training.session import Session
+from fxprune.training.session import RunSession
 
 __all__ = ["decide", "own_share"]
 
@@ -24,7 +24,7 @@ _STREAM = 9  # random numbers of the batches that criteria look at
 Evidence = tuple[Tensor, Tensor]
 
 
-def decide(session: Session, trace: Trace, method: Regularizer | None) -> Plan:
+def decide(session: RunSession, trace: Trace, method: Regularizer | None) -> Plan:
     """The plan of a run.
 
     With a budget, units go in the order the method learned until the budget is met; without, or where the
@@ -50,13 +50,13 @@ def decide(session: Session, trace: Trace, method: Regularizer | None) -> Plan:
     return method.plan(budget, options)
 
 
-def _by_criterion(session: Session, trace: Trace, budget: Budget, options: PlanOptions) -> Plan:
+def _by_criterion(session: RunSession, trace: Trace, budget: Budget, options: PlanOptions) -> Plan:
     criterion = session.recipe.plan.criterion
     data = _evidence(session) if criterion_named(criterion).needs else None
     return spend(trace, budget, options, criterion=criterion, data=data, loss=None if data is None else _loss)
 
 
-def _evidence(session: Session) -> list[Evidence]:
+def _evidence(session: RunSession) -> list[Evidence]:
     """A few training batches on the CPU, the same on every process."""
     batches = session.training()
     steps = min(session.recipe.plan.batches, batches.per_epoch)

@@ -12,7 +12,7 @@ from fxprune.graph.trace import trace
 from fxprune.models.loading import load_model
 from fxprune.plans import Plan
 from fxprune.slimming.slim import slim
-from fxprune.training.session import Session, seed_everything
+from fxprune.training.session import RunSession, seed_everything
 
 __all__ = ["fresh", "recalibrate"]
 
@@ -20,7 +20,7 @@ _SCRATCH = 3  # random numbers of new weights
 
 
 @torch.no_grad()
-def recalibrate(session: Session, model: nn.Module, batches: int) -> None:
+def recalibrate(session: RunSession, model: nn.Module, batches: int) -> None:
     """Renew running means and variances of batch norm as plain averages over training batches."""
     norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
     momenta = [m.momentum for m in norms]
@@ -37,7 +37,7 @@ def recalibrate(session: Session, model: nn.Module, batches: int) -> None:
         norm.momentum = momentum
 
 
-def fresh(session: Session, plan: Plan, small: nn.Module) -> nn.Module:
+def fresh(session: RunSession, plan: Plan, small: nn.Module) -> nn.Module:
     """The slim shape with new random weights.
 
     Modules that can start anew do; a graph, or a model with other parameters, gets slices of a dense model

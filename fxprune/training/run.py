@@ -43,7 +43,7 @@ from fxprune.training.record import Record, method_figures
 from fxprune.training.renewal import fresh, recalibrate
 from fxprune.training.schedule import make_optimizer
 from fxprune.training.session import (
-    Session,
+    RunSession,
     finished,
     open_session,
     owned,
@@ -112,7 +112,7 @@ def train(
         return record
 
 
-def _describe(session: Session) -> str:
+def _describe(session: RunSession) -> str:
     data, saved = session.data, session.saved
     words = f"{len(data.train.labels)} images for training, {len(data.test.labels)} to evaluate on"
     words += ", held out of the training images" if data.held_out else ""
@@ -124,7 +124,7 @@ def _describe(session: Session) -> str:
 class _Run:
     """The phases of one session."""
 
-    def __init__(self, session: Session, watcher: Watcher) -> None:
+    def __init__(self, session: RunSession, watcher: Watcher) -> None:
         self.session = session
         self.watcher = watcher
         self.ledger = session.ledger
@@ -344,7 +344,7 @@ _TITLES = {SPARSE: "sparse training", FINETUNE: "fine-tune"}
 
 
 def _method(
-    session: Session, model: nn.Module, groups: Sequence[Group], optimizer: torch.optim.Optimizer
+    session: RunSession, model: nn.Module, groups: Sequence[Group], optimizer: torch.optim.Optimizer
 ) -> Regularizer | None:
     """The regularizer of the recipe, if it names one."""
     recipe = session.recipe
@@ -361,7 +361,7 @@ def _method(
 
 
 def _steering(
-    session: Session, phase: Phase, method: Regularizer | None, steps: int
+    session: RunSession, phase: Phase, method: Regularizer | None, steps: int
 ) -> Callable[[int], None]:
     """What is done after each step besides the step."""
     if not isinstance(phase, Sparse) or phase.steer is None:
@@ -391,7 +391,7 @@ def _on(inputs: Inputs, device: torch.device) -> Inputs:
     return moved
 
 
-def _restore(running: Running, saved: Checkpoint | None, number: int, session: Session, steps: int) -> int:
+def _restore(running: Running, saved: Checkpoint | None, number: int, session: RunSession, steps: int) -> int:
     """Put back what a checkpoint of this phase holds; returns how many steps are done."""
     if saved is None or saved.phase != number:
         return 0
@@ -408,7 +408,7 @@ def _restore(running: Running, saved: Checkpoint | None, number: int, session: S
     return saved.step
 
 
-def _device(session: Session) -> str:
+def _device(session: RunSession) -> str:
     device = session.team.device
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
     precision = session.team.precision

@@ -29,7 +29,7 @@ from fxprune.training.recipe.schema import Recipe
 from fxprune.training.record import Ledger, Record, read_record
 from fxprune.training.team import Team
 
-__all__ = ["Session", "finished", "open_session", "owned", "plain_recipe", "seed_everything"]
+__all__ = ["RunSession", "finished", "open_session", "owned", "plain_recipe", "seed_everything"]
 
 _EVALUATED = 250  # images a step; evaluation keeps no activations
 _HELD_ON_GPU = 2 << 30  # bytes
@@ -42,7 +42,7 @@ _HOW = frozenset({"checkpoints", "device", "parallel"})
 
 
 @dataclass(frozen=True, eq=False)
-class Session:
+class RunSession:
     """What all phases of a run share.
 
     Attributes:
@@ -107,7 +107,7 @@ def seed_everything(*numbers: int) -> None:
 
 def open_session(
     file: RecipeFile, team: Team, out: Path, *, resume: bool, allow_pickle: bool = False
-) -> Session:
+) -> RunSession:
     """Open and check everything that can be wrong before the first step.
 
     Raises:
@@ -128,7 +128,7 @@ def open_session(
     data = open_data(file)
     dense, example = _open_model(file, data, allow_pickle)
     look = Look.of(recipe.data.mean, recipe.data.std, channels_last=recipe.channels_last, device=team.device)
-    session = Session(file, team, out, data, dense, example, look, checkpoints, ledger, saved)
+    session = RunSession(file, team, out, data, dense, example, look, checkpoints, ledger, saved)
     _dry_run(session)
     team.wait()
     if team.main:
@@ -161,7 +161,7 @@ def _open_model(file: RecipeFile, data: DataSet, allow_pickle: bool) -> tuple[nn
     return opened.model, example
 
 
-def _dry_run(session: Session) -> None:
+def _dry_run(session: RunSession) -> None:
     """The model takes a batch of these images and names one of these classes."""
     file, data = session.file, session.data
     pixels = data.train.take(torch.arange(min(2, len(data.train.labels))), None)

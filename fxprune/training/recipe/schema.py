@@ -7,28 +7,29 @@ Relative paths start from the folder of the file they are written in.  Every err
 from __future__ import annotations
 
 import dataclasses
-import re
 import typing
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal
 
 import annotated_types
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    field_validator,
-    model_validator,
-)
+from pydantic import BaseModel, BeforeValidator, ConfigDict, field_validator, model_validator
 
 from fxprune.criteria import CRITERIA
-from fxprune.errors import RecipeError
 from fxprune.planning.options import PlanOptions
 from fxprune.plans import Budget
-from fxprune.support.reading import usable
+from fxprune.training.recipe.data import (
+    Augment,
+    Data,
+    DataOptions,
+    DigitsData,
+    FolderData,
+    NpzData,
+    TorchvisionData,
+    files_named,
+)
+from fxprune.training.recipe.phases import Distill, Finetune, Phase, Sparse, Steer
+from fxprune.training.recipe.sections import Count, Kept, Positive, Section, Switch
 
 __all__ = [
     "Augment",
@@ -53,152 +54,8 @@ __all__ = [
     "model_fields_at",
 ]
 
-Scalar = bool | int | float | str
-Positive = Annotated[float, annotated_types.Gt(0)]
-NotNegative = Annotated[float, annotated_types.Ge(0)]
-Share = Annotated[float, annotated_types.Ge(0), annotated_types.Lt(1)]
-Kept = Annotated[float, annotated_types.Gt(0), annotated_types.Le(1)]
-Count = Annotated[int, annotated_types.Ge(1), annotated_types.Le(2**31)]
-_PERCENT = re.compile(r"(\d+(?:\.\d+)?) ?%")
 
-
-def _epochs(value: int | str) -> int | str:
-    if isinstance(value, str) and not _PERCENT.fullmatch(value):
-        raise ValueError("neither a number of epochs nor a percentage such as 40 %")
-    if isinstance(value, str) and float(value.rstrip(" %")) > 100:
-        raise ValueError("more than all epochs")
-    if isinstance(value, int) and value < 0:
-        raise ValueError("a phase cannot have less than no epochs")
-    return value
-
-
-Epochs = Annotated[Annotated[int, annotated_types.Le(2**31)] | str, AfterValidator(_epochs)]
-
-
-class _Section(BaseModel):
-    """Unknown keys are errors, and nothing changes after validation."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-
-# --- data ------------------------------------------------------------------------------------
-
-
-class Augment(_Section):
-    """What is done to training images.
-
-    Attributes:
-        crop: Pixels of black border to add before cutting a random window of the original size.
-        flip: Mirror left and right, every second image on average.
-    """
-
-    crop: Annotated[int, annotated_types.Ge(0), annotated_types.Le(2**15)] = 0
-    flip: bool = False
-
-
-class DataOptions(_Section):
-    """What all sources of images share.
-
-    Attributes:
-        mean: Of each channel, on a scale from 0 to 1; none is 0.
-        std: Of each channel, likewise; none is 1.
-        augment: For training.
-        classes: Number of classes, where the labels do not show all of them.
-        limit: Use that many training images, spread evenly over all of them.
-        holdout: Share of the training images to set apart and to evaluate on instead of the test images:
-            for choosing strengths without touching the test set.
-    """
-
-    mean: tuple[float, ...] = ()
-    std: tuple[Positive, ...] = ()
-    augment: Augment = Augment()
-    classes: Count | None = None
-    limit: Count | None = None
-    holdout: Share = 0.0
-
-    @model_validator(mode="after")
-    def _same_length(self) -> DataOptions:
-        if self.mean and self.std and len(self.mean) != len(self.std):
-            raise ValueError(f"mean has {len(self.mean)} values and std {len(self.std)}")
-        return self
-
-
-class NpzData(DataOptions):
-    """Arrays ``images`` uint8[N, H, W] or [N, H, W, C] and ``labels`` int[N] in ``.npz`` files.
-
-    Attributes:
-        train: Files, wildcards in their names; joined in the order of their names.
-        test: Likewise.
-    """
-
-    source: Literal["npz"]
-    train: str
-    test: str
-
-
-def files_named(pattern: str) -> list[Path]:
-    """Files by a path whose last part may hold wildcards, in the order of their names."""
-    path = usable(pattern, error=RecipeError)
-    if not path.name:
-        return []
-    return sorted(found for found in path.parent.glob(path.name) if found.is_file())
-
-
-class FolderData(DataOptions):
-    """One folder for each class, image files in it.
-
-    Attributes:
-        train: Folder of folders.
-        test: Likewise, with the same classes.
-        size: Side of the square the images are cut to; None where all are of one size.
-        workers: Threads that decode.
-    """
-
-    source: Literal["folder"]
-    train: Path
-    test: Path
-    size: Count | None = None
-    workers: Count = 2
-
-
-class TorchvisionData(DataOptions):
-    """A data set of torchvision that gives an image and a class.
-
-    Attributes:
-        name: Its class, as ``CIFAR10``.
-        root: Where it lies, if it is read from files.
-        train: Name of the training part, for data sets with a ``split``.
-        test: Likewise.
-        download: Fetch it if it is not there.
-        options: Other arguments of the class.
-        size: Side of the square the images are cut to; None where all are of one size.
-        workers: Threads that decode.
-    """
-
-    source: Literal["torchvision"]
-    name: str
-    root: Path | None = None
-    train: str = "train"
-    test: str = "test"
-    download: bool = False
-    options: dict[str, Scalar | tuple[Scalar, ...]] = {}
-    size: Count | None = None
-    workers: Count = 2
-
-
-class DigitsData(DataOptions):
-    """scikit-learn's handwritten digits, 8 x 8 grey pixels, a fifth of them for testing."""
-
-    source: Literal["digits"]
-
-
-Data = Annotated[NpzData | FolderData | TorchvisionData | DigitsData, Field(discriminator="source")]
-
-
-# --- what is to go ---------------------------------------------------------------------------
-
-
-class Method(_Section):
+class Method(Section):
     """A regularizer by name, with its own options.
 
     Attributes:
@@ -222,7 +79,7 @@ def _methods(value: object) -> object:
     return () if named == [{"name": "none"}] else tuple(named)
 
 
-class BudgetOptions(_Section):
+class BudgetOptions(Section):
     """Fraction to keep of one quantity."""
 
     macs: Kept | None = None
@@ -241,7 +98,7 @@ class BudgetOptions(_Section):
         return Budget(macs=self.macs, params=self.params, channels=self.channels)
 
 
-class PlanSection(_Section):
+class PlanSection(Section):
     """How the budget is spent; see ``fxprune.planning.options.PlanOptions``.
 
     Attributes:
@@ -274,112 +131,7 @@ class PlanSection(_Section):
         return value
 
 
-# --- training --------------------------------------------------------------------------------
-
-
-class Distill(_Section):
-    """Learn from the dense model as well.
-
-    Attributes:
-        weight: Share of the loss that is its; the rest is the labels'.
-        temperature: Divides both models' logits.
-    """
-
-    weight: Annotated[float, annotated_types.Gt(0), annotated_types.Le(1)] = 0.5
-    temperature: Positive = 4.0
-
-
-class Phase(_Section):
-    """Epochs of training under one schedule.
-
-    Attributes:
-        epochs: Passes over the training images; ``40 %`` is a share of the recipe's ``epochs``.
-        lr: Learning rate at its highest.
-        schedule: ``constant``; ``cosine`` down to ``final``; ``step``: times ``gamma`` at each milestone.
-        milestones: Shares of the phase.
-        gamma: For ``step``.
-        final: For ``cosine``, as a share of ``lr``.
-        warmup: Epochs in which the rate rises linearly from 0.
-        optimizer: ``sgd`` or ``adamw``.
-        momentum: Of SGD.
-        nesterov: Of SGD.
-        weight_decay: Of every parameter.
-        label_smoothing: Of the cross entropy.
-        clip: Largest norm of the gradient; None does not clip.
-        distill: Learn from the dense model; None from the labels alone.
-    """
-
-    epochs: Epochs = 0
-    lr: Positive = 0.01
-    schedule: Literal["constant", "cosine", "step"] = "constant"
-    milestones: tuple[Annotated[float, annotated_types.Gt(0), annotated_types.Lt(1)], ...] = (0.5, 0.75)
-    gamma: Positive = 0.1
-    final: Share = 0.0
-    warmup: NotNegative = 0.0
-    optimizer: Literal["sgd", "adamw"] = "sgd"
-    momentum: Share = 0.9
-    nesterov: bool = False
-    weight_decay: NotNegative = 5e-4
-    label_smoothing: Share = 0.0
-    clip: Positive | None = None
-    distill: Distill | None = None
-
-    @model_validator(mode="after")
-    def _consistent(self) -> Phase:
-        if list(self.milestones) != sorted(self.milestones):
-            raise ValueError(f"milestones {list(self.milestones)} do not increase")
-        if self.nesterov and self.momentum == 0:
-            raise ValueError("nesterov needs momentum above 0")
-        return self
-
-
-def _switch(value: object) -> object:
-    """``true`` is all defaults, ``false`` is nothing."""
-    return {True: {}, False: None}.get(value, value) if isinstance(value, bool) else value
-
-
-Switch = BeforeValidator(_switch)
-
-
-class Steer(_Section):
-    """How the strength of a method follows the budget; see ``fxprune.training.steering``.
-
-    Attributes:
-        until: Share of the phase after which the method's own decision should meet the budget; where it does not,
-            the budget is spent then.
-        every: Steps between corrections; rounded up to whole periods of the method.
-        gain: Logarithm of the strength where nothing has gone by then.
-    """
-
-    until: Kept = 0.8
-    every: Count = 10
-    gain: Positive = 2.0
-
-
-class Sparse(Phase):
-    """Training under the method.
-
-    Attributes:
-        steer: Adapt the method's strength so that its own decision meets the budget; for methods whose
-            decision depends on a strength.
-    """
-
-    steer: Annotated[Steer | None, Switch] = None
-
-
-class Finetune(Phase):
-    """Training of the slim model.
-
-    Attributes:
-        start: ``pruned`` weights, or ``scratch``: the slim shape with new random weights.
-        recalibrate: Training batches that renew the statistics of batch norm before the first step.
-    """
-
-    start: Literal["pruned", "scratch"] = "pruned"
-    recalibrate: Annotated[int, annotated_types.Ge(0)] = 0
-
-
-class Checkpoints(_Section):
+class Checkpoints(Section):
     """When the state of a run is saved.
 
     Attributes:
@@ -391,13 +143,13 @@ class Checkpoints(_Section):
     keep: Count = 2
 
 
-class ExportOptions(_Section):
+class ExportOptions(Section):
     """How ONNX files are written; see ``fxprune.export_onnx``."""
 
     opset: Count = 18
 
 
-class BenchOptions(_Section):
+class BenchOptions(Section):
     """How the ONNX files are measured; see ``fxprune.benchmark``."""
 
     threads: Count = 1
@@ -406,7 +158,7 @@ class BenchOptions(_Section):
     memory: bool = False
 
 
-class Recipe(_Section):
+class Recipe(Section):
     """A complete training run.
 
     Attributes:
