@@ -8,9 +8,6 @@ from pathlib import Path
 import pages
 import pytest
 
-# A block that needs what a test has not (the user's own data, say) says so in the line before it.
-BLOCK = re.compile(r"(?ms)^(<!-- not run: [^\n]+ -->\n)?```python\n(.*?)^```$")
-
 GENERATED = {"fxprune --help"}
 
 
@@ -22,7 +19,7 @@ def test_python_runs(
     monkeypatch.chdir(tmp_path)
     text = page.read_text(encoding="utf-8")
     names: dict[str, object] = {"__name__": page.stem}
-    for match in BLOCK.finditer(text):
+    for match in pages.BLOCK.finditer(text):
         if match[1]:
             continue
         line = text.count("\n", 0, match.start(2))
@@ -32,7 +29,7 @@ def test_python_runs(
 
 
 def test_some_python_is_shown() -> None:
-    assert sum(len(BLOCK.findall(page.read_text(encoding="utf-8"))) for page in pages.PAGES) >= 4
+    assert sum(len(pages.BLOCK.findall(page.read_text(encoding="utf-8"))) for page in pages.PAGES) >= 4
 
 
 def test_command_line_sections_are_current() -> None:

@@ -38,6 +38,7 @@ CHECKS = {
     "format": ("-m", "ruff", "format", "--check", "."),
     "types": ("-m", "mypy"),
     "docs": ("tools/build_docs.py",),
+    "wheel": ("tools/check_wheel.py",),
 }
 MENDS = (("-m", "ruff", "check", "--fix", "."), ("-m", "ruff", "format", "."))
 

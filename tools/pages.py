@@ -14,12 +14,15 @@ import sys
 from functools import cache
 from pathlib import Path
 
-__all__ = ["render"]
+__all__ = ["BLOCK", "PAGES", "SECTION", "render"]
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = (ROOT / "README.md", *sorted((ROOT / "tools" / "docs").rglob("*.md")))
 
 SECTION = re.compile(r"(?m)^(<!-- begin: (fxprune[^\n]*?) -->\n).*?^(<!-- end -->)$", re.DOTALL)
+
+# A block that needs what a test has not (the user's own data, say) says so in the line before it.
+BLOCK = re.compile(r"(?ms)^(<!-- not run: [^\n]+ -->\n)?```python\n(.*?)^```$")
 
 # What the installed program does, for an environment in which only the source lies.
 PROGRAM = "import sys; del sys.argv[0]; from fxprune.cli.app import main; sys.exit(main())"

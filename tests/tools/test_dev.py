@@ -255,12 +255,13 @@ def test_every_check_runs_also_after_a_failure(
         "ruff",
         "mypy",
         "tools/build_docs.py",
+        "tools/check_wheel.py",
         "pytest",
     ]
-    rows = [row.split()[:2] for row in capsys.readouterr().out.splitlines()[-5:]]
+    rows = [row.split()[:2] for row in capsys.readouterr().out.splitlines()[-6:]]
     assert rows == [
         ["lint", "failed"],
-        *([name, "ok"] for name in ("format", "types", "docs", "tests")),
+        *([name, "ok"] for name in ("format", "types", "docs", "wheel", "tests")),
     ]
 
 
