@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-
 import torch
-import torch.distributed as dist
+from processes import tell
 from regularizers.nets import linear_chain
 from torch import nn
 
@@ -76,14 +73,10 @@ def run(mode: str, method: str, rank: int, world: int) -> dict[str, torch.Tensor
     return found | {name: whole(p) for name, p in net.named_parameters()}
 
 
-def main(rank: int, world: int, meeting: str, out: str) -> None:
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=world)
-    found = {f"{mode}.{m}": run(mode, m, rank, world) for mode in ("ddp", "fsdp") for m in METHODS}
-    torch.save(found, Path(out) / f"{rank}.pt")
-    dist.barrier()
-    dist.destroy_process_group()
+def find(rank: int, world: int) -> dict[str, dict[str, torch.Tensor]]:
+    """Every method, the model copied and sharded."""
+    return {f"{mode}.{m}": run(mode, m, rank, world) for mode in ("ddp", "fsdp") for m in METHODS}
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), int(sys.argv[2]), sys.argv[3], sys.argv[4])
+    tell(find)

@@ -67,10 +67,11 @@ def test_a_terminal_gets_a_bar() -> None:
     assert "━" in out.getvalue()
 
 
-def test_silence() -> None:
+def test_silence(capfd: pytest.CaptureFixture[str]) -> None:
     with SILENT.step("anything") as ticks:
         ticks.tick(1, 2)
         ticks.note("nothing")
+    assert capfd.readouterr() == ("", "")
 
 
 @pytest.mark.parametrize(

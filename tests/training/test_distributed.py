@@ -3,27 +3,20 @@
 from __future__ import annotations
 
 import json
-import os
 import socket
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
-import torch.distributed as dist
+from processes import WORLD, needs_gloo, together
 from safetensors.torch import load_file
 from training.runs import NETS, run, write
 
 # float64; the gradients of two half batches are averaged, so sums run in another order.
 ROUNDING = 1e-9
-WORLD = 2
-TESTS = Path(__file__).resolve().parents[1]
 METHOD = {"name": "ssr", "lam": 0.8, "scale": "norm", "period": 2}
 
-pytestmark = pytest.mark.skipif(
-    not (dist.is_available() and dist.is_gloo_available()), reason="torch has no gloo"
-)
+pytestmark = needs_gloo
 
 
 def free_ports(n: int) -> list[int]:
@@ -49,32 +42,8 @@ def outputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
         checkpoints={"every": 2},
         data={"source": "digits", "augment": {"crop": 1, "flip": True}, "limit": 256},
     )
-    command = [sys.executable, str(TESTS / "training" / "distributed_worker.py")]
-    environment = os.environ | {
-        "PYTHONPATH": os.pathsep.join([str(TESTS.parent), str(TESTS)]),
-        "OMP_NUM_THREADS": "1",
-        "CUDA_VISIBLE_DEVICES": "",
-    }
-    ports = json.dumps(free_ports(5))
-    processes = [
-        subprocess.Popen(
-            [*command, str(rank), str(WORLD), ports, str(recipe), str(out)],
-            env=environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        for rank in range(WORLD)
-    ]
-    try:
+    with together("training.distributed_worker", json.dumps(free_ports(5)), str(recipe), str(out)):
         run(recipe, out / "single")
-        for process in processes:
-            said, _ = process.communicate(timeout=200)
-            assert process.returncode == 0, said
-    finally:
-        for process in processes:  # one that waits for the other forever
-            process.kill()
-            process.communicate()
     return out
 
 

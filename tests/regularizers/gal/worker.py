@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-
 import torch
-import torch.distributed as dist
+from processes import tell
 from torch import nn
 
 import fxprune
@@ -52,13 +49,5 @@ def play(rank: int, world: int) -> dict[str, torch.Tensor]:
     return found | {n: p.detach().clone() for n, p in net.named_parameters()}
 
 
-def main(rank: int, world: int, meeting: str, out: str) -> None:
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=world)
-    torch.save(play(rank, world), Path(out) / f"{rank}.pt")
-    dist.barrier()
-    dist.destroy_process_group()
-
-
 if __name__ == "__main__":
-    main(int(sys.argv[1]), int(sys.argv[2]), sys.argv[3], sys.argv[4])
+    tell(play)
