@@ -2,6 +2,7 @@
 
     python tools/bench_engine.py                 # models, growth, table and plot into tools/results/
     python tools/bench_engine.py --models resnet50 vit_b_16 --repeats 3
+    python tools/bench_engine.py --against COMMIT --repeats 9      # beside an earlier state of itself
 
 What is timed.  fxprune: ``couple`` + ``plan`` (l1, half of the channels, uniform) + ``slim``; the time
 of ``torch.export`` itself stands apart.  The peers (``peer_tools.py``): building their
@@ -16,6 +17,7 @@ layers has some n * n / 2 edges, for every layer reads all before it.
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 import signal
 import statistics
@@ -29,7 +31,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from machine_note import machine_note
+from engine_against import MODELS as COMPARED
+from engine_against import compared, section
 from torch import nn
 
 from fxprune.report.palette import LINES
@@ -41,6 +44,7 @@ MODELS = (
 LIMIT = 90
 NAMES = {"fxprune": "fxprune", "torch_pruning": "Torch-Pruning", "kirigami": "torch-kirigami"}
 TOOLS = tuple(NAMES)
+SECTION = "## Against "
 ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -103,6 +107,8 @@ def _fxprune(model: nn.Module, x: torch.Tensor) -> dict[str, float]:
 
     start = time.process_time()
     trace = fxprune.trace(model, x)
+    exported = time.process_time()
+    gc.collect()  # what torch.export leaves behind is not to be swept while another step is timed
     traced = time.process_time()
     fxprune.couple(trace)
     coupled = time.process_time()
@@ -112,7 +118,7 @@ def _fxprune(model: nn.Module, x: torch.Tensor) -> dict[str, float]:
     done = time.process_time()
     return {
         "edges": float(sum(len(node.all_input_nodes) for node in trace.graph.graph.nodes)),
-        "export": traced - start,
+        "export": exported - start,
         "couple": coupled - traced,
         "plan": planned - coupled,
         "slim": done - planned,
@@ -185,6 +191,33 @@ def _measure(name: str, repeats: int, peers: bool) -> dict[str, object]:
         if tool in failed:
             record[f"{tool}_failed"] = failed[tool]
     return record
+
+
+def _answer(name: str) -> None:
+    """Measure the package on this path whenever a line comes in, a first time for nothing."""
+    torch.set_num_threads(1)
+    warnings.simplefilter("ignore")
+    model, x = _build(name)
+    _fxprune(model, x)
+    for _ in sys.stdin:
+        print(json.dumps(_fxprune(model, x)), flush=True)
+
+
+def _against(commit: str, names: list[str], turns: int, out: Path) -> None:
+    """The section of the page that compares with an earlier commit, written anew after each model."""
+    from machine_note import machine_note  # reads the present package: ``_answer`` may run on an earlier one
+
+    records: list[dict[str, object]] = []
+    for record in compared(commit, names, turns):
+        records.append(record)
+        note = f"{machine_note()}; seconds of processor time, one thread, medians of {turns} turns and the range of the ratios."
+        text = section(commit, note, records)
+        print(text.splitlines()[-1], flush=True)
+        data = {"commit": commit, "note": note, "records": records}
+        (out / "engine_against.json").write_text(json.dumps(data, indent=1) + "\n")
+        page = out / "ENGINE.md"
+        above = page.read_text().partition(SECTION)[0].rstrip() if page.exists() else "# Speed of the engine"
+        page.write_text(f"{above}\n\n{text}")
 
 
 def _in_child(name: str, repeats: int, peers: bool) -> dict[str, object]:
@@ -294,21 +327,31 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--models", nargs="*", default=list(MODELS))
+    parser.add_argument("--models", nargs="*")
     parser.add_argument("--growth", action=argparse.BooleanOptionalAction, default=True)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--alone", action="store_true", help="leave the peers out")
     parser.add_argument("--out", type=Path, default=ROOT / "tools" / "results")
+    parser.add_argument(
+        "--against", metavar="COMMIT", help="compare with the package of a commit instead of the peers"
+    )
     parser.add_argument("--child", help=argparse.SUPPRESS)
+    parser.add_argument("--answer", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.child:
         print(json.dumps(_measure(options.child, options.repeats, not options.alone)))
         return
-    names = list(options.models)
+    if options.answer:
+        _answer(options.answer)
+        return
+    options.out.mkdir(parents=True, exist_ok=True)
+    if options.against:
+        _against(options.against, options.models or list(COMPARED), options.repeats, options.out)
+        return
+    names = list(options.models or MODELS)
     if options.growth:
         names += [f"residual:{n}" for n in (50, 100, 200, 400, 800, 1600)]
         names += [f"dense:{n}" for n in (8, 16, 32, 64, 128)]
-    options.out.mkdir(parents=True, exist_ok=True)
     records: list[dict[str, object]] = []
     for name in names:
         repeats = options.repeats if ":" not in name else min(options.repeats, 3)
@@ -319,6 +362,8 @@ def main() -> None:
 
 def _write(records: list[dict[str, object]], out: Path, repeats: int) -> None:
     """Records, table and plot of what was measured so far."""
+    from machine_note import machine_note
+
     note = f"{machine_note()}; seconds of processor time, one thread, median of {repeats} (growth: 3) and their range."
     (out / "engine.json").write_text(json.dumps({"note": note, "records": records}, indent=1))
     parts = [
@@ -328,7 +373,9 @@ def _write(records: list[dict[str, object]], out: Path, repeats: int) -> None:
         *(f"* {line}" for line in _growth(records)),
         "![growth with depth](engine_growth.png)",
     ]
-    (out / "ENGINE.md").write_text("\n\n".join(parts) + "\n")
+    page = out / "ENGINE.md"
+    below = "".join(page.read_text().partition(SECTION)[1:]) if page.exists() else ""
+    page.write_text("\n\n".join([*parts, below]).rstrip() + "\n")
     _plot(records, out / "engine_growth.png")
 
 

@@ -13,7 +13,7 @@ from fxprune.graph.trace import Trace
 from fxprune.ops import DROPOUTS, qualified_name
 from fxprune.ops.normalise import BATCH_NORMS
 
-__all__ = ["Draft", "arguments_by_name", "draft", "shared"]
+__all__ = ["Draft", "arguments_by_name", "draft", "is_dead", "shared"]
 
 MODES = "fxprune_modes"
 
@@ -56,11 +56,16 @@ class Draft:
     def swept(self) -> fx.Graph:
         """The graph without dead nodes."""
         for node in reversed(self.graph.nodes):
-            # fx's own sweep looks parts up as attributes, which not every name can be.
-            called = node.op == "call_function" and node.is_impure()
-            if not node.users and node.op not in ("placeholder", "output") and not called:
+            if is_dead(node):
                 self.graph.erase_node(node)
         return self.graph
+
+
+def is_dead(node: fx.Node) -> bool:
+    """Nobody reads the node, and nothing else comes of it."""
+    # fx's own sweep looks parts up as attributes, which not every name can be.
+    quiet = not node.users and node.op not in ("placeholder", "output")
+    return quiet and not (node.op == "call_function" and node.is_impure())
 
 
 def draft(trace: Trace, root: NamedGraph | None = None) -> Draft:

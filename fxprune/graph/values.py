@@ -17,8 +17,10 @@ from torch import fx, nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
+from torch.utils._device import _device_constructors
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from fxprune.graph.empty_results import SHORT
 from fxprune.graph.graph_module import plainly
 from fxprune.models.copies import as_parameter, copied, without_numbers
 
@@ -32,7 +34,7 @@ SAME_VALUES = frozenset(
 )
 """Operators that hand on what they are given."""
 
-SHAPED = {"aten::view": "view", "aten::_unsafe_view": "view", "aten::expand": "expand"}
+SHAPED: Mapping[str, str] = {"aten::view": "view", "aten::_unsafe_view": "view", "aten::expand": "expand"}
 """Operators that the shape of their result says all about: sizes may be written as -1 or in full."""
 
 MAKERS = (torch.tensor, torch.as_tensor, torch.asarray, torch.from_numpy)
@@ -56,44 +58,6 @@ The name of the argument that says so, its position, and what evaluation passes.
 
 FOLLOWED: Flags = {f: FLAGS[f] for f in (F.dropout, F.dropout1d, F.dropout2d, F.dropout3d, F.batch_norm)}
 """Those that a graph follows train() and eval() in (``fxprune.graph.shims``)."""
-
-
-def _like(x: torch.Tensor, *_: object, **__: object) -> torch.Tensor:
-    # torch.empty_like is written in Python where there are no numbers.
-    if x.is_contiguous():
-        return torch.empty_strided(x.shape, x.stride(), dtype=x.dtype, device="meta")
-    return torch.empty_like(x)
-
-
-def _norm_like(x: torch.Tensor, *_: object, **__: object) -> tuple[torch.Tensor, ...]:
-    return _like(x), torch.empty((), device="meta"), torch.empty((), device="meta")
-
-
-def _itself(x: torch.Tensor, *_: object, **__: object) -> torch.Tensor:
-    return x
-
-
-def _sum_in_place(x: torch.Tensor, other: torch.Tensor | complex, **scale: complex) -> torch.Tensor:
-    same = (
-        (other.shape, other.dtype) == (x.shape, x.dtype)
-        if isinstance(other, torch.Tensor)
-        else type(other) is int
-    )
-    return x if same else x.add_(other, **scale)
-
-
-SHORT: Mapping[str, Callable[..., object]] = {
-    **dict.fromkeys(
-        ("aten::native_batch_norm", "aten::native_layer_norm", "aten::native_group_norm"), _norm_like
-    ),
-    **dict.fromkeys(("aten::gelu", "aten::hardswish", "aten::hardsigmoid"), _like),
-    **dict.fromkeys(("aten::relu_", "aten::silu_", "aten::hardswish_"), _itself),
-    "aten::add_": _sum_in_place,
-}
-"""Operators that torch takes apart where there are no numbers, and the shapes of their results.
-
-That costs more than all other layers.  What does not fit their weights has another name than what does.
-"""
 
 
 class UnknownValue(Exception):
@@ -176,6 +140,7 @@ class DryRun:
     def __init__(self, model: nn.Module | Calls, names: Names) -> None:
         self.calls: frozenset[int] = frozenset()
         self._namer = _Namer(names)
+        self._is_calls = isinstance(model, Calls)
         self._model = nn.Module() if isinstance(model, Calls) else model
         self._call: Callable[..., object]
         if isinstance(model, Calls):
@@ -213,7 +178,7 @@ class DryRun:
         arguments = pytree.tree_unflatten(given, spec)
         self._namer.made.clear()
         try:
-            with _modes(self._model, training, whole), torch.no_grad(), torch.device("meta"):
+            with _modes(self._model, training, whole), torch.no_grad():
                 result = self._run(arguments, FOLLOWED if whole else FLAGS)
         except Exception as error:
             raise UnknownValue(f"{type(error).__name__}: {error}") from error
@@ -225,7 +190,9 @@ class DryRun:
 
     def _run(self, arguments: Inputs, flags: Flags) -> object:
         args, kwargs = arguments
-        with self._namer, _Plain(self._namer, flags):
+        # A graph calls operators, on devices that it names: there is nothing for a mode of functions to change.
+        mode = contextlib.nullcontext() if self._is_calls else _Plain(self._namer, flags)
+        with self._namer, mode:
             if self._call is self._model:
                 return self._call(*args, **kwargs)
             return self._call(args, dict(kwargs))
@@ -287,72 +254,101 @@ class _Namer(TorchDispatchMode):
         args: tuple[object, ...] = (),
         kwargs: Mapping[str, object] | None = None,
     ) -> object:
-        kwargs = dict(kwargs or {})
-        key = self._key(func, args, kwargs)
-        result = self._result(func, key, args, kwargs)
+        kwargs = kwargs or {}
+        op = _operator(func)
+        call = self._call(op, args, kwargs)
+        result = self._result(op, call, args, kwargs)
         for k, leaf in enumerate(result if isinstance(result, (tuple, list)) else (result,)):
             # What is written in place keeps its name; its memory gets another.
             if isinstance(leaf, torch.Tensor) and not any(leaf is a for a in args):
-                self._name(func._schema.name, key, k, leaf, args)
-        if not func._schema.is_mutable:
-            return result
-        given = {**dict(zip([a.name for a in func._schema.arguments], args, strict=False)), **kwargs}
-        for argument in func._schema.arguments:
-            if argument.alias_info is not None and argument.alias_info.is_write:
-                for tensor in pytree.tree_leaves(given.get(argument.name)):
-                    if isinstance(tensor, torch.Tensor):
-                        self.written[_memory(tensor)] = self.names.of(key)
+                self._name(op, call, k, leaf, args)
+        for position, name in op.writes:
+            given = args[position] if position < len(args) else kwargs.get(name)
+            for tensor in pytree.tree_leaves(given):
+                if isinstance(tensor, torch.Tensor):
+                    self.written[_memory(tensor)] = call
         return result
 
     def _result(
-        self,
-        func: torch._ops.OpOverload,
-        key: tuple[object, ...],
-        args: tuple[object, ...],
-        kwargs: Mapping[str, object],
+        self, op: _Operator, call: int, args: tuple[object, ...], kwargs: Mapping[str, object]
     ) -> object:
         """What an operator returns; not run again where the same values, lying alike, went through it before."""
-        laid = (key, tuple(_strides(args)), tuple(_strides(kwargs.values())))
+        laid = (call, *_strides(args), *_strides(kwargs.values()))
         made = self.names.results.get(laid)
         if made is not None:
             return made.again()
-        call: Callable[..., object] = SHORT.get(func._schema.name, func)
-        result = call(*args, **kwargs)
-        if _makes_new(func):
+        result = op.run(*args, **kwargs)
+        if op.makes_new:
             made = _Made.of(result)
             if made is not None:
                 self.names.results[laid] = made
         return result
 
-    def _key(
-        self, func: torch._ops.OpOverload, args: tuple[object, ...], kwargs: Mapping[str, object]
-    ) -> tuple[object, ...]:
+    def _call(self, op: _Operator, args: tuple[object, ...], kwargs: Mapping[str, object]) -> int:
+        """The number of a call: an operator on certain values."""
         leaves = [self._leaf(a) for a in args]
         leaves.extend((name, self._leaf(a)) for name, a in kwargs.items())
-        if torch.Tag.nondeterministic_seeded in func.tags:
+        if op.draws:
             self.draws += 1
             leaves.append(("draw", self.draws))
-        return (func, *leaves)
+        return self.names.of((op.full_name, *leaves))
 
     def _leaf(self, value: object) -> object:
         if isinstance(value, torch.Tensor):
-            return "tensor", self.number(value)
+            return self.number(value)
         if isinstance(value, (list, tuple)):
             return tuple([self._leaf(v) for v in value])
         return type(value), value
 
-    def _name(
-        self, op: str, key: tuple[object, ...], k: int, leaf: torch.Tensor, args: tuple[object, ...]
-    ) -> None:
-        if op in SAME_VALUES:
+    def _name(self, op: _Operator, call: int, k: int, leaf: torch.Tensor, args: tuple[object, ...]) -> None:
+        if op.name in SAME_VALUES:
             assert isinstance(args[0], torch.Tensor)
             number = self.number(args[0])
-        elif op in SHAPED:
-            number = self.names.of((SHAPED[op], key[1], tuple(leaf.shape)))
+        elif op.name in SHAPED:
+            number = self.names.of((SHAPED[op.name], self._leaf(args[0]), tuple(leaf.shape)))
         else:
-            number = self.names.of((*key, "result", k))
+            number = self.names.of((call, k))
         self.made.add(number)
         self.learn(leaf, number)
+
+
+@dataclass(frozen=True, eq=False)
+class _Operator:
+    """What naming asks of an operator again and again, and torch is slow to tell.
+
+    Attributes:
+        name: Without its overload.
+        full_name: With it: no two operators share one.
+        run: Makes what it returns where there are no numbers.
+        makes_new: It changes nothing and shares no memory with its operands.
+        draws: It draws random numbers.
+        writes: Position and name of each argument that it writes into.
+    """
+
+    name: str
+    full_name: str
+    run: Callable[..., object]
+    makes_new: bool
+    draws: bool
+    writes: tuple[tuple[int, str], ...]
+
+
+@cache
+def _operator(func: torch._ops.OpOverload) -> _Operator:
+    schema = func._schema
+    return _Operator(
+        name=schema.name,
+        full_name=f"{schema.name}.{schema.overload_name}",
+        run=SHORT.get(schema.name, func),
+        makes_new=not schema.is_mutable
+        and all(part.alias_info is None for part in (*schema.arguments, *schema.returns)),
+        draws=torch.Tag.nondeterministic_seeded in func.tags,
+        writes=tuple(
+            (k, a.name)
+            for k, a in enumerate(schema.arguments)
+            if schema.is_mutable and a.alias_info is not None and a.alias_info.is_write
+        ),
+    )
 
 
 @dataclass(frozen=True, eq=False)
@@ -384,15 +380,6 @@ class _Made:
         return made[0] if self.kind is None else self.kind(made)
 
 
-@cache
-def _makes_new(func: torch._ops.OpOverload) -> bool:
-    """The operator changes nothing and shares no memory with its operands."""
-    schema = func._schema
-    return not schema.is_mutable and all(
-        part.alias_info is None for part in (*schema.arguments, *schema.returns)
-    )
-
-
 def _strides(values: Iterable[object]) -> Iterator[object]:
     """How the tensors among some values lie."""
     for value in values:
@@ -408,12 +395,13 @@ def _memory(tensor: torch.Tensor) -> int:
 
 
 class _Plain(TorchFunctionMode):
-    """Numbers that Python turns into tensors stay known; flags of training are as in evaluation."""
+    """Tensors are made without numbers, but those of numbers stay known; flags of training are as in evaluation."""
 
     def __init__(self, namer: _Namer, flags: Flags) -> None:
         super().__init__()
         self.namer = namer
         self.flags = flags
+        self.makers = _device_constructors()
 
     def __torch_function__(
         self,
@@ -428,6 +416,8 @@ class _Plain(TorchFunctionMode):
         if func in self.flags and not (func is F.batch_norm and args[1] is None):
             name, position, quiet = self.flags[func]
             args, given = args[:position], {**given, name: quiet}
+        elif func in self.makers and given.get("device") is None:
+            given["device"] = "meta"
         return func(*args, **given)
 
     def _made(

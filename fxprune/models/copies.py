@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import copyreg
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
+from typing import cast
 
 import torch
 from torch import nn
@@ -28,13 +30,17 @@ def held(model: nn.Module) -> Iterator[torch.Tensor]:
     """Every tensor a model holds: parameters, buffers, and what its code keeps in plain attributes (a cached grid)."""
     for module in model.modules():
         yield from (t for t in (*module._parameters.values(), *module._buffers.values()) if t is not None)
-        plain = [v for n, v in vars(module).items() if n not in _HOLDERS and not _is_bare(v)]
-        yield from (t for t in pytree.tree_leaves(plain) if isinstance(t, torch.Tensor))
+        other = [v for n, v in vars(module).items() if type(v) not in _PLAIN and n not in _HOLDERS]
+        if not all(map(_is_bare, other)):
+            yield from (t for t in pytree.tree_leaves(other) if isinstance(t, torch.Tensor))
 
 
 def _is_bare(value: object) -> bool:
     """There is surely no tensor in it."""
-    return type(value) in _PLAIN or (type(value) in (dict, OrderedDict) and not value)
+    kind = type(value)
+    if kind in (dict, OrderedDict):
+        return not value
+    return kind in (tuple, set) and _PLAIN.issuperset(map(type, cast("tuple[object, ...]", value)))
 
 
 def copied(model: nn.Module, change: Change) -> nn.Module:
@@ -53,9 +59,9 @@ def copied(model: nn.Module, change: Change) -> nn.Module:
         for tensor in held(model):
             if id(tensor) not in memo:
                 memo[id(tensor)] = as_parameter(change(tensor), tensor)
-    memo.update(_empty_hooks(model))
     try:
-        module = copy.deepcopy(model, memo)
+        module = _deepcopy(model, memo)
+        assert isinstance(module, nn.Module)
     except FxpruneError:
         raise
     except Exception as error:
@@ -68,12 +74,49 @@ def copied(model: nn.Module, change: Change) -> nn.Module:
     return module
 
 
-def _empty_hooks(model: nn.Module) -> Iterator[tuple[int, OrderedDict[object, object]]]:
-    """A new dictionary for each empty one of ten that every module holds: most of what deepcopy would copy."""
-    for module in model.modules():
-        for value in vars(module).values():
-            if type(value) is OrderedDict and not value and not vars(value):
-                yield id(value), OrderedDict()
+def _deepcopy(value: object, memo: dict[int, object]) -> object:
+    """What ``copy.deepcopy`` makes, without its detours for what modules are made of."""
+    kind = type(value)
+    if id(value) in memo:
+        return memo[id(value)]
+    if kind in _PLAIN or (isinstance(value, tuple) and _is_bare(value)):
+        return value
+    if isinstance(value, dict) and (kind is dict or (kind is OrderedDict and not vars(value))):
+        memo[id(value)] = table = kind()
+        for key, part in value.items():
+            table[key if type(key) in _PLAIN else _deepcopy(key, memo)] = _deepcopy(part, memo)
+        return table
+    if isinstance(value, set) and _is_bare(value):
+        memo[id(value)] = entries = value.copy()
+        return entries
+    if isinstance(value, nn.Module) and _is_its_attributes(value):
+        made = type(value).__new__(type(value))
+        memo[id(value)] = made
+        # The state may be a new dictionary each time: nothing is remembered by its id.
+        state = value.__getstate__().items()
+        made.__setstate__(
+            {name: part if type(part) in _PLAIN else _deepcopy(part, memo) for name, part in state}
+        )
+        return made
+    return copy.deepcopy(value, memo)
+
+
+def _is_its_attributes(module: nn.Module) -> bool:
+    """To copy a module is to copy its attributes: neither its class nor the module itself says otherwise."""
+    kind = type(module)
+    return (
+        "__deepcopy__" not in vars(module)
+        and not hasattr(kind, "__deepcopy__")
+        and not hasattr(kind, "__getnewargs__")
+        and not hasattr(kind, "__getnewargs_ex__")
+        and not hasattr(kind, "__slots__")
+        and kind not in copyreg.dispatch_table
+        and kind.__reduce_ex__ is object.__reduce_ex__
+        and kind.__reduce__ is object.__reduce__
+        and kind.__getstate__ is nn.Module.__getstate__
+        and kind.__getattribute__ is object.__getattribute__
+        and kind.__getattr__ is nn.Module.__getattr__
+    )
 
 
 def as_parameter(tensor: torch.Tensor, like: torch.Tensor) -> torch.Tensor:

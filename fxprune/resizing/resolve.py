@@ -135,7 +135,7 @@ def keep_mask(analysis: Analysis, plan: Plan) -> BoolArray:
                 advice="keep at least one index of it",
             )
         positions = np.fromiter(index, np.int64, len(index))
-        if positions[0] < 0 or positions[-1] >= len(units) or (np.diff(positions) <= 0).any():
+        if positions[0] < 0 or positions[-1] >= len(units) or (positions[1:] <= positions[:-1]).any():
             raise PlanError(
                 f"the kept indices of '{axis[0]}' along dimension {axis[1]} are not ascending positions below {len(units)}",
                 tensor=axis[0],
@@ -148,8 +148,7 @@ def keep_mask(analysis: Analysis, plan: Plan) -> BoolArray:
         group = next(g for g in coupling.groups if unit in g.units)
         raise PlanError(f"the plan removes units of '{group.name}', which is pinned: {group.pinned}")
     for axis, units in coupling.axes.items():
-        left = np.flatnonzero(keep[units])
-        if len(left) != len(plan.kept.get(axis, units)):
+        if np.count_nonzero(keep[units]) != len(plan.kept.get(axis, units)):
             raise PlanError(
                 f"the plan contradicts itself at '{axis[0]}', dimension {axis[1]}: coupled axes keep other units",
                 tensor=axis[0],

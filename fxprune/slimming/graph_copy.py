@@ -15,7 +15,7 @@ from torch.utils import _pytree as pytree
 
 from fxprune.coupling.couple import analyse
 from fxprune.errors import SliceError
-from fxprune.graph.drafts import Draft, arguments_by_name, draft
+from fxprune.graph.drafts import Draft, arguments_by_name, draft, is_dead
 from fxprune.graph.graph_module import NamedGraph, set_tensor, tensor_at
 from fxprune.graph.trace import Trace, trace_as
 from fxprune.graph.values import Calls, DryRun, Inputs, Names, UnknownValue
@@ -56,9 +56,14 @@ class Parts:
     @cached_property
     def calls(self) -> Calls:
         """What the graph computes, before there is a module for it."""
-        root = NamedGraph(type(self.trace.model).__name__)
-        made = _rewritten(self.trace, self.found, root, "")
-        own = {n: self.tensors[id(self.trace.tensor(a))] for n, a in self.trace.aliases.items()}
+        trace, found = self.trace, self.found
+        own = {n: self.tensors[id(trace.tensor(a))] for n, a in trace.aliases.items()}
+        if not found.rewrites and not found.gathers and not any(map(is_dead, trace.graph.graph.nodes)):
+            # There is nothing to rewrite in a copy: only tensors are smaller.
+            constants = {name: _sliced(trace.tensor(name), name, found) for name in _constants(trace)}
+            return Calls(trace.graph.graph, {**constants, **own})
+        root = NamedGraph(type(trace.model).__name__)
+        made = _rewritten(trace, found, root, "")
         return Calls(made.swept(), {**dict(root.named_buffers()), **own})
 
     @cached_property
@@ -82,7 +87,7 @@ class Parts:
 def _sliced(tensor: torch.Tensor, name: str, found: Resolution) -> torch.Tensor:
     """A copy of the tensor with the kept indices of every axis."""
     result = tensor.detach()
-    for dim in reversed(range(tensor.ndim)):
+    for dim in range(tensor.ndim):  # rows first: they lie together
         index = found.kept.get((name, dim))
         if index is not None:
             chosen = torch.from_numpy(np.fromiter(index, np.int64, len(index)))
@@ -122,12 +127,20 @@ def _rewritten(trace: Trace, found: Resolution, root: NamedGraph, prefix: str) -
 
 def _attach_constants(trace: Trace, found: Resolution, made: Draft, prefix: str) -> None:
     """Tensors that the graph made itself, under names that no other graph of the root uses."""
-    for node in trace.graph.graph.nodes:
-        name = str(node.target)
-        if node.op == "get_attr" and name not in trace.aliases:
+    for name, nodes in _constants(trace).items():
+        constant = _sliced(trace.tensor(name), name, found)
+        set_tensor(made.root, prefix + name, constant, persistent=False)
+        for node in nodes:
             made.copies[node].target = prefix + name
-            constant = _sliced(trace.tensor(name), name, found)
-            set_tensor(made.root, prefix + name, constant, persistent=False)
+
+
+def _constants(trace: Trace) -> dict[str, list[fx.Node]]:
+    """Tensors that the graph reads and the model does not hold, and where."""
+    found: dict[str, list[fx.Node]] = {}
+    for node in trace.graph.graph.nodes:
+        if node.op == "get_attr" and str(node.target) not in trace.aliases:
+            found.setdefault(str(node.target), []).append(node)
+    return found
 
 
 def _apply(graph: fx.Graph, node: fx.Node, rewrite: Rewrite) -> None:

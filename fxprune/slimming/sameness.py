@@ -37,26 +37,30 @@ And the largest difference that rounding explains, relative to the largest entry
 
 
 def difference(
-    module: nn.Module, calls: Calls, graph: Callable[[], nn.Module], dense: nn.Module, inputs: Inputs
+    module: nn.Module,
+    calls: Callable[[], Calls],
+    graph: Callable[[], nn.Module],
+    dense: nn.Module,
+    inputs: Inputs,
 ) -> str:
     """Why a module cannot stand for a graph, or empty.
 
     Args:
         module: A copy of the user's module with slim tensors.
-        calls: What the slim graph computes from the very same tensors.
+        calls: Tells what the slim graph computes from the very same tensors; asked once the module runs.
         graph: Makes the graph a module, which only numbers need.
         dense: The model both were made from.
         inputs: Example inputs.
     """
     names = Names()
     names.share(_tensors(module))
-    # The graph first: where the module computes the same, its shapes are known by then.
-    rewritten = DryRun(calls, names)
-    wanted = _named(rewritten, inputs)
     copy = DryRun(module, names)
     got = _named(copy, inputs)
     if isinstance(got, str):
         _run_for_real(module, inputs)
+    # After the module: where it does not run the graph is not asked, where both compute the same its shapes are known.
+    rewritten = DryRun(calls(), names)
+    wanted = _named(rewritten, inputs)
     if got != wanted or isinstance(got, str):
         why = _in_numbers(module, graph(), inputs)
         if why:

@@ -127,7 +127,7 @@ def _difference(parts: Parts, module: nn.Module) -> str:
         with torch.no_grad(), torch.random.fork_rng(devices=[]):
             private(module)(*args, **kwargs)
         return ""
-    return difference(module, parts.calls, lambda: parts.graph, trace.model, inputs)
+    return difference(module, lambda: parts.calls, lambda: parts.graph, trace.model, inputs)
 
 
 # --- files -------------------------------------------------------------------------------------
