@@ -24,7 +24,7 @@ from fxprune.regularizers.clock import Clock
 from fxprune.regularizers.decisions import Learned, cut_by, plan_for
 from fxprune.regularizers.options import PerGroup, Scale, choose, per_family
 from fxprune.regularizers.protocol import Regularizer, Report, State
-from fxprune.regularizers.terms.layout import Layout, Members, row_layout
+from fxprune.regularizers.terms.layout import Members, TermLayout, row_layout
 from fxprune.regularizers.terms.view import GroupView, rank_within
 
 __all__ = ["GroupRegularizer"]
@@ -71,7 +71,7 @@ class GroupRegularizer(Regularizer):
         self._rows = layout
         self._attach(owner, layout)
 
-    def _attach(self, owner: nn.Module, layout: Layout) -> None:
+    def _attach(self, owner: nn.Module, layout: TermLayout) -> None:
         """Build the view and everything that has its size."""
         if not layout.slots:
             raise PlanError(
@@ -287,7 +287,7 @@ class GroupRegularizer(Regularizer):
             self._mask_view = GroupView(owner, layout)
         self._mask_view.scale_(self._by_unit(~dead, self._mask_view.layout))
 
-    def _by_unit(self, atoms: Tensor, layout: Layout) -> Tensor:
+    def _by_unit(self, atoms: Tensor, layout: TermLayout) -> Tensor:
         """A mask over atoms of this method as factors over the terms of another layout of the same units."""
         both = (self._rows.unit_atom >= 0) & (layout.unit_atom >= 0)
         there = torch.from_numpy(layout.unit_atom[both]).to(atoms.device)

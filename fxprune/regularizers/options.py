@@ -12,7 +12,7 @@ from torch import Tensor
 
 from fxprune.errors import PlanError
 from fxprune.labels import FloatArray
-from fxprune.regularizers.terms.layout import Layout
+from fxprune.regularizers.terms.layout import TermLayout
 from fxprune.regularizers.terms.view import GroupView
 
 __all__ = ["LearningRate", "PerGroup", "Scale", "choose", "per_family", "step_size"]
@@ -39,7 +39,7 @@ def choose(what: str, value: str, choices: Iterable[str]) -> None:
         raise PlanError(f"{what}={value!r} is unknown", advice=f"choose one of {', '.join(known)}")
 
 
-def per_family(value: PerGroup, layout: Layout, *, what: str) -> FloatArray:
+def per_family(value: PerGroup, layout: TermLayout, *, what: str) -> FloatArray:
     """One number per family; families that no pattern names get 0, later patterns win.
 
     Args:

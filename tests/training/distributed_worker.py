@@ -25,6 +25,8 @@ def main(rank: int, world: int, ports: list[int], recipe: Path, out: Path) -> No
         train_and_kill(recipe, out / "killed", after, pytest.MonkeyPatch(), "parallel=fsdp")
     os.environ["MASTER_PORT"] = str(ports[4])
     records["killed"] = run(recipe, out / "killed", "parallel=fsdp", resume=True).accuracy
+    os.environ["MASTER_PORT"] = str(ports[5])
+    records["at_once"] = run(recipe, out / "at_once", "parallel=fsdp", "method=magnitude").accuracy
     (out / f"{rank}.json").write_text(json.dumps(records))
 
 

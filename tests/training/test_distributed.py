@@ -42,8 +42,9 @@ def outputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
         checkpoints={"every": 2},
         data={"source": "digits", "augment": {"crop": 1, "flip": True}, "limit": 256},
     )
-    with together("training.distributed_worker", json.dumps(free_ports(5)), str(recipe), str(out)):
+    with together("training.distributed_worker", json.dumps(free_ports(6)), str(recipe), str(out)):
         run(recipe, out / "single")
+        run(recipe, out / "single_at_once", "method=magnitude")
     return out
 
 
@@ -55,6 +56,14 @@ def test_two_processes_do_what_one_does(mode: str, outputs: Path) -> None:
     alone, together = (load_file(outputs / name / "slim.safetensors") for name in ("single", mode))
     for name, value in alone.items():
         torch.testing.assert_close(together[name], value, rtol=ROUNDING, atol=ROUNDING)
+
+
+def test_criteria_see_whole_weights_of_a_sharded_model(outputs: Path) -> None:
+    alone, together = (
+        json.loads((outputs / n / "plan.json").read_text()) for n in ("single_at_once", "at_once")
+    )
+    assert together["kept"] == alone["kept"]
+    assert len(alone["kept"]["0.weight"]["0"]) < 9 or len(alone["kept"]["2.weight"]["0"]) < 14
 
 
 @pytest.mark.parametrize("mode", ["ddp", "fsdp", "killed"])

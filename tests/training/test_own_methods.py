@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -136,3 +137,20 @@ def test_a_criterion_of_ones_own_ranks(tmp_path: Path) -> None:
     ):
         with pytest.raises(PlanError, match=what):
             score(trace, wrong)
+
+
+def test_a_criterion_of_ones_own_decides_in_a_recipe(tmp_path: Path) -> None:
+    """Named by a file beside the recipe; what it asks for (gradients here) it gets."""
+    (tmp_path / "last.py").write_text(
+        CRITERION.replace("frozenset()", 'frozenset({"gradients"})').replace(
+            "        return", "        assert view.evidence.squares\n        return"
+        )
+    )
+    plan = {"align": 1, "scope": "local", "criterion": "last.py:Last"}
+    recipe = write(
+        tmp_path, method="none", plan=plan, budget={"channels": 0.5}, sparse={"epochs": 0}, finetune=ONE
+    )
+    command(recipe, "--out", tmp_path / "out")
+    kept = json.loads((tmp_path / "out" / "plan.json").read_text())["kept"]
+    assert kept["blocks.0.conv1.weight"]["0"] == list(range(6, 12))
+    command(recipe, "--out", tmp_path / "out", "--resume")  # nothing is left to do

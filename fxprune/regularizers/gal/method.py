@@ -146,11 +146,7 @@ class GAL(Regularizer):
         init = init or ("normal" if paper_code else "ones")
         choose("restraint", restraint, get_args(Restraint))
         choose("init", init, get_args(Start))
-        if mask_step < 1 or lr_scale <= 0 or mu < 0 or restraint_strength < 0:
-            raise PlanError(
-                f"mask_step={mask_step}, lr_scale={lr_scale}, mu={mu}, restraint_strength={restraint_strength}",
-                advice="mask_step is at least 1, lr_scale above 0, the others are not negative",
-            )
+        _check_numbers(mask_step, lr_scale, mu, restraint_strength)
         self.groups = tuple(groups)
         self._trace = trace_of(groups)
         self._owner, _ = find_parameters(model, self._trace.names)
@@ -448,6 +444,15 @@ class GAL(Regularizer):
         self._show()
         self.student.vector.point.grad = (
             state["gradient"].to(device, copy=True) if "gradient" in state else None
+        )
+
+
+def _check_numbers(mask_step: int, lr_scale: float, mu: float, restraint_strength: float) -> None:
+    """Refuse numbers that make no sense."""
+    if mask_step < 1 or lr_scale <= 0 or mu < 0 or restraint_strength < 0:
+        raise PlanError(
+            f"mask_step={mask_step}, lr_scale={lr_scale}, mu={mu}, restraint_strength={restraint_strength}",
+            advice="mask_step is at least 1, lr_scale above 0, the others are not negative",
         )
 
 

@@ -17,11 +17,11 @@ from fxprune.coupling.groups import Block, Group
 from fxprune.labels import BoolArray, IntArray, components
 from fxprune.planning.layout import Cluster, ItemBlock, serve_inside, serve_whole
 
-__all__ = ["Atoms", "partition"]
+__all__ = ["Partition", "partition"]
 
 
 @dataclass(frozen=True, eq=False)
-class Atoms:
+class Partition:
     """Partition of units into what is decided as one.
 
     Attributes:
@@ -37,7 +37,7 @@ class Atoms:
 
 def partition(
     groups: Sequence[Group], *, barred: Sequence[Group] = (), pinned: BoolArray | None = None
-) -> Atoms:
+) -> Partition:
     """Group units into atoms.
 
     Left out are units of pinned groups, and every bundle that holds such a unit or one that is in
@@ -71,7 +71,7 @@ def partition(
     for cluster in _clusters(blocks, n):
         _serve(cluster, label, free, real)
     free &= real
-    return Atoms(_smallest(label, free), _smallest(_families(groups, label), free))
+    return Partition(_smallest(label, free), _smallest(_families(groups, label), free))
 
 
 def _parts(block: Block) -> list[IntArray]:

@@ -11,7 +11,7 @@ import numpy as np
 from fxprune.coupling.groups import Group
 from fxprune.labels import BoolArray, IntArray
 from fxprune.plans import Crop
-from fxprune.regularizers.terms.layout import Layout, Slot
+from fxprune.regularizers.terms.layout import Slot, TermLayout
 
 __all__ = ["Masked", "channel_dead", "crops_of", "masked_of", "units_without_columns"]
 
@@ -33,20 +33,20 @@ class Masked:
     left: int
 
 
-def _dead(layout: Layout, slot: Slot, alive: BoolArray) -> BoolArray:
+def _dead(layout: TermLayout, slot: Slot, alive: BoolArray) -> BoolArray:
     """Dead columns of a weight: bool over its kept dimensions (channel, then space)."""
     terms = layout.position_term[slot.start : slot.stop]
     known = np.append(~alive, False)  # what is no term stays
     return np.asarray(known[terms]).reshape([slot.shape[d] for d in slot.dims])
 
 
-def channel_dead(layout: Layout, alive: BoolArray) -> dict[str, BoolArray]:
+def channel_dead(layout: TermLayout, alive: BoolArray) -> dict[str, BoolArray]:
     """For each weight, the input channels all of whose columns are gone: bool[C]."""
     dead = {s.name: _dead(layout, s, alive).reshape(s.shape[s.dims[0]], -1) for s in layout.slots}
     return {name: np.asarray(columns.all(axis=1)) for name, columns in dead.items()}
 
 
-def units_without_columns(groups: Sequence[Group], layout: Layout, alive: BoolArray) -> IntArray:
+def units_without_columns(groups: Sequence[Group], layout: TermLayout, alive: BoolArray) -> IntArray:
     """Units that no consumer reads any more.
 
     Args:
@@ -66,7 +66,7 @@ def units_without_columns(groups: Sequence[Group], layout: Layout, alive: BoolAr
     return np.concatenate(found)
 
 
-def crops_of(layout: Layout, alive: BoolArray) -> tuple[Crop, ...]:
+def crops_of(layout: TermLayout, alive: BoolArray) -> tuple[Crop, ...]:
     """Kernels whose border is empty.
 
     Args:
@@ -93,7 +93,7 @@ def _extent(alive: BoolArray, axis: int) -> tuple[int, int]:
 
 
 def masked_of(
-    layout: Layout, alive: BoolArray, removed: dict[str, BoolArray], cropped: Sequence[Crop]
+    layout: TermLayout, alive: BoolArray, removed: dict[str, BoolArray], cropped: Sequence[Crop]
 ) -> tuple[Masked, ...]:
     """What stays masked in each weight.
 

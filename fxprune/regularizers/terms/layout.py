@@ -19,9 +19,9 @@ from fxprune.coupling.groups import Group
 from fxprune.errors import PlanError
 from fxprune.labels import IntArray
 from fxprune.plans import Axis
-from fxprune.regularizers.terms.atoms import Atoms, partition
+from fxprune.regularizers.terms.atoms import Partition, partition
 
-__all__ = ["Layout", "Members", "Slot", "column_layout", "find_parameters", "row_layout"]
+__all__ = ["Members", "Slot", "TermLayout", "column_layout", "find_parameters", "row_layout"]
 
 Members = Literal["rows", "producers", "all"]
 """Which tensors count as part of a unit.
@@ -79,7 +79,7 @@ class Slot:
 
 
 @dataclass(frozen=True, eq=False)
-class Layout:
+class TermLayout:
     """Terms, atoms, layers and families over the parameters of a model.
 
     Attributes:
@@ -214,7 +214,7 @@ def _shape(group: Group, axis: Axis, parameters: Parameters) -> tuple[int, ...]:
     return shape
 
 
-def _claims(groups: Sequence[Group], counted: _Counted, atoms: Atoms, *, votes: bool) -> list[_Claim]:
+def _claims(groups: Sequence[Group], counted: _Counted, atoms: Partition, *, votes: bool) -> list[_Claim]:
     parameters = counted.parameters
     claims: dict[Axis, _Claim] = {}
     seen: dict[tuple[int, int], Axis] = {}
@@ -252,7 +252,7 @@ def _numbered(
     family_of: IntArray,
     labels: Mapping[int, tuple[str, ...]],
     key_of_unit: IntArray,
-) -> Layout:
+) -> TermLayout:
     """Number terms, atoms, layers and families without gaps."""
     claims = sorted(claims, key=lambda c: len(c.shape) != 1)
     key, vote = _joined([c.key for c in claims]), _joined([c.vote for c in claims])
@@ -268,7 +268,7 @@ def _numbered(
     for claim in claims:
         slots.append(Slot(claim.name, claim.dims, claim.shape, start, bool((claim.key >= 0).all())))
         start = slots[-1].stop
-    return Layout(
+    return TermLayout(
         slots=tuple(slots),
         position_term=np.where(position_term >= 0, position_term, len(terms)),
         term_atom=term_atom,
@@ -280,7 +280,7 @@ def _numbered(
     )
 
 
-def _labels(groups: Sequence[Group], atoms: Atoms) -> dict[int, tuple[str, ...]]:
+def _labels(groups: Sequence[Group], atoms: Partition) -> dict[int, tuple[str, ...]]:
     """Group and tensor names of each family, the first group's name first."""
     labels: dict[int, dict[str, None]] = {}
     for group in groups:
@@ -298,7 +298,7 @@ def row_layout(
     keep_at_least: int = 1,
     only: Container[str] | None = None,
     frozen: bool = False,
-) -> tuple[nn.Module, Layout]:
+) -> tuple[nn.Module, TermLayout]:
     """Lay out units (filters, features, heads).
 
     Left out: pinned groups, and families with no more than ``keep_at_least`` atoms (nothing could
@@ -331,14 +331,14 @@ def row_layout(
     head = np.flatnonzero(atoms.atom == np.arange(len(atoms.atom)))
     crowd = np.bincount(atoms.family[head], minlength=len(atoms.family) + 1)
     large = (atoms.family >= 0) & (crowd[atoms.family] > keep_at_least)
-    atoms = Atoms(np.where(large, atoms.atom, -1), np.where(large, atoms.family, -1))
+    atoms = Partition(np.where(large, atoms.atom, -1), np.where(large, atoms.family, -1))
     claims = _claims(groups, counted, atoms, votes=votes)
     return owner, _numbered(claims, atoms.family, _labels(groups, atoms), atoms.atom)
 
 
 def column_layout(
     model: nn.Module, groups: Sequence[Group], *, linear: bool = False
-) -> tuple[nn.Module, Layout]:
+) -> tuple[nn.Module, TermLayout]:
     """Lay out the columns of convolutions: for each weight, ``W[:, c, y, x]`` over all filters.
 
     Every column is an atom, every weight a family.  Columns of channels that cannot go are left out.

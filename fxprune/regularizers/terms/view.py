@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from fxprune.errors import PlanError
-from fxprune.regularizers.terms.layout import Layout, Slot
+from fxprune.regularizers.terms.layout import Slot, TermLayout
 from fxprune.regularizers.terms.local import all_reduce, gathering, held, part, wrapped
 
 __all__ = ["GroupView", "energy", "rank_within"]
@@ -35,7 +35,7 @@ class GroupView:
         term_size: float[n_terms], elements in each term.
     """
 
-    def __init__(self, owner: nn.Module, layout: Layout) -> None:
+    def __init__(self, owner: nn.Module, layout: TermLayout) -> None:
         self.layout = layout
         homes = [slot.name.rpartition(".") for slot in layout.slots]
         self._homes = [(owner.get_submodule(path), leaf) for path, _, leaf in homes]
