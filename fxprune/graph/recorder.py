@@ -13,10 +13,10 @@ from types import FrameType
 import torch
 from torch import fx, nn
 from torch.utils import _pytree as pytree
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from fxprune.errors import TraceError
 from fxprune.graph.graph_module import NamedGraph, set_tensor
+from fxprune.support.dispatch import Watching
 
 __all__ = ["READS", "VISIBLE", "Recording", "idle_parameters", "record", "record_others"]
 
@@ -65,11 +65,11 @@ def _user_frames() -> str:
     return "\n".join(reversed(lines))
 
 
-class _Recorder(TorchDispatchMode):
+class _Recorder(Watching):
     """Turns every operator that really runs into a graph node."""
 
     def __init__(self, model: nn.Module, constants: str, steer: Steer | None) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()
         self.graph = fx.Graph()
         self.root = NamedGraph(type(model).__name__)
         self.nodes: dict[int, fx.Node] = {}
@@ -104,14 +104,10 @@ class _Recorder(TorchDispatchMode):
             self.bind(tensor, self.graph.get_attr(name))
         return self.nodes[id(tensor)]
 
-    def __torch_dispatch__(
-        self,
-        func: torch._ops.OpOverload,
-        types: object,
-        args: tuple[object, ...] = (),
-        kwargs: Mapping[str, object] | None = None,
+    def called(
+        self, func: torch._ops.OpOverload, args: tuple[object, ...], kwargs: Mapping[str, object]
     ) -> object:
-        kwargs = dict(kwargs or {})
+        kwargs = dict(kwargs)
         read = pytree.tree_map_only(torch.Tensor, self.node_of, (args, kwargs))
         result = func(*args, **kwargs)
         node = self.graph.call_function(func, *read)

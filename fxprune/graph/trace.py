@@ -27,6 +27,7 @@ from fxprune.models.odd_models import check_operands, check_traceable, told
 from fxprune.support.memo import Memo
 from fxprune.support.process import no_fast_path, no_garbage, quiet, uninterrupted, untouched_random_state
 from fxprune.support.source_lines import source_of
+from fxprune.support.words import headline
 
 __all__ = ["ExampleInputs", "Trace", "call_arguments", "evaluating", "trace", "trace_as"]
 
@@ -244,7 +245,7 @@ def _traced(model: nn.Module, args: tuple[object, ...], kwargs: dict[str, object
             fixed = exported(working, args, kwargs, dynamic=False)
             return Trace(model, args, kwargs, fixed, "export", False, size or 1, graph)
         except Exception as error:  # noqa: BLE001 - whatever it was, recording may still work
-            declined = _headline(error)
+            declined = headline(error)
     return _recorded(model, args, kwargs, size or 1, declined)
 
 
@@ -258,7 +259,7 @@ def _dynamic(
         many = _doubled((args, kwargs)) if size == 1 else (args, kwargs)
         graph = exported(model, *many, dynamic=True)  # type: ignore[misc]
     except Exception as error:  # noqa: BLE001 - torch.export raises a dozen kinds; the next attempt decides
-        return f"the model fixes the batch size ({_headline(error)})"
+        return f"the model fixes the batch size ({headline(error)})"
     return graph if _is_dynamic(graph) else "the model fixes the batch size"
 
 
@@ -274,7 +275,7 @@ def _recorded(
         except FxpruneError:
             raise
         except Exception as error:
-            what = _headline(error)
+            what = headline(error)
             raise TraceError(
                 f"the model does not run on the example inputs: {what}",
                 source=source_of(error),
@@ -319,14 +320,6 @@ def _reaches_itself(model: nn.Module) -> bool:
                     if isinstance(cell.cell_contents, (nn.Module, torch.Tensor)):
                         return True
     return False
-
-
-def _headline(error: BaseException) -> str:
-    try:
-        text = str(error).strip().splitlines()
-    except Exception:  # noqa: BLE001 - an error of the user's own, whose text fails
-        text = []
-    return f"{type(error).__name__}: {text[0][:200]}" if text else type(error).__name__
 
 
 def _is_dynamic(graph: fx.GraphModule) -> bool:

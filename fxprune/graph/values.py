@@ -18,11 +18,11 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 from torch.utils._device import _device_constructors
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from fxprune.graph.empty_results import SHORT
 from fxprune.graph.graph_module import plainly
 from fxprune.models.copies import as_parameter, copied, without_numbers
+from fxprune.support.dispatch import Watching
 
 __all__ = ["Calls", "DryRun", "Inputs", "Names", "UnknownValue"]
 
@@ -222,11 +222,11 @@ def _modes(model: nn.Module, training: bool, whole: bool) -> Iterator[None]:
             module.training = mode
 
 
-class _Namer(TorchDispatchMode):
+class _Namer(Watching):
     """Names every tensor that is made while it is active."""
 
     def __init__(self, names: Names) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()
         self.names = names
         self.known: dict[int, tuple[torch.Tensor, int]] = {}
         self.written: dict[int, int] = {}
@@ -247,14 +247,9 @@ class _Namer(TorchDispatchMode):
         state = self.written.get(_memory(tensor))
         return number if state is None else self.names.of(("written", number, state))
 
-    def __torch_dispatch__(
-        self,
-        func: torch._ops.OpOverload,
-        types: object,
-        args: tuple[object, ...] = (),
-        kwargs: Mapping[str, object] | None = None,
+    def called(
+        self, func: torch._ops.OpOverload, args: tuple[object, ...], kwargs: Mapping[str, object]
     ) -> object:
-        kwargs = kwargs or {}
         op = _operator(func)
         call = self._call(op, args, kwargs)
         result = self._result(op, call, args, kwargs)

@@ -6,7 +6,6 @@ op makes between two of them.  Everything here reads the coupling; nothing decid
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 
@@ -21,6 +20,7 @@ from fxprune.graph.trace import Trace
 from fxprune.inspection.ties import ties_of
 from fxprune.plans import Axis, Plan
 from fxprune.resizing.resolve import keep_mask
+from fxprune.support.words import near
 
 __all__ = [
     "Explanation",
@@ -163,9 +163,8 @@ def _find(trace: Trace, known: Coupling, tensor: str, dim: int) -> tuple[Axis, i
     """The axis under the name the coupling knows it by, and its length."""
     names = dict.fromkeys([*trace.aliases, *(name for name, _ in known.axes)])
     if tensor not in names:
-        close = difflib.get_close_matches(tensor, names, n=4, cutoff=0.4)
         some = ", ".join(list(names)[:6]) + ", ..." * (len(names) > 6)
-        advice = f"did you mean {', '.join(close)}?" if close else f"its tensors are {some}"
+        advice = near(tensor, names, otherwise=f"its tensors are {some}")
         raise FxpruneError(f"the model has no tensor '{tensor}'", tensor=tensor, advice=advice)
     shape = trace.tensor(tensor).shape
     if not -len(shape) <= dim < len(shape):

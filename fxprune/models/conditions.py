@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
-from torch.utils._python_dispatch import TorchDispatchMode
 
+from fxprune.support.dispatch import Watching
 from fxprune.support.process import alone
 
 __all__ = ["Conditions", "cast", "copied", "named_arguments", "private", "unfused"]
@@ -26,7 +26,7 @@ _RETYPED = "aten::view"
 _HANDED = "aten::lift_fresh"
 
 
-class Conditions(TorchDispatchMode):
+class Conditions(Watching):
     """Runs every operator in one floating type, with random numbers that stand still.
 
     Types written in the model's code (``x.float()``) would end a comparison in double precision, and drawing
@@ -38,18 +38,14 @@ class Conditions(TorchDispatchMode):
     """
 
     def __init__(self, dtype: torch.dtype) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()
         self.dtype = dtype
 
-    def __torch_dispatch__(
-        self,
-        func: torch._ops.OpOverload,
-        types: object,
-        args: tuple[object, ...] = (),
-        kwargs: Mapping[str, object] | None = None,
+    def called(
+        self, func: torch._ops.OpOverload, args: tuple[object, ...], kwargs: Mapping[str, object]
     ) -> object:
         """Run one operator."""
-        return self.run(func, named_arguments(func, args, kwargs or {}))
+        return self.run(func, named_arguments(func, args, kwargs))
 
     def run(self, func: torch._ops.OpOverload, values: Values) -> object:
         """The operator's result on arguments by name."""

@@ -17,6 +17,7 @@ from torch.nn.utils.weight_norm import WeightNorm
 from torch.utils import _pytree as pytree
 
 from fxprune.errors import FxpruneError, SliceError
+from fxprune.support.words import headline
 
 __all__ = ["as_parameter", "copied", "held", "on_meta", "unchanged_buffers", "without_numbers"]
 
@@ -66,7 +67,7 @@ def copied(model: nn.Module, change: Change) -> nn.Module:
         raise
     except Exception as error:
         raise SliceError(
-            f"the model cannot be copied: {type(error).__name__}: {(str(error).splitlines() or [''])[0]}",
+            f"the model cannot be copied: {headline(error)}",
             advice="an attribute of the model holds what Python cannot copy (an open file, a lock, another process); "
             "set it aside, or give its class a __deepcopy__",
         ) from error

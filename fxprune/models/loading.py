@@ -19,13 +19,12 @@ pickles from places that a check beforehand does not see (one name twice, or in 
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import importlib.util
 import inspect as pyinspect
 import sys
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from types import MethodType, ModuleType
@@ -36,6 +35,7 @@ from torch import nn
 from fxprune.errors import FxpruneError
 from fxprune.support.reading import regular_file, shown
 from fxprune.support.source_lines import source_of
+from fxprune.support.words import near
 
 __all__ = ["Loaded", "load_model"]
 
@@ -107,7 +107,9 @@ def _from_torchvision(name: str, spec: str) -> Loaded:
     name, _, weights = name.partition("@")
     known = models.list_models()
     if name not in known:
-        raise FxpruneError(f"torchvision has no model '{name}'", advice=_near(name, known))
+        raise FxpruneError(
+            f"torchvision has no model '{name}'", advice=near(name, known, otherwise="check the spelling")
+        )
     if weights:
         return Loaded(_torchvision_pretrained(name, weights), spec, pretrained=True)
     builder = models.get_model_builder(name)
@@ -150,7 +152,10 @@ def _from_timm(name: str, spec: str) -> Loaded:
     if weights not in {"", "pretrained"}:
         raise FxpruneError(f"unknown weights '{weights}' in '{spec}'", advice=f"write timm:{name}@pretrained")
     if not timm.is_model(name):
-        raise FxpruneError(f"timm has no model '{name}'", advice=_near(name, timm.list_models()))
+        raise FxpruneError(
+            f"timm has no model '{name}'",
+            advice=near(name, timm.list_models(), otherwise="check the spelling"),
+        )
     try:
         model = timm.create_model(name, pretrained=bool(weights))
     except Exception as error:  # timm and its hub client raise many kinds
@@ -186,7 +191,9 @@ def named_object(spec: str) -> object:
     for part in name.split("."):
         if not hasattr(made, part):
             public = [key for key in vars(module) if not key.startswith("_")]
-            raise FxpruneError(f"{source} has no '{name}'", advice=_near(name, public))
+            raise FxpruneError(
+                f"{source} has no '{name}'", advice=near(name, public, otherwise="check the spelling")
+            )
         made = getattr(made, part)
     return made
 
@@ -299,11 +306,6 @@ def _from_pt2(spec: str, allow_pickle: bool) -> Loaded:
 
 
 # --- words -----------------------------------------------------------------------------------
-
-
-def _near(name: str, known: Sequence[str]) -> str:
-    close = difflib.get_close_matches(name, known, n=4, cutoff=0.5)
-    return f"did you mean {', '.join(close)}?" if close else "check the spelling"
 
 
 def _kind(value: object) -> str:

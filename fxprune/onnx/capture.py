@@ -19,7 +19,7 @@ from torch.overrides import TorchFunctionMode
 
 from fxprune.errors import ExportError
 from fxprune.models.calls import Call, output_tensors
-from fxprune.onnx.parity import headline
+from fxprune.onnx.parity import export_headline
 from fxprune.onnx.rewrite_rules import rewrite
 from fxprune.support.process import no_fast_path, quiet, uninterrupted
 from fxprune.support.source_lines import source_of
@@ -114,7 +114,7 @@ def capture(
             raise
         except Exception as error:
             raise ExportError(
-                f"the exported graph could not be optimised: {headline(error)}",
+                f"the exported graph could not be optimised: {export_headline(error)}",
                 advice="try a newer onnxscript and onnx-ir",
             ) from error
 
@@ -167,7 +167,7 @@ def _program(module: nn.Module, call: Call, attempt: Attempt) -> torch.export.Ex
             return torch.export.export(_Flat(module, call), call.tensors, dynamic_shapes=shapes, strict=False)
     except Exception as error:
         raise ExportError(
-            f"torch.export refused the model: {headline(error)}",
+            f"torch.export refused the model: {export_headline(error)}",
             source=source_of(error),
             advice="a model whose control flow depends on its data cannot be an ONNX graph; "
             "replace the Python branch by torch.where or torch.cond",
@@ -218,7 +218,9 @@ def _translation_error(program: torch.export.ExportedProgram, error: BaseExcepti
     name = at[1] if at else ""
     node = _node_like(program.graph, name, op)
     what = (
-        f"ONNX has no translation of {op}" if missing else f"the ONNX exporter failed: {headline(chain[-1])}"
+        f"ONNX has no translation of {op}"
+        if missing
+        else f"the ONNX exporter failed: {export_headline(chain[-1])}"
     )
     kind = Untranslatable if missing else ExportError
     return kind(

@@ -18,6 +18,7 @@ from onnx import TensorProto, shape_inference
 
 from fxprune.errors import ExportError
 from fxprune.support.reading import regular_file, shown, usable
+from fxprune.support.words import headline
 
 __all__ = ["OnnxCost", "count", "data_files"]
 
@@ -97,8 +98,7 @@ def count(path: str | Path, shapes: Mapping[str, Shape], samples: int) -> OnnxCo
     except KeyError as error:
         return OnnxCost(params, None, f"no MACs: the shape of {error} is not known")
     except Exception as error:  # noqa: BLE001 - inference says in many ways that a graph makes no sense
-        said = (str(error).splitlines() or [type(error).__name__])[0]
-        return OnnxCost(params, None, f"no MACs: {said[:200]}")
+        return OnnxCost(params, None, f"no MACs: {headline(error)}")
     return OnnxCost(params, total // max(samples, 1), note)
 
 

@@ -26,7 +26,15 @@ from fxprune.models.calls import Call, ExampleInputs, as_call, evaluating, untou
 from fxprune.models.copies import unchanged_buffers
 from fxprune.onnx.capture import Attempt, Captured, Untranslatable, attempts, capture
 from fxprune.onnx.cost import data_files
-from fxprune.onnx.parity import check_module, draws, headline, largest_error, parity, rounding, run_module
+from fxprune.onnx.parity import (
+    check_module,
+    draws,
+    export_headline,
+    largest_error,
+    parity,
+    rounding,
+    run_module,
+)
 from fxprune.onnx.session import Port, Session, open_session
 from fxprune.support.files import atomic_path, check_writable
 
@@ -261,7 +269,7 @@ def _check(path: Path, job: _Job) -> int:
         imports = onnx.load(str(path), load_external_data=False).opset_import
     except Exception as error:
         raise ExportError(
-            f"the exporter made a file that is not valid ONNX: {headline(error)}",
+            f"the exporter made a file that is not valid ONNX: {export_headline(error)}",
             advice="try another opset, or a newer torch and onnxscript",
         ) from error
     opset = next((entry.version for entry in imports if entry.domain in ("", "ai.onnx")), 0)

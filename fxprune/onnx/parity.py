@@ -28,7 +28,7 @@ from fxprune.models.calls import (
 from fxprune.onnx.session import RUN_LIMIT_S, Array, Port, Session, open_session
 from fxprune.support.source_lines import source_of
 
-__all__ = ["check_module", "draws", "headline", "largest_error", "parity", "rounding", "run_module"]
+__all__ = ["check_module", "draws", "export_headline", "largest_error", "parity", "rounding", "run_module"]
 
 _SLOWER = 100  # times what torch takes: so much slower than the module no file of it is
 
@@ -132,7 +132,7 @@ def run_module(module: nn.Module, call: Call, which: str) -> dict[str, torch.Ten
             outputs = output_tensors(call.with_tensors([t.clone() for t in call.tensors])(module))
     except Exception as error:
         raise ExportError(
-            f"the module does not run on {which}: {headline(error)}",
+            f"the module does not run on {which}: {export_headline(error)}",
             source=source_of(error),
             advice="check shapes, dtypes and device of the inputs",
         ) from error
@@ -184,7 +184,7 @@ def check_module(module: nn.Module) -> None:
         )
 
 
-def headline(error: BaseException) -> str:
+def export_headline(error: BaseException) -> str:
     """What an error of torch says, in one line."""
     while error.__cause__ is not None and "Failed to" in str(error):
         error = error.__cause__

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from difflib import get_close_matches
 from fnmatch import fnmatchcase
 
 from fxprune.coupling.groups import Group
 from fxprune.errors import PlanError
+from fxprune.support.words import near
 
 __all__ = ["matching"]
 
@@ -40,11 +40,12 @@ def matching(groups: Sequence[Group], pattern: str, option: str) -> list[int]:
         found = named
     if not found:
         names = dict.fromkeys(name for group in groups for name in _names(group))
-        near = get_close_matches(pattern, list(names), n=NEAR_MISSES, cutoff=0.5)
-        near = near or [name for name in names if pattern.strip("*?") in name][:NEAR_MISSES]
+        holding = [name for name in names if pattern.strip("*?") in name][:NEAR_MISSES]
+        held = f"did you mean {', '.join(map(repr, holding))}?" if holding else ""
+        meant = near(pattern, names, most=NEAR_MISSES, otherwise=held)
         advice = "use a group name or a tensor name (wildcards * ? [] allowed); `fxprune inspect` lists them"
-        if near:
-            advice = f"did you mean {', '.join(map(repr, near))}? Otherwise {advice}"
+        if meant:
+            advice = f"{meant} Otherwise {advice}"
         raise PlanError(f"{option}={pattern!r} fits no group and no tensor", advice=advice)
     return found
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
-from difflib import get_close_matches
 from typing import Literal, TypeVar
 
 import numpy as np
@@ -35,6 +34,7 @@ from fxprune.planning.solve import Options, Solution, solve
 from fxprune.plans import Axis, Budget, Plan
 from fxprune.structures.cut import cut
 from fxprune.structures.find import choose_structures
+from fxprune.support.words import near
 
 __all__ = ["plan", "plan_removal", "plan_structures", "plan_units", "spend"]
 
@@ -228,10 +228,7 @@ def _units_at(trace: Trace, found: Coupling, name: str, dim: int, positions: Seq
             dims = ", ".join(str(axis[1]) for axis in found.axes if axis[0] == name)
             advice = f"dimensions of this tensor with more than one position: {dims}"
         else:
-            near = get_close_matches(name, known, n=3)
-            advice = (
-                f"did you mean {', '.join(map(repr, near))}?" if near else "`fxprune inspect` lists tensors"
-            )
+            advice = near(name, known, otherwise="`fxprune inspect` lists tensors")
         raise PlanError(f"there is no axis ('{name}', {dim}) to remove from", tensor=name, advice=advice)
     index = np.asarray(positions, np.int64).reshape(-1)
     if index.size and (index.min() < 0 or index.max() >= len(units)):

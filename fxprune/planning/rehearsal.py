@@ -13,7 +13,6 @@ from collections.abc import Iterator, Mapping
 import torch
 from torch import fx
 from torch.utils import _pytree as pytree
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from fxprune.coupling.couple import analyse
 from fxprune.graph.trace import Trace
@@ -24,8 +23,10 @@ from fxprune.plans import Plan
 from fxprune.resizing.resolve import CrossedError, Resolution, keep_mask, resolve
 from fxprune.slimming.graph_copy import Parts
 from fxprune.slimming.module_copy import module_copy
+from fxprune.support.dispatch import Watching
 from fxprune.support.process import no_fast_path
 from fxprune.support.source_lines import source_of
+from fxprune.support.words import headline
 
 __all__ = ["rehearse"]
 
@@ -52,13 +53,12 @@ def rehearse(trace: Trace, plan: Plan) -> None:
             with beside:
                 module(*args, **kwargs)
     except Exception as error:  # noqa: BLE001 - the user's own code may raise anything on fewer channels
-        text = str(error).splitlines() or [""]
-        beside.problem = beside.problem or f"fails on fewer channels ({type(error).__name__}: {text[0]})"
+        beside.problem = beside.problem or f"fails on fewer channels ({headline(error)})"
     if beside.problem and beside.node is not None:
         _refuse(parts.found, beside.node, beside.problem)
 
 
-class _Beside(TorchDispatchMode):
+class _Beside(Watching):
     """Compares every operator that runs with the record.
 
     Attributes:
@@ -67,7 +67,7 @@ class _Beside(TorchDispatchMode):
     """
 
     def __init__(self, resolution: Resolution) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()
         self._resolution = resolution
         ops = (
             n
@@ -78,20 +78,16 @@ class _Beside(TorchDispatchMode):
         self.node: fx.Node | None = None
         self.problem = ""
 
-    def __torch_dispatch__(
-        self,
-        func: torch._ops.OpOverload,
-        types: object,
-        args: tuple[object, ...] = (),
-        kwargs: Mapping[str, object] | None = None,
+    def called(
+        self, func: torch._ops.OpOverload, args: tuple[object, ...], kwargs: Mapping[str, object]
     ) -> object:
         if self.problem:
-            return func(*args, **(kwargs or {}))
+            return func(*args, **kwargs)
         self.node = next(self._record, None)
         if self.node is not None and self.node.target is not func:
             # Another branch runs, for the data are others: from here on there is no record.
             self._record, self.node = iter(()), None
-        result = func(*args, **(kwargs or {}))
+        result = func(*args, **kwargs)
         if self.node is not None:
             self.problem = self._told(self.node, args, result)
         return result

@@ -27,6 +27,7 @@ from fxprune.resizing.resolve import Resolution, keep_mask, resolve
 from fxprune.slimming.crop import outside
 from fxprune.structures.cut import cut
 from fxprune.structures.find import choose_structures
+from fxprune.support.words import headline
 
 __all__ = ["BOTH", "Case", "Measured", "OracleName", "Removal"]
 
@@ -151,14 +152,8 @@ class Case:
         try:
             expected = _ORACLES[oracle](self)
         except Exception as error:  # noqa: BLE001 - an oracle that breaks down has no say
-            text = str(error).strip().splitlines() or [""]
-            return Measured(
-                oracle,
-                0.0,
-                0.0,
-                0.0,
-                (f"the {oracle} oracle does not run: {type(error).__name__}: {text[0][:200]}",),
-            )
+            why = f"the {oracle} oracle does not run: {headline(error)}"
+            return Measured(oracle, error=0.0, effect=0.0, judged=0.0, unjudged=(why,))
         compared = self._judged(expected)
         zeroed = 0.0
         if oracle == "graph" and self.what.inexact and not self.recorded:

@@ -22,6 +22,7 @@ from fxprune.proof.samples import another_batch, in_batches, random_like
 from fxprune.resizing.resolve import expect
 from fxprune.slimming.slim import slim as _slim
 from fxprune.support.source_lines import source_of
+from fxprune.support.words import headline
 
 __all__ = ["verify"]
 
@@ -113,9 +114,8 @@ def _measured(
             continue
         if any(m.judged for m in measured) or dtype == torch.float32:
             return measured, dtype
-    text = str(last).strip().splitlines() or [type(last).__name__]
     raise VerificationError(
-        f"the comparison of dense and slim model does not run: {text[0]}",
+        f"the comparison of dense and slim model does not run: {headline(last)}",
         source=source_of(last),
         advice="was it changed after slim()? If not, check the inputs",
     ) from last

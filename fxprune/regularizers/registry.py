@@ -6,7 +6,6 @@ What a recipe has to know of a method is read off its class (``MethodInfo``), so
 
 from __future__ import annotations
 
-import difflib
 import inspect
 import json
 import typing
@@ -23,6 +22,7 @@ from fxprune.errors import FxpruneError
 from fxprune.models.loading import named_object
 from fxprune.plans import Budget
 from fxprune.regularizers import REGULARIZERS, Compose, Regularizer
+from fxprune.support.words import near
 
 __all__ = ["METHODS", "MethodInfo", "WrongOption", "make_method", "method_info"]
 
@@ -135,10 +135,9 @@ class MethodInfo:
         if kind == "missing":
             return WrongOption("", f"{self.name} needs the option '{option}'", advice=f"add '{option}:'")
         if kind == "extra_forbidden":
-            close = difflib.get_close_matches(option, self.options, n=1)
-            hint = f"did you mean '{close[0]}'? " if close else ""
             what = f"{self.name} has no option '{option}'"
-            return WrongOption(option, what, advice=f"{hint}it has {known}" if known else "it has none")
+            has = f"it has {known}" if known else "it has none"
+            return WrongOption(option, what, advice=f"{near(option, self.options, most=1)} {has}".strip())
         return WrongOption(
             option,
             f"{self.name}: {option}={options.get(option)!r}: {text.lower()}",
@@ -192,12 +191,11 @@ def method_info(name: str) -> MethodInfo:
     if ":" in name:
         return _own(name)
     known = [info.name for info in METHODS]
-    close = difflib.get_close_matches(name.lower(), known, n=1)
-    hint = f"did you mean '{close[0]}'? " if close else ""
+    choice = f"choose one of {', '.join(known)}, none, or name a class of your own as my_module:MyMethod"
     raise WrongOption(
         "",
         f"there is no method '{name}'",
-        advice=f"{hint}choose one of {', '.join(known)}, none, or name a class of your own as my_module:MyMethod",
+        advice=f"{near(name.lower(), known, most=1)} {choice}".strip(),
     )
 
 

@@ -26,6 +26,7 @@ from fxprune.structures.cut import cut, cut_sources
 from fxprune.support.reading import shown
 from fxprune.support.source_lines import source_of
 from fxprune.support.tensors import DIGEST, Content, read_tensors, warn_unchecked, write_tensors
+from fxprune.support.words import headline
 
 __all__ = ["load", "save", "slim"]
 
@@ -91,7 +92,7 @@ def _applied(trace: Trace, plan: Plan, kind: Kind, *, trusted: bool = False) -> 
         except FxpruneError:
             raise
         except Exception as error:  # noqa: BLE001 - the user's own code may raise anything on fewer channels
-            problem = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+            problem = headline(error)
         on_meta = any(t.device.type == "meta" for t in trace.model.parameters())
         if module is not None and (not problem or (kind == "module" and on_meta)):
             module = crop_(module, plan.crops)

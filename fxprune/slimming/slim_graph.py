@@ -22,6 +22,7 @@ from torch.utils._python_dispatch import _disable_current_modes, _get_current_di
 from fxprune.errors import FxpruneError, SliceError
 from fxprune.graph.graph_module import SHARED, NamedGraph
 from fxprune.graph.pickling import packed
+from fxprune.support.words import headline
 
 __all__ = ["Leaf", "Made", "Maker", "SlimGraph", "Way"]
 
@@ -173,7 +174,7 @@ class SlimGraph(NamedGraph):
         try:
             return self._try_to_make(way)
         except Exception as error:
-            what = error.what if isinstance(error, FxpruneError) else f"{type(error).__name__}: {error}"
+            what = error.what if isinstance(error, FxpruneError) else headline(error)
             raise SliceError(
                 f"this graph was made for {self._made[0].way}, and there is none for {way}: {what.splitlines()[0]}",
                 source=error.source if isinstance(error, FxpruneError) else "",

@@ -20,8 +20,9 @@ from fxprune.proof.compare import BOTH, OracleName
 from fxprune.proof.verify import verify
 from fxprune.resizing.resolve import EmptiedError
 from fxprune.slimming.slim import Kind, slim
+from fxprune.support.words import headline
 
-__all__ = ["Challenge", "challenge", "makers", "removals", "told"]
+__all__ = ["Challenge", "challenge", "makers", "removals"]
 
 HALF = Budget(channels=0.5)
 
@@ -71,7 +72,7 @@ def challenge(
     try:
         made_by = list(makers(trace, plans))
     except Exception as error:  # noqa: BLE001 - a faulty engine may break down in any way
-        return Challenge("engine", told(error), frozenset(), 0)
+        return Challenge("engine", headline(error, most=200), frozenset(), 0)
     doubted = [why for _, why in analyse(trace).unsupported if why.startswith("the rule for")]
     if doubted:  # the walk does not believe the rule, pins what the operator reads, and says so
         return Challenge("engine", doubted[0], frozenset(), 0)
@@ -84,10 +85,10 @@ def challenge(
             if isinstance(error, EmptiedError):
                 continue
             if str(error).startswith("the result of") or (chosen and "may go" not in str(error)):
-                refused.add(("the planner: " if chosen else "") + _numberless(told(error)))
+                refused.add(("the planner: " if chosen else "") + _numberless(headline(error, most=200)))
             continue
         except Exception as error:  # noqa: BLE001
-            return Challenge("engine", told(error), frozenset(refused), proved)
+            return Challenge("engine", headline(error, most=200), frozenset(refused), proved)
         by, how = _carried_out(trace, made, ("graph", "auto") if number % 4 == 0 else ("graph",), oracles)
         if by:
             return Challenge(by, how, frozenset(refused), proved)
@@ -154,18 +155,12 @@ def _carried_out(
         try:
             small = slim(trace, made, kind=kind)
         except Exception as error:  # noqa: BLE001
-            return "engine", told(error)
+            return "engine", headline(error, most=200)
         try:
             verify(trace, made, small, oracles=oracles)
         except Exception as error:  # noqa: BLE001
-            return "verify", told(error)
+            return "verify", headline(error, most=200)
     return "", ""
-
-
-def told(error: BaseException) -> str:
-    """Kind and first line of an error, 200 characters at most."""
-    lines = str(error).splitlines()
-    return f"{type(error).__name__}: {lines[0] if lines else ''}"[:200]
 
 
 def _numberless(text: str) -> str:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from fxprune.errors import FxpruneError
 from fxprune.ops import rule_for
-from fxprune.testing.challenge import told
+from fxprune.support.words import headline
 from fxprune.testing.laws import LAWS
 from fxprune.testing.mutation.mutant import applied
 from fxprune.testing.mutation.systematic import slips_of
@@ -154,6 +154,6 @@ def _broken(sample: Sample) -> Iterator[Broken]:
         try:
             how = law(sample)
         except Exception as error:  # noqa: BLE001 - whatever a rule makes fail, the rule is to blame
-            how = told(error)
+            how = headline(error, most=200)
         if how:
             yield Broken(name, sample, how)

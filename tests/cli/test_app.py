@@ -159,7 +159,7 @@ def test_inspect_why(nets: str) -> None:
     assert f"nets.py:{line_of('+ x')}" in text  # the residual add
     data = json.loads(done("inspect", nets, *INPUT, "--why", "head.weight", "--dim", 0, "--json").stdout)
     assert data["pins"][0]["kind"] == "output"
-    assert "did you mean head.weight" in refused("inspect", nets, *INPUT, "--why", "heed.weight")
+    assert "did you mean 'head.weight'" in refused("inspect", nets, *INPUT, "--why", "heed.weight")
 
 
 def test_inspect_writes_graphs(nets: str) -> None:
@@ -331,8 +331,8 @@ def test_wrong_usage_is_code_2(nets: str, words: tuple[str, ...], says: str) -> 
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        (("inspect", "torchvision:resnet19"), "did you mean resnet18"),
-        (("inspect", "nets.py:made", *INPUT), "did you mean make"),
+        (("inspect", "torchvision:resnet19"), "did you mean 'resnet18'"),
+        (("inspect", "nets.py:made", *INPUT), "did you mean 'make'"),
         (("inspect", "nowhere.py:make", *INPUT), "there is no file nowhere.py"),
         (("inspect", "nets.py:make"), "pass --input"),
         (("inspect", "nets.py:make", "-i", "1x3xx8"), "is not a shape or a file"),
@@ -352,7 +352,7 @@ def test_wrong_usage_is_code_2(nets: str, words: tuple[str, ...], says: str) -> 
         (("bench", "none.onnx"), "there is no file none.onnx"),
         (("bench", "nets.py"), "onnxruntime cannot load nets.py"),
         (("compress", "nets.py:make", *INPUT, "--macs", "0.5", "-o", "nets.py/out"), "nets.py is a file"),
-        (("compress", "nets.py:made", *INPUT, "--macs", "0.5", "-o", "out"), "did you mean make"),
+        (("compress", "nets.py:made", *INPUT, "--macs", "0.5", "-o", "out"), "did you mean 'make'"),
         (("inspect", "nets.py", *INPUT), "name a function in the file"),
         (("inspect", "nets.py:make", *INPUT, "--graph", "no/ties.dot"), "does not exist"),
         (("inspect", "nets.py:make", *INPUT, "-w", "."), ". is a folder"),

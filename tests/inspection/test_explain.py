@@ -144,7 +144,7 @@ def test_explain_a_scalar_buffer_has_no_channels(traced: Trace) -> None:
 @pytest.mark.parametrize(
     ("tensor", "dim", "says"),
     [
-        ("stem.wieght", 0, r"no tensor 'stem.wieght'[\s\S]*did you mean stem.weight"),
+        ("stem.wieght", 0, r"no tensor 'stem.wieght'[\s\S]*did you mean 'stem.weight"),
         ("stem.weight", 4, r"has 4 dimensions[\s\S]*0 to 3"),
     ],
 )

@@ -83,7 +83,7 @@ def test_factory_brings_its_inputs(file: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "says"),
     [
-        ("mak", "did you mean make?"),
+        ("mak", "did you mean 'make'?"),
         ("broken", r"RuntimeError: no luck[\s\S]*nets.py:21"),
         ("nothing", "returned nothing, not a"),
         ("number", "is neither a model nor callable, but of type int"),

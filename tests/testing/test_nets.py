@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from fxprune.testing import Recipe, check, from_source, random_net, random_nets, shrink, write
-from fxprune.testing.nets.check import Finding, Wrong, headline
+from fxprune.testing.nets.check import Finding, Wrong, reason_of
 from fxprune.testing.nets.kinds import HOLES, Draw, Unfit
 from fxprune.testing.nets.statements import ENTRIES, KINDS, STATEMENTS
 from fxprune.testing.nets.write import Step, Writer, quiet
@@ -135,9 +135,11 @@ def test_the_checker_notices_what_is_no_error_of_ours(monkeypatch: pytest.Monkey
     assert report.findings[0].what == "IndexError: list index # out of range"
 
 
-def test_headlines_hide_names_and_numbers() -> None:
-    assert headline(Wrong("484 multiply-accumulates at 'a.b', 1.5e-03")) == "# multiply-accumulates at ..., #"
-    assert headline(Wrong("rows would keep 5, 3, 4 of 6")) == "rows would keep # of #"
+def test_reasons_hide_names_and_numbers() -> None:
+    assert (
+        reason_of(Wrong("484 multiply-accumulates at 'a.b', 1.5e-03")) == "# multiply-accumulates at ..., #"
+    )
+    assert reason_of(Wrong("rows would keep 5, 3, 4 of 6")) == "rows would keep # of #"
 
 
 def test_shrinking_keeps_what_fails(monkeypatch: pytest.MonkeyPatch) -> None:

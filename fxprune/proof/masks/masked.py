@@ -40,15 +40,11 @@ class Masked(Conditions):
         self.states = States()
         self.astray = ""
 
-    def __torch_dispatch__(
-        self,
-        func: torch._ops.OpOverload,
-        types: object,
-        args: tuple[object, ...] = (),
-        kwargs: Mapping[str, object] | None = None,
+    def called(
+        self, func: torch._ops.OpOverload, args: tuple[object, ...], kwargs: Mapping[str, object]
     ) -> object:
         """Run one operator and note what is left of its result."""
-        values = named_arguments(func, args, kwargs or {})
+        values = named_arguments(func, args, kwargs)
         given = [t for t in pytree.tree_leaves(values) if isinstance(t, Tensor)]
         if not given:
             return self._noted(self.run(func, values), torch.full((), FREE, dtype=torch.uint8))

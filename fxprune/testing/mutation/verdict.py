@@ -20,7 +20,8 @@ from fxprune.graph.trace import Trace
 from fxprune.ops import qualified_name
 from fxprune.plans import Plan
 from fxprune.proof.compare import BOTH, OracleName
-from fxprune.testing.challenge import Challenge, challenge, told
+from fxprune.support.words import headline
+from fxprune.testing.challenge import Challenge, challenge
 from fxprune.testing.framed import framed
 from fxprune.testing.laws import UNPROVED, slim_is_what_is_left, what_may_go
 from fxprune.testing.mutation.mutant import Mutant, applied
@@ -212,4 +213,4 @@ def _law_broken(net: Subject, mutant: Mutant) -> str:
         try:
             return net.law()
         except Exception as error:  # noqa: BLE001
-            return told(error)
+            return headline(error, most=200)

@@ -35,7 +35,7 @@ from fxprune.proof.verify import verify
 from fxprune.slimming.slim import load, save, slim
 from fxprune.testing.nets.write import Inputs, Net, quiet
 
-__all__ = ["Finding", "Removal", "Report", "Verdict", "check", "headline"]
+__all__ = ["Finding", "Removal", "Report", "Verdict", "check", "reason_of"]
 
 Verdict = Literal["right", "refused", "wrong", "crashed"]
 Removal = Mapping[Axis, Sequence[int]]
@@ -126,10 +126,10 @@ class Report:
             elif isinstance(error, FxpruneError):
                 verdict = "refused"
             said = f"{type(error).__name__}: {error}"
-            self.findings.append(Finding(stage, how, verdict, headline(error), said, removal))
+            self.findings.append(Finding(stage, how, verdict, reason_of(error), said, removal))
 
 
-def headline(error: BaseException) -> str:
+def reason_of(error: BaseException) -> str:
     """What an error says, without names and numbers, so that equal reasons are counted together."""
     text = (str(error).strip().splitlines() or [""])[0]
     text = re.sub(r"; the first pin: ([^\[]*).*", r": \1", text)
@@ -208,7 +208,7 @@ class _Trial:
             if group.pinned is None:
                 self.report.free += group.width
             else:
-                self.report.pinned[headline(FxpruneError(reason))] += group.width
+                self.report.pinned[reason_of(FxpruneError(reason))] += group.width
 
     # --- plans ---------------------------------------------------------------------------------
 

@@ -7,7 +7,6 @@ statement that no longer fits (because one before it was deleted) is left out, s
 
 from __future__ import annotations
 
-import linecache
 import math
 import random
 import warnings
@@ -15,6 +14,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
+from linecache import cache as source_cache
 
 import torch
 from torch import nn
@@ -103,7 +103,7 @@ class Net:
     @cached_property
     def _names(self) -> dict[str, object]:
         lines = self.source.splitlines(keepends=True)
-        linecache.cache[self.name] = (len(self.source), None, lines, self.name)  # tracebacks show the lines
+        source_cache[self.name] = (len(self.source), None, lines, self.name)  # tracebacks show the lines
         names: dict[str, object] = {"__name__": self.name.removesuffix(".py")}
         exec(compile(self.source, self.name, "exec"), names)  # noqa: S102 - the text was written here
         return names

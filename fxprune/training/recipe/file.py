@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -15,6 +14,7 @@ from pydantic_core import ErrorDetails
 from fxprune.errors import RecipeError
 from fxprune.regularizers.registry import WrongOption, method_info
 from fxprune.support.reading import shown, usable
+from fxprune.support.words import near
 from fxprune.training.recipe.schema import (
     FolderData,
     NpzData,
@@ -206,11 +206,10 @@ def _words(tree: Tree, fault: ErrorDetails) -> tuple[str, str]:
     written = _written(tree, key)
     if kind == "extra_forbidden":
         known = model_fields_at(key[:-1])
-        close = difflib.get_close_matches(str(key[-1]), known, n=1)
         inside = written.rpartition(".")[0]
         return (
             f"unknown key '{key[-1]}'" + (f" in {inside}" if inside else ""),
-            f"did you mean '{close[0]}'?" if close else f"keys here: {', '.join(known)}",
+            near(str(key[-1]), known, most=1, otherwise=f"keys here: {', '.join(known)}"),
         )
     if kind == "missing":
         inside = f" in {written}" if written else ""
@@ -218,9 +217,8 @@ def _words(tree: Tree, fault: ErrorDetails) -> tuple[str, str]:
     if kind == "union_tag_invalid":
         known = tuple(str(fault["ctx"]["expected_tags"]).replace("'", "").split(", "))
         given = str(fault["ctx"]["tag"])
-        close = difflib.get_close_matches(given, known, n=1)
-        hint = f"did you mean '{close[0]}'? " if close else ""
-        return f"{written}.source ({given}) is unknown", f"{hint}choose one of {', '.join(known)}"
+        choice = f"{near(given, known, most=1)} choose one of {', '.join(known)}"
+        return f"{written}.source ({given}) is unknown", choice.strip()
     text = fault["msg"].removeprefix("Value error, ")
     given = fault["input"]
     shown = f" ({json.dumps(given)})" if isinstance(given, (str, int, float, bool)) else ""
