@@ -35,8 +35,6 @@ from engine_against import MODELS as COMPARED
 from engine_against import compared, section
 from torch import nn
 
-from fxprune.report.palette import LINES
-
 MODELS = (
     *("resnet50", "resnet152", "vit_b_16", "convnext_base", "efficientnet_b7"),
     *("densenet121", "densenet201", "maxvit_t"),
@@ -303,6 +301,8 @@ def _plot(records: list[dict[str, object]], path: Path) -> None:
 
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
+
+    from fxprune.report.palette import LINES  # the present package's, like ``machine_note`` in ``_against``
 
     figure, axes = plt.subplots(1, 2, figsize=(10, 4))
     for axis, kind in zip(axes, ("residual", "dense"), strict=True):

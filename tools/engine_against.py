@@ -44,7 +44,6 @@ def compared(commit: str, models: Sequence[str], turns: int) -> Iterator[dict[st
         turns: How often each is measured.
     """
     with tempfile.TemporaryDirectory() as folder:
-        # Not through pipes of bytes kept in memory twice: the archive of the package alone is small.
         packed = subprocess.run(
             ["git", "archive", commit, "fxprune"], cwd=ROOT, capture_output=True, check=True
         ).stdout
