@@ -13,7 +13,6 @@ import os
 import signal
 import sys
 from dataclasses import asdict
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Annotated, NoReturn, TextIO
@@ -173,6 +172,8 @@ def _refused_by_system(error: OSError) -> FxpruneError:
 
 def _show_version(wanted: bool) -> None:
     if wanted:
+        from importlib.metadata import PackageNotFoundError, version
+
         try:
             print(f"fxprune {version('fxprune')}")
         except PackageNotFoundError:
