@@ -313,7 +313,7 @@ def _run(
         onnx = {name: _onnx_accuracy(report.path, digits) for name, report in result.exports.items()}
         ticks.note(", ".join(f"{name} {share(value)}" for name, value in onnx.items()))
     made = DemoResult(reached, onnx, result, folder / "demo.png", 0.0)
-    plot_demo(reached, result.widths, result.bench.rows, made.picture)
+    plot_demo(reached, result.widths, result.bench, made.picture)
     write_text(
         result.paths.report, result.markdown(_TITLE, first=(made.sheet().markdown(), "![demo](demo.png)"))
     )

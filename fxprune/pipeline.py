@@ -419,7 +419,7 @@ def percent(ticks: Ticks) -> Callable[[float, str], None]:
 
 def _write_report(result: Result, title: str, paths: Paths) -> None:
     write_text(paths.bench, result.bench.to_json())
-    plot_latency(result.bench.rows, paths.latency_plot)
+    plot_latency(result.bench, paths.latency_plot)
     plot_widths(result.widths, paths.widths_plot)
     write_text(paths.report, result.markdown(title))
 

@@ -33,6 +33,7 @@ import numpy as np
 import torch
 from engine_against import MODELS as COMPARED
 from engine_against import compared, section
+from machine_note import machine_note
 from torch import nn
 
 MODELS = (
@@ -318,6 +319,7 @@ def _plot(records: list[dict[str, object]], path: Path) -> None:
         axis.grid(alpha=0.3)
         if axis.lines:
             axis.legend()
+    figure.supxlabel(machine_note(), fontsize=6)
     figure.tight_layout()
     figure.savefig(path, dpi=110)
     plt.close(figure)

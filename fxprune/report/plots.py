@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from fxprune.bench.table import BenchRow
+    from fxprune.bench.table import BenchTable
     from fxprune.inspection.explain import WidthRow
 
 __all__ = ["plot_demo", "plot_latency", "plot_widths"]
@@ -36,27 +36,27 @@ def plot_widths(rows: Sequence[WidthRow], path: Path) -> None:
     _save(figure, path)
 
 
-def plot_latency(rows: Sequence[BenchRow], path: Path) -> None:
-    """Median latencies as bars, with the tenth and the ninetieth percentile.
+def plot_latency(table: BenchTable, path: Path) -> None:
+    """Median latencies as bars, with the tenth and the ninetieth percentile, and the machine.
 
     Args:
-        rows: From a ``BenchTable``.
+        table: From ``benchmark``.
         path: The file; its suffix decides the format.
     """
-    figure = _figure(6.4, 0.7 * len(rows) + 1.4)
-    _draw_latency(figure.subplots(), rows)
+    figure = _figure(6.4, 0.7 * len(table.rows) + 1.6)
+    _draw_latency(figure.subplots(), table)
     _save(figure, path)
 
 
 def plot_demo(
-    accuracy: Mapping[str, float], widths: Sequence[WidthRow], latency: Sequence[BenchRow], path: Path
+    accuracy: Mapping[str, float], widths: Sequence[WidthRow], latency: BenchTable, path: Path
 ) -> None:
     """The demo in one picture: accuracies, widths and latencies.
 
     Args:
         accuracy: Share of right answers in [0, 1] by the name of the moment.
         widths: From ``width_table``.
-        latency: From a ``BenchTable``.
+        latency: From ``benchmark``.
         path: The file.
     """
     figure = _figure(11, 6.4)
@@ -89,7 +89,8 @@ def _draw_widths(axes: Axes, rows: Sequence[WidthRow]) -> None:
     _titles(axes, f"channels per group{rest}", "")
 
 
-def _draw_latency(axes: Axes, rows: Sequence[BenchRow]) -> None:
+def _draw_latency(axes: Axes, table: BenchTable) -> None:
+    rows, m = table.rows, table.machine
     colors = [DENSE, *[SLIM] * (len(rows) - 1)]
     medians = [row.median_ms for row in rows]
     low = [max(0.0, row.median_ms - row.p10_ms) for row in rows]
@@ -108,6 +109,11 @@ def _draw_latency(axes: Axes, rows: Sequence[BenchRow]) -> None:
         axes.text(row.p90_ms, number, text, va="center", fontsize=9)
     axes.set_xlim(0, 1.35 * max(row.p90_ms for row in rows))
     axes.invert_yaxis()
+    threads = f"{table.threads} thread{'s' * (table.threads > 1)}"
+    made = (
+        f"{m.cpu}, {m.cores} cores, {m.capability}; onnxruntime {m.onnxruntime}, torch {m.torch}; {threads}"
+    )
+    axes.set_xlabel(plot(made), fontsize=6, loc="left")
     _titles(axes, "latency of one call, median and p10..p90, ms", "")
 
 

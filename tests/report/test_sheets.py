@@ -138,13 +138,14 @@ def test_plots_are_pictures(tmp_path: Path) -> None:
 
 
 def test_latency_plot(tmp_path: Path) -> None:
-    from fxprune.bench.table import BenchRow
-
     rows = [
         BenchRow("dense", "onnxruntime", 4.0, 3.9, 4.4, 0.2, 1.0, 1.0, 1.0, 1),
         BenchRow("slim", "onnxruntime", 2.0, 1.9, 2.2, 0.1, 2.0, 1.9, 2.1, 1),
     ]
-    plot_latency(rows, tmp_path / "l.png")
+    table = BenchTable(tuple(rows), machine(), 1, 1, 10, 5, "counted")
+    plot_latency(table, tmp_path / "l.svg")
+    assert machine().cpu in (tmp_path / "l.svg").read_text(), "it says on what machine it was measured"
+    plot_latency(table, tmp_path / "l.png")
     assert _colors(tmp_path / "l.png") > 3
 
 

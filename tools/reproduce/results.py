@@ -165,6 +165,10 @@ def draw(records: Sequence[Record], path: Path) -> None:
     axes.flat[-1].set_xlabel("error increase after fine-tuning, points")
     kinds = {"with a sparse phase": SLIM, "pruned at once": BETWEEN}
     axes.flat[0].legend([Patch(color=c) for c in kinds.values()], kinds, frameon=False, fontsize=8)
+    where = _once(
+        f"{r.machine['cpu']}, {r.machine['capability']}, torch {r.machine['torch']}" for r in records
+    )
+    figure.supxlabel("; ".join(where), fontsize=6)
     with atomic_path(path) as temporary:
         figure.savefig(temporary, dpi=130)
     plt.close(figure)

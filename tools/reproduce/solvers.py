@@ -160,8 +160,8 @@ def _fastest(runs: Sequence[Run], sparsity: float, loss: float) -> tuple[list[Po
     return [min(a, key=lambda p: p.step) for a in arrived if a], sum(not a for a in arrived)
 
 
-def picture(runs: Sequence[Run], path: Path) -> None:
-    """Sparsity and loss against steps, one line a run of the first seed."""
+def picture(runs: Sequence[Run], path: Path, where: str) -> None:
+    """Sparsity and loss against steps, one line a run of the first seed, and the machine."""
     fig, (left, right) = plt.subplots(1, 2, figsize=(9.5, 4.2), layout="constrained")
     lams, variants = sorted({r.lam for r in runs}), list(VARIANTS)
     for run in (r for r in runs if r.seed == 0):
@@ -176,6 +176,7 @@ def picture(runs: Sequence[Run], path: Path) -> None:
     left.set(xlabel="steps", ylabel="channels gone, %", ylim=(0, 100))
     right.set(xlabel="steps", ylabel="training loss of what is left", yscale="log")
     fig.legend(loc="outside lower center", ncols=3, fontsize=6)
+    right.set_title(where, fontsize=6, loc="right")
     fig.savefig(path, dpi=110)
     plt.close(fig)
 
@@ -222,7 +223,7 @@ def main() -> int:
     )
     sheet = table(runs, given.sparsities, given.loss)
     given.out.mkdir(parents=True, exist_ok=True)
-    picture(runs, given.out / "solvers.png")
+    picture(runs, given.out / "solvers.png", f"{where.cpu}, {where.capability}, torch {where.torch}")
     write_text(given.out / "solvers.json", json.dumps([asdict(r) for r in runs]) + "\n")
     introduction = __doc__.split("\n\n", 1)[1].rstrip()
     write_text(
