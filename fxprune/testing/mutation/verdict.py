@@ -175,9 +175,10 @@ def verdict(
         oracles: Who proves slim models; where it is one alone, the walk believes every rule.
     """
     start = process_time()
-    tried = list(islice(candidates(mutant, subjects), most))
+    tried: list[Subject] = []
     stopped: tuple[str, str] | None = None
-    for net in tried:
+    for net in islice(candidates(mutant, subjects), most):
+        tried.append(net)
         expected = whole(net, oracles)
         if expected.by:  # what an oracle cannot judge without a fault tells nothing about one
             continue
