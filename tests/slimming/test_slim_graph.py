@@ -59,12 +59,14 @@ def resized() -> tuple[nn.Module, torch.Tensor, Plan]:
 
 def test_other_sizes_have_their_own_graph() -> None:
     model, x, made = resized()
-    small = slim(trace(model, x), made, kind="graph").eval()
-    whole = slim(trace(model, x), plan_removal(trace(model, x), {}), kind="graph").eval()
+    found = trace(model, x)
+    small = slim(found, made, kind="graph").eval()
+    whole = slim(found, plan_removal(found, {}), kind="graph").eval()
     for shape in ((1, 3, 48, 40), (3, 3, 16, 24), (2, 3, 32, 32)):
         other = torch.randn(shape)
         assert gap(model(other), whole(other)) < SAME
-        again = slim(trace(model, other), replace(made, fingerprint=trace(model, other).fingerprint))
+        found = trace(model, other)
+        again = slim(found, replace(made, fingerprint=found.fingerprint))
         assert small(other).shape == (shape[0], 5, *shape[2:])
         assert gap(again.eval()(other), small(other)) < SAME
 

@@ -89,7 +89,7 @@ NETS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "densenet": (dense, (2, 3, 32, 32)),
     "inception": (Inception, (2, 3, 8, 8)),
     "vit": (vit, (2, 3, 16, 16)),
-    "googlenet": (lambda: googlenet(num_classes=5, init_weights=True), (2, 3, 64, 64)),
+    "googlenet": (lambda: googlenet(num_classes=5, init_weights=True), (2, 3, 32, 32)),
 }
 
 
