@@ -222,6 +222,21 @@ def test_what_an_index_picks_is_gone_where_the_index_is(name: str) -> None:
     assert crossed.judged == 1.0 and crossed.error > 0.01
 
 
+def test_bags_of_rows_lose_the_columns_of_their_table() -> None:
+    class Bags(Rows):
+        def forward(self, x: Tensor) -> Tensor:
+            bags = torch.tensor([[0, 3, 3], [6, 1, 2]])
+            return self.z(nn.functional.embedding_bag(bags, self.a.weight.T, mode="sum"))
+
+    torch.manual_seed(0)
+    net = Bags(lambda net, y: y).double().eval()
+    for read, right in ((LEFT, True), (LEFT[::-1], False)):
+        made, small = without(net, LEFT, read)
+        found = compare(net, made, small, (torch.randn(2, 7, dtype=torch.float64),))
+        assert found.judged == 1.0
+        assert (found.error <= EXACT) == right
+
+
 UNKNOWN = {
     "places of the largest": lambda net, y: y * y.argmax(1, keepdim=True),
     "sorted": lambda net, y: y.sort(1).values,

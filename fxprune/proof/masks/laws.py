@@ -24,6 +24,7 @@ from fxprune.proof.masks.contracting import (
 )
 from fxprune.proof.masks.moving import (
     along,
+    bagged,
     composed,
     copied,
     drawn,
@@ -82,6 +83,7 @@ _LAWS: Mapping[str, Law] = _table(
         "as_strided_scatter diag_embed unsafe_split unsafe_split_with_sizes unsafe_chunk "
         "block_diag rot90": moved(),
         "gather take": picked,
+        "_embedding_bag _embedding_bag_forward_only": bagged,
         "index_select index_copy scatter index_fill embedding": moved("index", "indices"),
         "index _unsafe_index index_put _unsafe_index_put": moved("indices"),
         # reductions

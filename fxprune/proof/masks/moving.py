@@ -14,6 +14,7 @@ from fxprune.proof.masks.states import ALIVE, DEAD, FREE
 
 __all__ = [
     "along",
+    "bagged",
     "composed",
     "copied",
     "drawn",
@@ -104,6 +105,18 @@ def picked(call: Call) -> Result:
         return result, moved_states
     assert isinstance(moved_states, Tensor)
     return result, torch.where(state == DEAD, DEAD, moved_states).to(torch.uint8)
+
+
+def bagged(call: Call) -> Result:
+    """Rows of a table summed or compared column by column; the numbers beside the result say where the bags are."""
+    columns = unmixed(call, "weight", [0])
+    for name in ("indices", "offsets", "per_sample_weights"):
+        if isinstance(call[name], Tensor) and bool((call.state(call[name]) == DEAD).any()):
+            raise Unknown(f"'{name}' of {call.func} has lost something")
+    result = call.run()
+    assert isinstance(result, tuple)
+    bags, *others = result
+    return result, [columns.expand(bags.shape), *[Unknown("where bags lie")] * len(others)]
 
 
 def _on_states(call: Call, kept: Sequence[str], clear: Values) -> State | list[State]:

@@ -492,7 +492,7 @@ VIEWS = (
         "shuffles need no equal columns",
         "Merging rows and columns against their nesting does not ask for equal columns.",
         couple=muted("project"),
-        first=("grouped convolution, shuffled",),
+        first=("grouped convolution, shuffled", "grouped convolution, two channels gate all, shuffled"),
     ),
     rule(
         "aten::expand",

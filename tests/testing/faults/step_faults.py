@@ -230,7 +230,11 @@ WALK = (
         "turned layouts are new ones",
         "A layout that was transposed is not recognised.",
         at("fxprune.coupling.layouts:permutations", lambda _: lambda dims: [tuple(dims)]),
-        first=("channel shuffle, hard-coded sizes", "multi-head attention, heads"),
+        first=(
+            "channel shuffle, hard-coded sizes",
+            "multi-head attention, heads",
+            "grouped convolution, two channels gate all, shuffled",
+        ),
     ),
     code(
         "walk",
