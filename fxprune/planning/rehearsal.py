@@ -25,7 +25,6 @@ from fxprune.slimming.graph_copy import Parts
 from fxprune.slimming.module_copy import module_copy
 from fxprune.support.dispatch import Watching
 from fxprune.support.process import no_fast_path
-from fxprune.support.source_lines import source_of
 from fxprune.support.words import headline
 
 __all__ = ["rehearse"]
@@ -122,15 +121,8 @@ def _refuse(resolution: Resolution, node: fx.Node, problem: str) -> None:
         at = queue.popleft()
         arrays = _losing(resolution, at)
         if arrays:
-            error = CrossedError(
-                problem,
-                node=node.name,
-                op=str(node.target),
-                source=source_of(node),
-                advice="take the size from the tensor, or leave these channels in",
-            )
-            error.arrays = tuple(arrays)
-            raise error
+            advice = "take the size from the tensor, or leave these channels in"
+            raise CrossedError(problem, node=node, advice=advice, arrays=arrays)
         queue.extend(n for n in at.all_input_nodes if n not in seen)
         seen.update(at.all_input_nodes)
 

@@ -33,6 +33,8 @@ __all__ = ["CrossedError", "EmptiedError", "Gather", "Resolution", "expect", "ke
 
 Shape = tuple[int, ...]
 
+WHOLE_ROWS = "remove whole rows (heads, groups), or equally many units of each"
+
 
 @dataclass(frozen=True, eq=False)
 class Resolution:
@@ -166,7 +168,11 @@ class EmptiedError(PlanError):
         needs: int64[n] each, the units of which so many (the number beside them) must stay.
     """
 
-    needs: tuple[tuple[IntArray, int], ...] = ()
+    def __init__(
+        self, what: str, *, node: fx.Node, advice: str, needs: Sequence[tuple[IntArray, int]]
+    ) -> None:
+        super().__init__(what, node=node.name, op=str(node.target), source=source_of(node), advice=advice)
+        self.needs = tuple(needs)
 
 
 class CrossedError(PlanError):
@@ -176,7 +182,9 @@ class CrossedError(PlanError):
         arrays: Units as they lie in the tensors that the operator reads and makes, size 1 along dimensions without.
     """
 
-    arrays: tuple[IntArray, ...] = ()
+    def __init__(self, what: str, *, node: fx.Node, advice: str, arrays: Sequence[IntArray]) -> None:
+        super().__init__(what, node=node.name, op=str(node.target), source=source_of(node), advice=advice)
+        self.arrays = tuple(arrays)
 
 
 class _Resolver:
@@ -217,7 +225,8 @@ class _Resolver:
             first = lacking[0][0]
             node = next(n for n in self.analysis.calls if n.name == first.node)
             needs = [(need.units[row], need.count) for need, row in lacking]
-            raise self._error(node, f"needs {first.count} positions or more, and fewer would be left", needs)
+            what = f"needs {first.count} positions or more, and fewer would be left"
+            raise self._emptied(node, what, needs)
 
     def _visit(self, node: fx.Node, held: object) -> None:
         values = held if isinstance(held, list) else [held]
@@ -256,38 +265,26 @@ class _Resolver:
             )
             if slim is None:
                 what = "would not stay rectangular: rows lose different numbers of units"
-                raise self._error(node, what, arrays=units)
+                raise self._crossed(node, what, units)
             for d in varying(array):
                 if shape[d] not in (value.shape[d], slim.shape[d]):
                     what = f"would have two different sizes along dimension {d}"
-                    raise self._error(node, what, arrays=units)
+                    raise self._crossed(node, what, units)
                 shape[d] = slim.shape[d]
             left.append(units[k].ravel()[slim])
         # A recorded run may have met an empty tensor: no box on some level of a pyramid.
         if any(n == 0 < before for n, before in zip(shape, value.shape, strict=True)):
             empty = [u.ravel() for u, slim in zip(units, left, strict=True) if slim.size == 0]
-            raise self._error(node, "would be emptied", [(np.concatenate(empty), 1)])
+            raise self._emptied(node, "would be emptied", [(np.concatenate(empty), 1)])
         return Value(tuple(shape), tuple(left), value.origin, None)
 
-    def _error(
-        self,
-        node: fx.Node,
-        what: str,
-        needs: Sequence[tuple[IntArray, int]] = (),
-        arrays: Sequence[IntArray] = (),
-    ) -> PlanError:
-        error = (EmptiedError if needs else CrossedError if arrays else PlanError)(
-            f"the result of '{node.name}' {what}",
-            node=node.name,
-            op=str(node.target),
-            source=source_of(node),
-            advice="remove whole rows (heads, groups), or equally many units of each",
+    def _emptied(self, node: fx.Node, what: str, needs: Sequence[tuple[IntArray, int]]) -> EmptiedError:
+        return EmptiedError(f"the result of '{node.name}' {what}", node=node, advice=WHOLE_ROWS, needs=needs)
+
+    def _crossed(self, node: fx.Node, what: str, arrays: Sequence[IntArray]) -> CrossedError:
+        return CrossedError(
+            f"the result of '{node.name}' {what}", node=node, advice=WHOLE_ROWS, arrays=arrays
         )
-        if isinstance(error, EmptiedError):
-            error.needs = tuple(needs)
-        if isinstance(error, CrossedError):
-            error.arrays = tuple(arrays)
-        return error
 
     def _in_units(self, value: Value) -> Value:
         """A dense value with unit ids instead of labels."""
@@ -347,19 +344,19 @@ class _Resolver:
         except UnevenError as error:
             if rule.move is None:
                 what = f"cannot be had by the same operator: {error}"
-                raise self._error(node, what, arrays=_unit_arrays(dense)) from error
+                raise self._crossed(node, what, _unit_arrays(dense)) from error
             return None
 
     def _gather(self, node: fx.Node, call: Call, movement: Movement) -> Gather:
         if call.shared:
             what = "is changed in place, and a selection of other channels would be a copy"
-            raise self._error(node, what, arrays=_unit_arrays(movement.dense))
+            raise self._crossed(node, what, _unit_arrays(movement.dense))
         read = node.all_input_nodes[0].meta.get("val")
         sizes = read.shape if isinstance(read, torch.Tensor) else ()
         fixed = max((d + 1 for d, n in enumerate(sizes) if type(n) is not int), default=0)
         gather = movement.gather(fixed)
         if isinstance(gather, str):
-            raise self._error(node, gather, arrays=_unit_arrays(movement.dense))
+            raise self._crossed(node, gather, _unit_arrays(movement.dense))
         return gather
 
     def _effective(self, call: Call, rewrite: Rewrite) -> Rewrite:
