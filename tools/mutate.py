@@ -17,6 +17,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import re
 import sys
 import warnings
 from collections import Counter
@@ -120,7 +121,10 @@ def _section(oracle: str, rows: Sequence[Mapping[str, object]], digest: str) -> 
     for title, who in (("Survivors", "nothing"), ("Noticed by laws only", "laws")):
         its = [r for r in rows if r["by"] == who]
         lines += ["", f"### {title}", "", "| fault | what is wrong | why |", "|---|---|---|"] if its else []
-        lines += [f"| {r['name']} | {r['broken']} | {r['why'] or r['how']} |".replace("\n", " ") for r in its]
+        lines += [
+            f"| {_as_code(str(r['name']))} | {r['broken']} | {r['why'] or r['how']} |".replace("\n", " ")
+            for r in its
+        ]
     return [*lines, ""]
 
 
@@ -134,6 +138,11 @@ def _page(folder: Path, names: Sequence[str], digest: str) -> str:
         found = [by_name[n] for n in names if n in by_name]
         lines += _section(oracle, found, digest) if found else []
     return "\n".join(lines).rstrip() + "\n"
+
+
+def _as_code(name: str) -> str:
+    """An operator's name as code: pages take ``:eye:`` for a picture."""
+    return re.sub(r"[a-z_]+::\w+", lambda op: f"`{op.group()}`", name)
 
 
 def main() -> int:

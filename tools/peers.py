@@ -162,15 +162,27 @@ def kept(dense: nn.Module, small: nn.Module) -> dict[Axis, tuple[int, ...]]:
         for dim in range(old.ndim) if old.ndim == now.ndim else ():
             if old.shape[dim] == now.shape[dim]:
                 continue
-            slices = [old.select(dim, k) for k in range(old.shape[dim])]
+            slices = [old.select(dim, k).contiguous() for k in range(old.shape[dim])]
             held = [
-                [k for k, one in enumerate(slices) if bool(torch.isin(now.select(dim, j), one).all())]
+                [
+                    k
+                    for k, one in enumerate(slices)
+                    if bool(torch.isin(now.select(dim, j).contiguous(), one).all())
+                ]
                 for j in range(now.shape[dim])
             ]
             if any(len(ks) != 1 for ks in held):
                 raise ValueError(f"{name} is no part of what it was")
             found[name, dim] = tuple(ks[0] for ks in held)
     return found
+
+
+def _mark(model: nn.Module) -> None:
+    """Give every number of the weights a value of its own, also where all are one (norms): they say where a slice came from."""
+    with torch.no_grad():
+        for parameter in model.parameters():
+            noise = torch.rand(parameter.shape, generator=torch.Generator().manual_seed(0))
+            parameter.add_(1e-3 * noise.to(parameter))
 
 
 def _halved(tool: Tool, model: nn.Module, inputs: tuple[torch.Tensor, ...], outputs: Sequence[str]) -> str:
@@ -203,6 +215,7 @@ def nets(seeds: range) -> str:
     tools, rows = (FXPRUNE, *PEERS), list[tuple[str, list[str]]]()
     for seed in seeds:
         model, inputs = random_net(seed).build()
+        _mark(model)
         try:
             outputs = _outputs(model, inputs)
         except FxpruneError:
