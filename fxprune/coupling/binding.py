@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Container, Iterator, Mapping
+from functools import cache
 
 import torch
 from torch import fx
@@ -29,17 +30,17 @@ def bind(node: fx.Node, values: Mapping[fx.Node, object], shared: Container[fx.N
     symbolic: set[tuple[str, int]] = set()
     unsettled: set[tuple[str, int]] = set()
     args: dict[str, object] = {}
-    schema = node.target._schema  # type: ignore[union-attr]
-    for k, argument in enumerate(schema.arguments):
+    assert isinstance(node.target, torch._ops.OpOverload)
+    for k, (name, default) in enumerate(_signature(node.target)):
         if k < len(node.args):
             raw = node.args[k]
-        elif argument.name in node.kwargs:
-            raw = node.kwargs[argument.name]
+        elif name in node.kwargs:
+            raw = node.kwargs[name]
         else:
-            args[argument.name] = argument.default_value
+            args[name] = default
             continue
-        args[argument.name] = _argument(raw, argument.name, values, symbolic)
-        unsettled.update((argument.name, at) for at in _open(raw))
+        args[name] = _argument(raw, name, values, symbolic)
+        unsettled.update((name, at) for at in _open(raw))
     # A recorded graph has an item for every result, read or not.
     used = {u.args[1] for u in node.users if u.users and getattr(u.target, "__name__", "") == "getitem"}
     readers = [r for r in map(rule_for, (u.target for u in _readers(node))) if r is not None]
@@ -54,6 +55,12 @@ def bind(node: fx.Node, values: Mapping[fx.Node, object], shared: Container[fx.N
         stacked=any(r.stacked for r in readers),
         regrouped=any(r.regroups for r in readers),
     )
+
+
+@cache
+def _signature(op: torch._ops.OpOverload) -> tuple[tuple[str, object], ...]:
+    """Names and defaults of an operator's arguments; torch makes new objects whenever it is asked."""
+    return tuple((a.name, a.default_value) for a in op._schema.arguments)
 
 
 def _argument(

@@ -75,6 +75,10 @@ def _indices(
     widths = np.bincount(group_of[group_of >= 0], minlength=n_groups)
     for axis, at in members.items():
         of = group_of[at]
+        if (of == of[0]).all():  # most axes are of one group
+            group = int(of[0])
+            indices[group][axis] = np.argsort(at, kind="stable").reshape(widths[group], -1)
+            continue
         order = np.lexsort((at, of))
         cuts = np.flatnonzero(np.diff(of[order])) + 1
         for positions in np.split(order, cuts):
