@@ -33,7 +33,6 @@ import numpy as np
 import torch
 from engine_against import MODELS as COMPARED
 from engine_against import compared, section
-from machine_note import machine_note
 from torch import nn
 
 MODELS = (
@@ -301,6 +300,7 @@ def _plot(records: list[dict[str, object]], path: Path) -> None:
     import matplotlib
 
     matplotlib.use("Agg")
+    from machine_note import machine_note
     from matplotlib import pyplot as plt
 
     from fxprune.report.palette import LINES  # the present package's, like ``machine_note`` in ``_against``

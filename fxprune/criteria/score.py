@@ -90,18 +90,18 @@ def score(
             f"criterion={criterion!r} is no criterion",
             advice="pass a name such as 'l1', or an object with name, needs, normalise and score",
         )
-    found = analyse(trace).coupling
+    coupling = analyse(trace).coupling
     view = View(
-        coupling=found,
+        coupling=coupling,
         tensor=trace.tensor,
         batch_norms=frozenset(batch_norm_weights(trace.graph.graph)),
-        evidence=_gather(trace, found, chosen, data, loss),
+        evidence=_gather(trace, coupling, chosen, data, loss),
         seed=seed,
     )
     units = chosen.score(view)
     # Tables that no layer makes or reads (biases per head) go with what does, whatever it scores.
     prunable = [
-        group for group in found.groups if group.pinned is None and (group.producers or group.consumers)
+        group for group in coupling.groups if group.pinned is None and (group.producers or group.consumers)
     ]
     unscored = [group.name for group in prunable if np.isnan(units[group.units]).any()]
     if prunable and len(unscored) == len(prunable):
@@ -114,7 +114,7 @@ def score(
         names = ", ".join(unscored[:5]) + (", ..." if len(unscored) > 5 else "")
         notes = (f"criterion '{chosen.name}' cannot score {len(unscored)} groups, which stay whole: {names}",)
     if chosen.normalise == "mean":
-        units = _by_group_mean(found, units)
+        units = _by_group_mean(coupling, units)
     return Scores(units, notes)
 
 
@@ -161,13 +161,13 @@ def _own(name: str) -> Criterion:
     return made
 
 
-def _by_group_mean(found: Coupling, units: FloatArray) -> FloatArray:
+def _by_group_mean(coupling: Coupling, units: FloatArray) -> FloatArray:
     """Divide by the mean of the group; an all-zero group stays zero."""
-    number = np.full(found.n_units, -1, np.int64)
-    for k, group in enumerate(found.groups):
+    number = np.full(coupling.n_units, -1, np.int64)
+    for k, group in enumerate(coupling.groups):
         number[group.units] = k
     scored = (number >= 0) & ~np.isnan(units)
-    n_groups = len(found.groups)
+    n_groups = len(coupling.groups)
     total = np.bincount(number[scored], units[scored], n_groups)
     mean = total / np.maximum(np.bincount(number[scored], minlength=n_groups), 1)
     result = units.copy()
@@ -180,7 +180,7 @@ def _by_group_mean(found: Coupling, units: FloatArray) -> FloatArray:
 
 def _gather(
     trace: Trace,
-    found: Coupling,
+    coupling: Coupling,
     criterion: Criterion,
     data: Iterable[Batch] | None,
     loss: Loss[Batch] | None,
@@ -193,7 +193,7 @@ def _gather(
             f"criterion '{criterion.name}' needs {' and '.join(sorted(criterion.needs))}, but {missing} is missing",
             advice="pass data=batches and loss=lambda model, batch: ..., or a criterion that reads weights only",
         )
-    view = View(found, trace.tensor)
+    view = View(coupling, trace.tensor)
     axes = view.axes("all")
     for name in dict.fromkeys(name for name, _ in axes):
         view.weight(name)

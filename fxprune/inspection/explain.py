@@ -64,10 +64,10 @@ def dependency_graph(trace: Trace) -> nx.MultiGraph[Axis]:
         >>> ("2.weight", 1) in nx.node_connected_component(graph, ("0.weight", 0))
         True
     """
-    known = analyse(trace).coupling
-    owners = _owners(known)
+    coupling = analyse(trace).coupling
+    owners = _owners(coupling)
     graph: nx.MultiGraph[Axis] = nx.MultiGraph()
-    for axis, units in known.axes.items():
+    for axis, units in coupling.axes.items():
         groups = owners.get(axis, ())
         graph.add_node(
             axis,
@@ -85,9 +85,9 @@ def dependency_graph(trace: Trace) -> nx.MultiGraph[Axis]:
     return graph
 
 
-def _owners(known: Coupling) -> dict[Axis, tuple[Group, ...]]:
+def _owners(coupling: Coupling) -> dict[Axis, tuple[Group, ...]]:
     owners: dict[Axis, tuple[Group, ...]] = {}
-    for group in known.groups:
+    for group in coupling.groups:
         for axis in group.members:
             owners[axis] = (*owners.get(axis, ()), group)
     return owners
@@ -150,18 +150,18 @@ def explain(trace: Trace, tensor: str, *, dim: int = 0) -> Explanation:
         >>> [tie.op for tie in why.chains["2.weight", 1]]
         ['aten.linear.default']
     """
-    known = analyse(trace).coupling
-    axis, size = _find(trace, known, tensor, dim)
-    groups = _owners(known).get(axis, ())
+    coupling = analyse(trace).coupling
+    axis, size = _find(trace, coupling, tensor, dim)
+    groups = _owners(coupling).get(axis, ())
     pins = tuple(dict.fromkeys(group.pinned for group in groups if group.pinned))
     if not groups:
         pins = (Pin("no channel lives along this dimension: the op that uses the tensor fixes its extent"),)
     return Explanation(axis, size, groups, pins, _chains(ties_of(analyse(trace)), axis, groups))
 
 
-def _find(trace: Trace, known: Coupling, tensor: str, dim: int) -> tuple[Axis, int]:
+def _find(trace: Trace, coupling: Coupling, tensor: str, dim: int) -> tuple[Axis, int]:
     """The axis under the name the coupling knows it by, and its length."""
-    names = dict.fromkeys([*trace.aliases, *(name for name, _ in known.axes)])
+    names = dict.fromkeys([*trace.aliases, *(name for name, _ in coupling.axes)])
     if tensor not in names:
         some = ", ".join(list(names)[:6]) + ", ..." * (len(names) > 6)
         advice = near(tensor, names, otherwise=f"its tensors are {some}")
@@ -315,13 +315,13 @@ def group_table(trace: Trace) -> tuple[GroupRow, ...]:
     Args:
         trace: What ``fxprune.trace`` returned.
     """
-    known = analyse(trace).coupling
-    dense = known.cost.dense
+    coupling = analyse(trace).coupling
+    dense = coupling.cost.dense
     rows = []
-    for group in known.groups:
-        keep = np.ones(known.n_units, bool)
+    for group in coupling.groups:
+        keep = np.ones(coupling.n_units, bool)
         keep[group.units] = False
-        left = known.cost.cost(keep)
+        left = coupling.cost.cost(keep)
         rows.append(
             GroupRow(
                 name=group.name,

@@ -31,35 +31,35 @@ def plan_units(trace: Trace, keep: BoolArray, *, notes: Sequence[str] = ()) -> P
         PlanError: A unit is pinned, a layout would not stay rectangular, or a layer would be emptied.
     """
     analysis = analyse(trace)
-    found = analysis.coupling
-    if keep.shape != (found.n_units,) or keep.dtype != np.bool_:
+    coupling = analysis.coupling
+    if keep.shape != (coupling.n_units,) or keep.dtype != np.bool_:
         raise PlanError(
-            f"a keep mask of {keep.dtype}{list(keep.shape)} does not fit {found.n_units} units",
+            f"a keep mask of {keep.dtype}{list(keep.shape)} does not fit {coupling.n_units} units",
             advice="make it over the units of this trace: numpy.ones(n_units, bool)",
         )
-    keep = close(found.blocks, keep)
-    _check_pins(found, keep)
-    _check_blocks(trace, found, keep)
-    _check_empty(found, keep)
-    _check_names(found, keep)
+    keep = close(coupling.blocks, keep)
+    _check_pins(coupling, keep)
+    _check_blocks(trace, coupling, keep)
+    _check_empty(coupling, keep)
+    _check_names(coupling, keep)
     result = resolve(analysis, keep)
-    predicted = found.cost.cost(keep)
+    predicted = coupling.cost.cost(keep)
     assert predicted.params == _params_of(trace, result.kept), "the cost model and the slim shapes disagree"
     return Plan(
         kept=result.kept,
         predicted=predicted,
         dense=analyse(trace.parent or trace).coupling.cost.dense,
-        fingerprint=found.fingerprint,
+        fingerprint=coupling.fingerprint,
         removed=trace.cuts,
         notes=tuple(notes),
     )
 
 
-def _check_pins(found: Coupling, keep: BoolArray) -> None:
-    hit = found.pinned & ~keep
+def _check_pins(coupling: Coupling, keep: BoolArray) -> None:
+    hit = coupling.pinned & ~keep
     if not hit.any():
         return
-    group = next((g for g in found.groups if hit[g.units].any()), None)
+    group = next((g for g in coupling.groups if hit[g.units].any()), None)
     pin = group.pinned if group is not None else None
     name = f"group '{group.name}'" if group is not None else "a row of a layout"
     raise PlanError(
@@ -76,8 +76,8 @@ def _first_member(group: Group | None) -> str:
     return group.members[0][0] if group is not None and group.members else ""
 
 
-def _check_blocks(trace: Trace, found: Coupling, keep: BoolArray) -> None:
-    for block in found.blocks:
+def _check_blocks(trace: Trace, coupling: Coupling, keep: BoolArray) -> None:
+    for block in coupling.blocks:
         problem = breach(block, keep)
         if problem:
             node = next((n for n in trace.graph.graph.nodes if n.name == block.node), None)
@@ -90,10 +90,10 @@ def _check_blocks(trace: Trace, found: Coupling, keep: BoolArray) -> None:
             )
 
 
-def _check_empty(found: Coupling, keep: BoolArray) -> None:
-    for (name, dim), units in found.axes.items():
+def _check_empty(coupling: Coupling, keep: BoolArray) -> None:
+    for (name, dim), units in coupling.axes.items():
         if not keep[units].any():
-            group = next((g for g in found.groups if (name, dim) in g.indices), None)
+            group = next((g for g in coupling.groups if (name, dim) in g.indices), None)
             raise PlanError(
                 f"nothing would be left of '{name}' along dimension {dim}"
                 + (f" (group '{group.name}')" if group is not None else ""),
@@ -102,12 +102,12 @@ def _check_empty(found: Coupling, keep: BoolArray) -> None:
             )
 
 
-def _check_names(found: Coupling, keep: BoolArray) -> None:
+def _check_names(coupling: Coupling, keep: BoolArray) -> None:
     """Everything that goes occupies a tensor, or follows from what does: otherwise the plan would not say so."""
-    named = np.zeros(found.n_units, bool)
-    for units in found.axes.values():
+    named = np.zeros(coupling.n_units, bool)
+    for units in coupling.axes.values():
         named[units] = True
-    if (close(found.blocks, keep | ~named) != keep).any():
+    if (close(coupling.blocks, keep | ~named) != keep).any():
         raise PlanError(
             "positions would go that no tensor holds",
             advice="remove units of groups; what they imply follows",

@@ -19,7 +19,7 @@ _LEAST = 5e-4  # share of the cost; what is less would be printed as 0.0 %
 
 
 def gap_notes(
-    found: Coupling, frozen: Frozen, budget: Budget, solution: Solution, step: int
+    coupling: Coupling, frozen: Frozen, budget: Budget, solution: Solution, step: int
 ) -> tuple[str, ...]:
     """How far the plan is from the budget, if that is noticeable, and why."""
     if not solution.dense:
@@ -30,7 +30,7 @@ def gap_notes(
     if reached > budget.fraction + EXCESS:
         steps = f", in steps of {step}" if step > 1 else ""
         return (
-            f"{stated}: everything that may go is at its minimum{steps}{_shares(found, frozen, budget, solution)}",
+            f"{stated}: everything that may go is at its minimum{steps}{_shares(coupling, frozen, budget, solution)}",
         )
     if budget.fraction - reached <= MISS:
         return ()
@@ -41,17 +41,17 @@ def gap_notes(
     return (f"{stated}: what may go comes in larger pieces",)
 
 
-def _shares(found: Coupling, frozen: Frozen, budget: Budget, solution: Solution, most: int = 4) -> str:
+def _shares(coupling: Coupling, frozen: Frozen, budget: Budget, solution: Solution, most: int = 4) -> str:
     """The groups that must stay, or mostly so, and what share of the cost would go with each."""
     quantity = budget.quantity if budget.quantity != "channels" else "params"
-    dense = getattr(found.cost.dense, quantity)
+    dense = getattr(coupling.cost.dense, quantity)
     shares = []
-    for group, why in zip(found.groups, frozen.why, strict=True):
+    for group, why in zip(coupling.groups, frozen.why, strict=True):
         why = why or ("held by a layout" if solution.held[group.units].any() else "")
         if why:
-            keep = np.ones(found.n_units, bool)
+            keep = np.ones(coupling.n_units, bool)
             keep[group.units] = False
-            share = 1 - getattr(found.cost.cost(keep), quantity) / max(dense, 1)
+            share = 1 - getattr(coupling.cost.cost(keep), quantity) / max(dense, 1)
             shares += [(share, group.name, why)] if share >= _LEAST else []
     shares.sort(reverse=True)
     words = _WORDS[quantity]
@@ -61,13 +61,13 @@ def _shares(found: Coupling, frozen: Frozen, budget: Budget, solution: Solution,
     return f"; groups that must stay: {listed}" if listed else ""
 
 
-def nothing_to_prune(found: Coupling, frozen: Frozen, notes: Sequence[str]) -> PlanError:
+def nothing_to_prune(coupling: Coupling, frozen: Frozen, notes: Sequence[str]) -> PlanError:
     """The error for a model in which no unit may go."""
     counts = {why: frozen.why.count(why) for why in ("pinned", "protected", "unscored") if why in frozen.why}
     stated = ", ".join(f"{count} {why}" for why, count in counts.items()) or "none at all"
-    reason = next((str(g.pinned) for g in found.groups if g.pinned is not None), "")
+    reason = next((str(g.pinned) for g in coupling.groups if g.pinned is not None), "")
     return PlanError(
-        f"nothing in this model may go: of {len(found.groups)} groups {stated}"
+        f"nothing in this model may go: of {len(coupling.groups)} groups {stated}"
         + (f"; the first pin: {reason}" if reason else "")
         + "".join(f"; {note}" for note in notes),
         advice="look at `fxprune inspect`, and drop protect= or only= if they are too wide",

@@ -133,10 +133,10 @@ def spend(
     """
     _check_budget(budget)
     analysis = analyse(trace)
-    found = analysis.coupling
+    coupling = analysis.coupling
     scores = score(trace, criterion, data=data, loss=loss, seed=options.seed)
-    frozen = freeze(found, options.protect, options.only, scores.units)
-    decided = ratios_of(found, options.ratios)
+    frozen = freeze(coupling, options.protect, options.only, scores.units)
+    decided = ratios_of(coupling, options.ratios)
 
     def choose(way: Way, lessons: Lessons) -> Solution:
         how = Options(
@@ -147,15 +147,15 @@ def spend(
             ratios=decided,
             ties=lessons.ties,
         )
-        return solve(found, scores.units, lessons.stays, budget, how)
+        return solve(coupling, scores.units, lessons.stays, budget, how)
 
     made = Attempts(trace, budget, scores.units, choose).run(
-        ways_to(found, options.blocks, options.step, other_steps=options.align == "auto"),
+        ways_to(coupling, options.blocks, options.step, other_steps=options.align == "auto"),
         Lessons(frozen.units),
     )
     if not made.solution.n_atoms and budget.fraction < 1:
-        raise nothing_to_prune(found, frozen, made.solution.notes)
-    gap = gap_notes(found, frozen, budget, made.solution, made.way.step)
+        raise nothing_to_prune(coupling, frozen, made.solution.notes)
+    gap = gap_notes(coupling, frozen, budget, made.solution, made.way.step)
     return replace(made.plan, notes=(*scores.notes, *made.notes, *made.solution.notes, *gap))
 
 
@@ -173,7 +173,7 @@ def _widths(analysis: Analysis, step: int) -> list[Width]:
     """Axes along which convolutions make channels, and one group of each grouped convolution."""
     if step == 1:
         return []
-    trace, found = analysis.trace, analysis.coupling
+    trace, coupling = analysis.trace, analysis.coupling
     groups: dict[str, int] = {}
     for node, call in analysis.calls.items():
         weight = node.args[1] if len(node.args) > 1 else node.kwargs.get("weight")
@@ -182,10 +182,10 @@ def _widths(analysis: Analysis, step: int) -> list[Width]:
             groups[trace.aliases.get(name, name)] = call.integer("groups", 1)
     widths: list[Width] = []
     # Weights that are computed first (standardised, say) are found by their rank.
-    for axis in dict.fromkeys(axis for group in found.groups for axis in group.producers):
+    for axis in dict.fromkeys(axis for group in coupling.groups for axis in group.producers):
         if trace.tensor(axis[0]).ndim < 3:
             continue
-        units, count = found.axes[axis], groups.get(axis[0], 1)
+        units, count = coupling.axes[axis], groups.get(axis[0], 1)
         widths.append(Width(units, step))
         if axis[1] == 0 and 1 < count < len(units):
             widths.append(Width(units[: len(units) // count], step))
@@ -213,19 +213,19 @@ def plan_removal(trace: Trace, removed: Mapping[Axis, Sequence[int]]) -> Plan:
         >>> made.kept["1.weight", 1]
         (0, 2, 3)
     """
-    found = analyse(trace).coupling
-    keep = np.ones(found.n_units, bool)
+    coupling = analyse(trace).coupling
+    keep = np.ones(coupling.n_units, bool)
     for (name, dim), positions in removed.items():
-        keep[_units_at(trace, found, name, dim, positions)] = False
+        keep[_units_at(trace, coupling, name, dim, positions)] = False
     return plan_units(trace, keep)
 
 
-def _units_at(trace: Trace, found: Coupling, name: str, dim: int, positions: Sequence[int]) -> IntArray:
-    units = found.axes.get((trace.aliases.get(name, name), dim))
+def _units_at(trace: Trace, coupling: Coupling, name: str, dim: int, positions: Sequence[int]) -> IntArray:
+    units = coupling.axes.get((trace.aliases.get(name, name), dim))
     if units is None:
-        known = sorted({axis[0] for axis in found.axes})
+        known = sorted({axis[0] for axis in coupling.axes})
         if name in known:
-            dims = ", ".join(str(axis[1]) for axis in found.axes if axis[0] == name)
+            dims = ", ".join(str(axis[1]) for axis in coupling.axes if axis[0] == name)
             advice = f"dimensions of this tensor with more than one position: {dims}"
         else:
             advice = near(name, known, otherwise="`fxprune inspect` lists tensors")
@@ -265,16 +265,16 @@ def plan_structures(
     small, dense = cut(trace, names), analyse(trace).coupling
     if small is trace:
         return plan_units(trace, np.ones(dense.n_units, bool) if keep is None else keep, notes=notes)
-    found = analyse(small).coupling
+    coupling = analyse(small).coupling
     branches = np.ones(dense.n_units, bool)
     for structure in choose_structures(trace, names):
         branches[structure.units] = False
-    left = np.ones(found.n_units, bool)
-    for axis, units in found.axes.items():
+    left = np.ones(coupling.n_units, bool)
+    for axis, units in coupling.axes.items():
         before = dense.axes.get(axis)
         if before is not None:
             # Zeros stay where a branch's place is part of a contract.
-            left[units[~branches[before] & ~found.pinned[units]]] = False
+            left[units[~branches[before] & ~coupling.pinned[units]]] = False
             if keep is not None:
                 left[units[~keep[before]]] = False
     return plan_units(small, left, notes=notes)

@@ -45,7 +45,7 @@ def rehearse(trace: Trace, plan: Plan) -> None:
     analysis = analyse(trace)
     parts = Parts(trace, resolve(analysis, keep_mask(analysis, plan)), plan)
     args, kwargs = pytree.tree_map_only(torch.Tensor, torch.clone, (trace.args, dict(trace.kwargs)))
-    beside = _Beside(parts.found)
+    beside = _Beside(parts.resolution)
     try:
         with torch.no_grad(), torch.random.fork_rng(devices=[]), no_fast_path():
             module = private(module_copy(parts))
@@ -54,7 +54,7 @@ def rehearse(trace: Trace, plan: Plan) -> None:
     except Exception as error:  # noqa: BLE001 - the user's own code may raise anything on fewer channels
         beside.problem = beside.problem or f"fails on fewer channels ({headline(error)})"
     if beside.problem and beside.node is not None:
-        _refuse(parts.found, beside.node, beside.problem)
+        _refuse(parts.resolution, beside.node, beside.problem)
 
 
 class _Beside(Watching):

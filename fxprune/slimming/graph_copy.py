@@ -39,31 +39,35 @@ class Parts:
 
     Attributes:
         trace: A traced model.
-        found: What is left of it.
+        resolution: What is left of it.
         plan: The plan that says so.
     """
 
     trace: Trace
-    found: Resolution
+    resolution: Resolution
     plan: Plan
 
     @cached_property
     def tensors(self) -> dict[int, torch.Tensor]:
         """Slim counterpart of every parameter and buffer of the model, by the dense tensor's id."""
         named = {name: self.trace.tensor(name) for name in self.trace.names}
-        return {id(t): _sliced(t, name, self.found) for name, t in named.items()}
+        return {id(t): _sliced(t, name, self.resolution) for name, t in named.items()}
 
     @cached_property
     def calls(self) -> Calls:
         """What the graph computes, before there is a module for it."""
-        trace, found = self.trace, self.found
+        trace, resolution = self.trace, self.resolution
         own = {n: self.tensors[id(trace.tensor(a))] for n, a in trace.aliases.items()}
-        if not found.rewrites and not found.gathers and not any(map(is_dead, trace.graph.graph.nodes)):
+        if (
+            not resolution.rewrites
+            and not resolution.gathers
+            and not any(map(is_dead, trace.graph.graph.nodes))
+        ):
             # There is nothing to rewrite in a copy: only tensors are smaller.
-            constants = {name: _sliced(trace.tensor(name), name, found) for name in _constants(trace)}
+            constants = {name: _sliced(trace.tensor(name), name, resolution) for name in _constants(trace)}
             return Calls(trace.graph.graph, {**constants, **own})
         root = NamedGraph(type(trace.model).__name__)
-        made = _rewritten(trace, found, root, "")
+        made = _rewritten(trace, resolution, root, "")
         return Calls(made.swept(), {**dict(root.named_buffers()), **own})
 
     @cached_property
@@ -77,23 +81,23 @@ class Parts:
         for name, alias in trace.aliases.items():
             slim = self.tensors[id(trace.tensor(alias))]
             set_tensor(root, name, slim, persistent=name in persistent)
-        graph = _rewritten(trace, self.found, root, "").finish()
+        graph = _rewritten(trace, self.resolution, root, "").finish()
         way = Way.of(trace.model, trace.args, trace.kwargs)
         root.settle(Made(graph, replace(way, training=False), trace.dynamic_batch, trains=False))
         root.train(trace.model.training)
         return root
 
 
-def _sliced(tensor: torch.Tensor, name: str, found: Resolution) -> torch.Tensor:
+def _sliced(tensor: torch.Tensor, name: str, resolution: Resolution) -> torch.Tensor:
     """A copy of the tensor with the kept indices of every axis."""
     result = tensor.detach()
     for dim in range(tensor.ndim):  # rows first: they lie together
-        index = found.kept.get((name, dim))
+        index = resolution.kept.get((name, dim))
         if index is not None:
             chosen = torch.from_numpy(np.fromiter(index, np.int64, len(index)))
             result = result.index_select(dim, chosen.to(tensor.device))
     in_order = list(tensor.stride()) == sorted(tensor.stride(), reverse=True) and result.is_contiguous()
-    if not in_order or not any((name, dim) in found.kept for dim in range(tensor.ndim)):
+    if not in_order or not any((name, dim) in resolution.kept for dim in range(tensor.ndim)):
         # Channels last stays channels last: the dimensions lie in memory in the order in which they lay.
         laid = torch.empty_permuted(
             result.shape, tensor.dim_order(), dtype=result.dtype, device=result.device
@@ -104,31 +108,31 @@ def _sliced(tensor: torch.Tensor, name: str, found: Resolution) -> torch.Tensor:
     return result
 
 
-def _rewritten(trace: Trace, found: Resolution, root: NamedGraph, prefix: str) -> Draft:
+def _rewritten(trace: Trace, resolution: Resolution, root: NamedGraph, prefix: str) -> Draft:
     """The traced graph with slim sizes, frozen in evaluation.
 
     Args:
         trace: The trace.
-        found: What is left of it.
+        resolution: What is left of it.
         root: Takes what else the graph reads besides the model's tensors.
         prefix: What names of such parts begin with.
     """
     made = draft(trace, root)
-    _attach_constants(trace, found, made, prefix)
-    for node, rewrite in found.rewrites.items():
+    _attach_constants(trace, resolution, made, prefix)
+    for node, rewrite in resolution.rewrites.items():
         if node in made.copies:
             _apply(made.graph, made.copies[node], rewrite)
-    for node, gather in found.gathers.items():
+    for node, gather in resolution.gathers.items():
         if node in made.copies:
             _apply_gather(made.graph, root, made.copies[node], gather, prefix)
     drop_gaps(made.graph)
     return made
 
 
-def _attach_constants(trace: Trace, found: Resolution, made: Draft, prefix: str) -> None:
+def _attach_constants(trace: Trace, resolution: Resolution, made: Draft, prefix: str) -> None:
     """Tensors that the graph made itself, under names that no other graph of the root uses."""
     for name, nodes in _constants(trace).items():
-        constant = _sliced(trace.tensor(name), name, found)
+        constant = _sliced(trace.tensor(name), name, resolution)
         set_tensor(made.root, prefix + name, constant, persistent=False)
         for node in nodes:
             made.copies[node].target = prefix + name
@@ -232,8 +236,8 @@ class _Again:
         plan = replace(self.plan, fingerprint=trace.fingerprint)
         prefix = f"fxprune_{number}_"
         analysis = analyse(small)
-        found = resolve(analysis, keep_mask(analysis, plan))
-        graph = _rewritten(small, found, owner, prefix).finish(prefix)
+        resolution = resolve(analysis, keep_mask(analysis, plan))
+        graph = _rewritten(small, resolution, owner, prefix).finish(prefix)
         for crop in plan.crops:
             crop_calls(graph, crop)
         return Made(graph, way, trace.dynamic_batch, False)

@@ -22,19 +22,19 @@ def module_copy(parts: Parts) -> nn.Module:
     slims = parts.tensors
     module = copied(parts.trace.model, lambda t: slims[id(t)] if id(t) in slims else t.detach().clone())
     with evaluating(module):  # looking at a parametrised weight computes it, which in training may count
-        refresh(module, _settings(parts.trace, parts.found))
+        refresh(module, _settings(parts.trace, parts.resolution))
     return module
 
 
-def _settings(trace: Trace, found: Resolution) -> dict[str, Setting]:
+def _settings(trace: Trace, resolution: Resolution) -> dict[str, Setting]:
     """New arguments and widths of calls, by their module and by the parameters (a norm's scale) they read."""
     settings: dict[str, Setting] = {}
-    for node, value in found.values.items():
+    for node, value in resolution.values.items():
         stack = node.meta.get("nn_module_stack")
         if stack and isinstance(value, Value) and value.rank > 1:
             path, _ = list(stack.values())[-1]
             settings[path] = {"width": value.shape[1]}
-    for node, rewrite in found.rewrites.items():
+    for node, rewrite in resolution.rewrites.items():
         stack = node.meta.get("nn_module_stack")
         if stack:
             path, _ = list(stack.values())[-1]

@@ -47,8 +47,8 @@ def recounted(trace: Trace, plan: Plan) -> Plan:
     expect(trace, plan)
     small = cut(trace, plan.removed)
     analysis = analyse(small)
-    found = resolve(analysis, keep_mask(analysis, plan))
-    slim = less_crops(small, found.kept, found.cost, plan.crops)
+    resolution = resolve(analysis, keep_mask(analysis, plan))
+    slim = less_crops(small, resolution.kept, resolution.cost, plan.crops)
     dense = analyse(trace.parent or trace).coupling.cost.dense
     _compare("dense", "parameters", plan.dense.params, dense.params)
     _compare("slim", "parameters", plan.predicted.params, slim.params)

@@ -83,7 +83,6 @@ def _applied(trace: Trace, plan: Plan, kind: Kind, *, trusted: bool = False) -> 
         trace, kind = cut(trace, plan.removed), "graph"
     analysis = analyse(trace)
     parts = Parts(trace, resolve(analysis, keep_mask(analysis, plan)), plan)
-    found = parts.found
     if kind != "graph":
         module: nn.Module | None = None
         try:
@@ -102,20 +101,20 @@ def _applied(trace: Trace, plan: Plan, kind: Kind, *, trusted: bool = False) -> 
             declined = f"; {trace.why_static}" if trace.kind == "recorded" else ""
             raise SliceError(
                 f"the model's own code does not run on fewer channels: {problem}",
-                source=", ".join(_hard_coded(found)),
+                source=", ".join(_hard_coded(parts.resolution)),
                 advice="replace the hard-coded sizes by those of the tensors, or protect what they concern"
                 + declined,
             )
     graph = crop_(parts.graph, plan.crops)
     graph.fxprune_kind = "graph"  # type: ignore[assignment]
-    graph.fxprune_sources = (*cut_sources(trace), *_hard_coded(found))  # type: ignore[assignment]
+    graph.fxprune_sources = (*cut_sources(trace), *_hard_coded(parts.resolution))  # type: ignore[assignment]
     return graph
 
 
-def _hard_coded(found: Resolution) -> tuple[str, ...]:
+def _hard_coded(resolution: Resolution) -> tuple[str, ...]:
     """Source lines of the nodes whose sizes no torch.nn module caches."""
-    nodes = [n for n, r in found.rewrites.items() if not set(r.args) <= CACHED]
-    return tuple(dict.fromkeys(s for n in [*nodes, *found.gathers] if (s := source_of(n))))
+    nodes = [n for n, r in resolution.rewrites.items() if not set(r.args) <= CACHED]
+    return tuple(dict.fromkeys(s for n in [*nodes, *resolution.gathers] if (s := source_of(n))))
 
 
 def _difference(parts: Parts, module: nn.Module) -> str:

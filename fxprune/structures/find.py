@@ -197,74 +197,74 @@ def _structure(
     return Structure("", kind, output, nodes, data.parameters(private), joins, np.zeros(0, np.int64))
 
 
-def _checked(trace: Trace, data: DataFlow, found: Structure) -> Structure:
+def _checked(trace: Trace, data: DataFlow, structure: Structure) -> Structure:
     """Say why a structure cannot go, if it cannot."""
-    reason = found.reason or _common_problem(trace, found)
+    reason = structure.reason or _common_problem(trace, structure)
     if not reason:
-        added = found.kind == "residual"
-        reason = _residual_problem(trace, found) if added else _branch_problem(trace, data, found)
-    return replace(found, removable=not reason, reason=reason)
+        added = structure.kind == "residual"
+        reason = _residual_problem(trace, structure) if added else _branch_problem(trace, data, structure)
+    return replace(structure, removable=not reason, reason=reason)
 
 
-def _common_problem(trace: Trace, found: Structure) -> str:
+def _common_problem(trace: Trace, structure: Structure) -> str:
     if trace.kind == "recorded":
         return "the model had to be recorded, and a recorded graph cannot be rewritten"
-    private = set(found.nodes)
-    for node in found.nodes:
+    private = set(structure.nodes)
+    for node in structure.nodes:
         target = written(node)
         if target is not None and target not in private:
             return f"'{node.name}' writes into a tensor that others read"
     return ""
 
 
-def _residual_problem(trace: Trace, found: Structure) -> str:
-    (join,) = found.joins
+def _residual_problem(trace: Trace, structure: Structure) -> str:
+    (join,) = structure.joins
     operands = _summands(join)
     assert operands is not None
-    other = operands[1] if operands[0] is found.output else operands[0]
+    other = operands[1] if operands[0] is structure.output else operands[0]
     shapes = [tuple(n.meta["val"].shape) for n in (other, join)]
     types = [n.meta["val"].dtype for n in (other, join)]
     if shapes[0] != shapes[1] or types[0] != types[1]:
         return "the other operand of the sum is of another shape or type"
     target = written(join)
-    if target is not None and target not in found.nodes:
+    if target is not None and target not in structure.nodes:
         order = list(trace.graph.graph.nodes)
         if set(target.users) & set(order[order.index(join) + 1 :]):
             return "the sum is written into a tensor that is read again"
     return ""
 
 
-def _branch_problem(trace: Trace, data: DataFlow, found: Structure) -> str:
+def _branch_problem(trace: Trace, data: DataFlow, structure: Structure) -> str:
     """Its channels must be free, made nowhere else, and leave something everywhere."""
-    coupled = analyse(trace).coupling
-    for join in found.joins:
-        if all(operand is found.output for operand in join.args[0]):  # type: ignore[union-attr]
+    coupling = analyse(trace).coupling
+    for join in structure.joins:
+        if all(operand is structure.output for operand in join.args[0]):  # type: ignore[union-attr]
             return "nothing else is concatenated with it"
-    if not len(found.units):
+    if not len(structure.units):
         return "what it adds to the concatenation carries no units (positions, samples)"
-    gone = np.zeros(coupled.n_units, bool)
-    gone[found.units] = True
-    own = data.tensors(set(found.nodes))
-    for group in coupled.groups:
+    gone = np.zeros(coupling.n_units, bool)
+    gone[structure.units] = True
+    own = data.tensors(set(structure.nodes))
+    for group in coupling.groups:
         if gone[group.units].any():
             if group.pinned is not None:
                 return f"its channels are pinned: {group.pinned}"
             elsewhere = [name for name, _ in group.producers if name not in own]
             if elsewhere:
                 return f"its channels are tied with those that '{elsewhere[0]}' makes"
-    if coupled.pinned[found.units].any():
+    if coupling.pinned[structure.units].any():
         return "rows of a layout it belongs to are pinned"
-    return _layout_problem(coupled, own, gone)
+    return _layout_problem(coupling, own, gone)
 
 
-def _layout_problem(coupled: Coupling, own: Set[str], gone: BoolArray) -> str:
+def _layout_problem(coupling: Coupling, own: Set[str], gone: BoolArray) -> str:
     """What else would break or have to go, if these units went."""
-    keep = close(coupled.blocks, ~gone)
-    for block in coupled.blocks:
+    keep = close(coupling.blocks, ~gone)
+    for block in coupling.blocks:
         problem = breach(block, keep)
         if problem:
             return f"the layout at '{block.node}' would not stay rectangular: {problem}"
-    for (name, _), units in coupled.axes.items():
+    for (name, _), units in coupling.axes.items():
         lost = ~keep[units]
         if name in own or not lost.any():
             continue

@@ -111,14 +111,14 @@ def _given(made: Plan) -> Plan:
     return made
 
 
-def removals(found: Coupling, seed: int = 0) -> Iterator[BoolArray]:
+def removals(coupling: Coupling, seed: int = 0) -> Iterator[BoolArray]:
     """Keep masks bool[units]: single units, arbitrary sets of units, and what fits the layouts."""
     rng = np.random.default_rng(seed)
-    on_axes = np.unique(np.concatenate([*found.axes.values(), np.zeros(0, np.int64)]))
-    free = on_axes[~found.pinned[on_axes]]
+    on_axes = np.unique(np.concatenate([*coupling.axes.values(), np.zeros(0, np.int64)]))
+    free = on_axes[~coupling.pinned[on_axes]]
 
     def without(units: IntArray) -> BoolArray:
-        keep = np.ones(found.n_units, bool)
+        keep = np.ones(coupling.n_units, bool)
         keep[units] = False
         return keep
 
@@ -126,11 +126,11 @@ def removals(found: Coupling, seed: int = 0) -> Iterator[BoolArray]:
         yield without(rng.choice(free, rng.integers(1, len(free)), replace=False))
     for unit in rng.permutation(free)[:5]:
         yield without(unit)
-    for axis in [a for a in found.axes.values() if not found.pinned[a].all()][:12]:
-        some = np.unique(axis[~found.pinned[axis]])
+    for axis in [a for a in coupling.axes.values() if not coupling.pinned[a].all()][:12]:
+        some = np.unique(axis[~coupling.pinned[axis]])
         if len(some) > 1:
             yield without(rng.choice(some, rng.integers(1, len(some)), replace=False))
-    for block in found.blocks[:8]:
+    for block in coupling.blocks[:8]:
         yield from map(without, _fitting(block, rng))
 
 

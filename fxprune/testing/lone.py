@@ -53,7 +53,7 @@ class Lone:
     results: tuple[fx.Node, ...]
 
     @property
-    def found(self) -> Coupling:
+    def coupling(self) -> Coupling:
         """Its coupling."""
         return analyse(self.trace).coupling
 
@@ -66,8 +66,8 @@ class Lone:
         """As ``Sample.free``."""
         said = []
         for name in self.names:
-            axes = [(dim, self.found.axes[at, dim]) for at, dim in self.found.axes if at == name]
-            dims = "".join(str(dim) for dim, units in axes if not self.found.pinned[units].all())
+            axes = [(dim, self.coupling.axes[at, dim]) for at, dim in self.coupling.axes if at == name]
+            dims = "".join(str(dim) for dim, units in axes if not self.coupling.pinned[units].all())
             said.append(dims or "-")
         return " ".join(said)
 
@@ -149,7 +149,7 @@ _getitem.__name__ = "getitem"
 
 def _masks(one: Lone, seed: int) -> Iterator[BoolArray]:
     """Single units, random sets of units, rows, columns and random cells of blocks."""
-    found = one.found
+    found = one.coupling
     rng = np.random.default_rng(seed)
     on_axes = np.unique(np.concatenate([*found.axes.values(), np.zeros(0, np.int64)]))
     free = on_axes[~found.pinned[on_axes]]

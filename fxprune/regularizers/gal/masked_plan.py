@@ -176,12 +176,12 @@ def channels_left(
         The trace that is left, the budget in its terms (None where it is met), and the order of its channels.
     """
     small = cut(trace, [s.name for s, stays in zip(masks.structures, alive) if not stays])
-    dense, found = analyse(trace).coupling, analyse(small).coupling
+    dense, coupling = analyse(trace).coupling, analyse(small).coupling
     fraction = budget.fraction
     if budget.quantity in ("macs", "params"):
-        fraction *= getattr(dense.cost.dense, budget.quantity) / getattr(found.cost.dense, budget.quantity)
-    scores = np.full(found.n_units, np.nan)
-    for axis, units in found.axes.items():
+        fraction *= getattr(dense.cost.dense, budget.quantity) / getattr(coupling.cost.dense, budget.quantity)
+    scores = np.full(coupling.n_units, np.nan)
+    for axis, units in coupling.axes.items():
         before = dense.axes.get(axis)
         if before is not None:
             masked = masks.units[before] >= 0

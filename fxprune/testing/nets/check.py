@@ -352,11 +352,11 @@ def _by_budget(mode: Mode) -> Callable[[Trace, random.Random], Plan]:
 
 def _by_units(traced: Trace, rng: random.Random) -> Plan | None:
     """Some units of some groups, whatever they are worth."""
-    found = analyse(traced).coupling
-    groups = [g for g in found.groups if g.pinned is None and g.width > 1]
+    coupling = analyse(traced).coupling
+    groups = [g for g in coupling.groups if g.pinned is None and g.width > 1]
     if not groups:
         return None
-    keep = np.ones(found.n_units, bool)
+    keep = np.ones(coupling.n_units, bool)
     for group in rng.sample(groups, rng.randint(1, min(3, len(groups)))):
         keep[rng.sample(group.units.tolist(), rng.randint(1, group.width - 1))] = False
     return plan_units(traced, keep)
@@ -364,13 +364,13 @@ def _by_units(traced: Trace, rng: random.Random) -> Plan | None:
 
 def _by_rows(traced: Trace, rng: random.Random) -> Plan | None:
     """Some rows or columns of a layout."""
-    found = analyse(traced).coupling
-    blocks = [b for b in found.blocks if not found.pinned[b.cells].any() and min(b.cells.shape) > 1]
+    coupling = analyse(traced).coupling
+    blocks = [b for b in coupling.blocks if not coupling.pinned[b.cells].any() and min(b.cells.shape) > 1]
     if not blocks:
         return None
     cells = rng.choice(blocks).cells
     cells = cells if rng.random() < 0.5 else cells.T
-    keep = np.ones(found.n_units, bool)
+    keep = np.ones(coupling.n_units, bool)
     keep[cells[rng.sample(range(len(cells)), rng.randint(1, len(cells) - 1))]] = False
     return plan_units(traced, keep)
 

@@ -107,17 +107,17 @@ def run(model: nn.Module, example: Example) -> object:
 
 def subsets(probe: Probe, traced: Trace, draws: int, seed: int) -> list[np.ndarray]:
     """Random subsets of the channels that may go, whole units each, never all of them."""
-    found = analyse(traced).coupling
-    units = found.axes[probe.axis]
-    free = np.unique(units[~found.pinned[units]])
+    coupling = analyse(traced).coupling
+    units = coupling.axes[probe.axis]
+    free = np.unique(units[~coupling.pinned[units]])
     rng = np.random.default_rng(seed)
     drawn = []
     for _ in range(draws):
         count = rng.integers(1, max(len(free), 2))
-        keep = np.ones(found.n_units, bool)
+        keep = np.ones(coupling.n_units, bool)
         keep[rng.choice(free, count, replace=False)] = False
         # Only what is asked for is random: a layer that would be emptied keeps one of its channels.
-        for at in found.axes.values():
+        for at in coupling.axes.values():
             if not keep[at].any():
                 keep[rng.choice(at)] = True
         drawn.append(np.flatnonzero(~keep[units]))
@@ -126,15 +126,15 @@ def subsets(probe: Probe, traced: Trace, draws: int, seed: int) -> list[np.ndarr
 
 def rectangles(probe: Probe, traced: Trace, draws: int, seed: int) -> list[Plan]:
     """Plans that respect the layouts: whole rows of a block, or equally many cells of every row."""
-    found = analyse(traced).coupling
-    units = set(found.axes[probe.axis].tolist())
+    coupling = analyse(traced).coupling
+    units = set(coupling.axes[probe.axis].tolist())
     rng = np.random.default_rng(seed)
     plans = []
     for k in range(draws):
-        for block in found.blocks:
-            if not units & set(block.cells.ravel().tolist()) or found.pinned[block.cells].all():
+        for block in coupling.blocks:
+            if not units & set(block.cells.ravel().tolist()) or coupling.pinned[block.cells].all():
                 continue
-            keep = np.ones(found.n_units, bool)
+            keep = np.ones(coupling.n_units, bool)
             h, d = block.cells.shape
             if k % 2 == 0 and h > 1:
                 keep[block.cells[rng.choice(h, rng.integers(1, h), replace=False)]] = False
@@ -166,11 +166,11 @@ def _batched(
 def examine(probe: Probe, *, draws: int = 3, seed: int = 0) -> Outcome:
     """Remove random subsets of the probe's channels and compare with the dense model."""
     traced, example = prepared(probe, seed)
-    found = analyse(traced).coupling
-    units = found.axes[probe.axis]
-    free = ~found.pinned[units]
-    whys = [str(g.pinned) for g in found.groups if g.pinned is not None and probe.axis in g.indices]
-    exact = all(g.exact for g in found.groups if probe.axis in g.indices and g.pinned is None)
+    coupling = analyse(traced).coupling
+    units = coupling.axes[probe.axis]
+    free = ~coupling.pinned[units]
+    whys = [str(g.pinned) for g in coupling.groups if g.pinned is not None and probe.axis in g.indices]
+    exact = all(g.exact for g in coupling.groups if probe.axis in g.indices and g.pinned is None)
     plans: list[Plan] = []
     refused = 0
     if free.any():
