@@ -61,6 +61,21 @@ def test_only_ops_spells_aten() -> None:
     assert not spelled, f"torch.ops.aten at {spelled}: operators are the business of fxprune/ops"
 
 
+def test_names_of_operators_are_spelled_where_operators_are_known() -> None:
+    """Beside the rules only those that read torch's names, and the oracle that must not ask the rules, spell them."""
+    knowing = {"ops", "graph", "testing", "models", "proof/masks"}
+    spelled = [
+        at(path, node.lineno)
+        for path, tree in sources()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Constant)
+        and isinstance(node.value, str)
+        and node.value.startswith("aten::")
+        and not any(path.relative_to(ROOT).as_posix().startswith(folder) for folder in knowing)
+    ]
+    assert not spelled, f"operators by name at {spelled}: give them a name in fxprune/ops/named.py"
+
+
 def test_peers_are_never_imported() -> None:
     met = {(entry(path), name.split(".")[0]) for path, tree in sources() for name, _ in imported(tree)}
     assert not {(importer, peer) for importer, peer in met if peer in NEVER} - NEVER_EXCEPT

@@ -13,6 +13,7 @@ from fxprune.coupling.cost import counted_macs
 from fxprune.coupling.sizes import concrete, concrete_shape, one_of_each, open_number
 from fxprune.ops import qualified_name, rule_for
 from fxprune.ops.base import Call, Value
+from fxprune.ops.named import COPIES
 
 __all__ = ["bind", "fake_tensors", "held_tensors", "macs_without_rule", "shapes_of"]
 
@@ -93,7 +94,7 @@ def _readers(node: fx.Node) -> list[fx.Node]:
     """Who reads a result, copies of it looked through."""
     found: list[fx.Node] = []
     for user in node.users:
-        copy = qualified_name(user.target) in ("aten::contiguous", "aten::clone")
+        copy = qualified_name(user.target) in COPIES
         found.extend(_readers(user) if copy else [user])
     return found
 

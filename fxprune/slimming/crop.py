@@ -16,6 +16,7 @@ from fxprune.graph.drafts import arguments_by_name
 from fxprune.graph.graph_module import set_tensor, tensor_at
 from fxprune.graph.trace import Trace
 from fxprune.ops import overload
+from fxprune.ops.named import CROPPABLE, PAD
 from fxprune.plans import Axis, Cost, Crop, Plan
 from fxprune.support.source_lines import source_of
 
@@ -29,9 +30,6 @@ __all__ = [
     "why_whole",
     "with_crops",
 ]
-
-# The last one stands in recorded graphs.
-OPS = frozenset({"aten::conv1d", "aten::conv2d", "aten::conv3d", "aten::convolution"})
 
 Ends = list[tuple[int, int]]
 """Zeros before and after each spatial dimension; fewer than none cut the input."""
@@ -289,7 +287,7 @@ def _reads(graph: fx.Graph, tensor: str) -> list[fx.Node]:
 def _convolution(node: fx.Node) -> fx.Node | None:
     """The weight of a convolution, None for another node."""
     target = node.target
-    if not isinstance(target, torch._ops.OpOverload) or target._schema.name not in OPS:
+    if not isinstance(target, torch._ops.OpOverload) or target._schema.name not in CROPPABLE:
         return None
     weight = arguments_by_name(node)["weight"]
     return weight if isinstance(weight, fx.Node) else None
@@ -316,7 +314,7 @@ def crop_calls(graph: fx.Graph, crop: Crop) -> None:
         if not _even(ends):
             with graph.inserting_before(node):
                 values["input"] = graph.call_function(
-                    overload("aten::pad"),
+                    overload(PAD),
                     (values["input"], list(_as_pad(ends))),  # type: ignore[arg-type]
                 )
             ends = [(0, 0)] * count

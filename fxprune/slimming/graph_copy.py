@@ -22,6 +22,7 @@ from fxprune.graph.values import Calls, DryRun, Inputs, Names, UnknownValue
 from fxprune.models.copies import copied
 from fxprune.ops import overload
 from fxprune.ops.base import Rewrite, Scaled
+from fxprune.ops.named import FLATTEN, INDEX_SELECT, UNFLATTEN
 from fxprune.plans import Plan
 from fxprune.resizing.resolve import Gather, Resolution, keep_mask, resolve
 from fxprune.slimming.crop import crop_calls
@@ -190,11 +191,11 @@ def _apply_gather(graph: fx.Graph, root: nn.Module, node: fx.Node, gather: Gathe
         index = graph.get_attr(name)
         if gather.stop - gather.start > 1:
             flat = (taken, gather.start, gather.stop - 1)
-            taken = graph.call_function(overload("aten::flatten", "using_ints"), flat)
-        taken = graph.call_function(overload("aten::index_select"), (taken, gather.start, index))
+            taken = graph.call_function(overload(*FLATTEN), flat)
+        taken = graph.call_function(overload(INDEX_SELECT), (taken, gather.start, index))
         if gather.index.ndim > 1:
             sizes = list(gather.index.shape)
-            taken = graph.call_function(overload("aten::unflatten", "int"), (taken, gather.start, sizes))
+            taken = graph.call_function(overload(*UNFLATTEN), (taken, gather.start, sizes))
     node.replace_all_uses_with(taken, delete_user_cb=readers.__contains__)
 
 

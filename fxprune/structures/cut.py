@@ -19,6 +19,7 @@ from fxprune.graph.dataflow import aliased, mutates
 from fxprune.graph.drafts import arguments_by_name, draft, shared
 from fxprune.graph.trace import Trace
 from fxprune.ops import overload, qualified_name
+from fxprune.ops.named import PAD
 from fxprune.structures.find import Structure, choose_structures
 from fxprune.support.memo import once
 from fxprune.support.source_lines import source_of
@@ -159,7 +160,7 @@ def _padded(graph: fx.Graph, operand: fx.Node, margins: list[int], behind: int, 
     if not any(margins):
         return operand
     amounts = [*[0] * (2 * behind), *margins]
-    node = graph.call_function(overload("aten::pad"), (operand, amounts))
+    node = graph.call_function(overload(PAD), (operand, amounts))
     value = operand.meta["val"]
     with value.fake_mode:
         node.meta = {**join.meta, "val": F.pad(value, amounts), GAP: True}

@@ -26,6 +26,7 @@ from fxprune.labels import BoolArray, IntArray, varying
 from fxprune.ops import qualified_name
 from fxprune.ops.base import Value
 from fxprune.ops.joining import CONCATENATIONS
+from fxprune.ops.named import ADD, SUMS
 from fxprune.structures.naming import named
 from fxprune.support.memo import once
 
@@ -134,7 +135,7 @@ def _residuals(data: DataFlow) -> Iterator[Structure]:
 
 def _summands(node: fx.Node) -> tuple[fx.Node, fx.Node] | None:
     """The two tensors an addition or subtraction joins."""
-    if qualified_name(node.target) not in ("aten::add", "aten::sub"):
+    if qualified_name(node.target) not in SUMS:
         return None
     first, second = (*node.args, *node.kwargs.values())[:2]
     return (first, second) if isinstance(first, fx.Node) and isinstance(second, fx.Node) else None
@@ -142,7 +143,7 @@ def _summands(node: fx.Node) -> tuple[fx.Node, fx.Node] | None:
 
 def _scaled(node: fx.Node, branch: fx.Node) -> str:
     """Why the sum without this operand is not just its other operand."""
-    plain = qualified_name(node.target) == "aten::add" and node.kwargs.get("alpha", 1) == 1
+    plain = qualified_name(node.target) == ADD and node.kwargs.get("alpha", 1) == 1
     return "" if plain or branch is not node.args[0] else "the other operand of the sum is scaled there"
 
 

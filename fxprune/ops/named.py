@@ -1,0 +1,21 @@
+"""Operators that other folders look for in a graph, or put into one, by their names."""
+
+from __future__ import annotations
+
+__all__ = ["ADD", "COPIES", "CROPPABLE", "FLATTEN", "INDEX_SELECT", "PAD", "SUMS", "UNFLATTEN"]
+
+ADD = "aten::add"
+
+SUMS = (ADD, "aten::sub")
+"""Join two tensors so that one of them may be missing."""
+
+COPIES = ("aten::contiguous", "aten::clone")
+"""Hand on what they read."""
+
+CROPPABLE = frozenset({"aten::conv1d", "aten::conv2d", "aten::conv3d", "aten::convolution"})
+"""Have kernels that may lose their borders."""
+
+PAD, INDEX_SELECT = "aten::pad", "aten::index_select"
+
+FLATTEN, UNFLATTEN = ("aten::flatten", "using_ints"), ("aten::unflatten", "int")
+"""Names and variants."""
