@@ -36,6 +36,8 @@ SHOWN = {
 }
 """What a verdict of the tables counts as in the picture."""
 
+LEGEND = {"refused": "refused, or nothing pruned", "crash": "crash, or no answer in time"}
+
 
 @dataclass(frozen=True)
 class Panel:
@@ -99,7 +101,7 @@ def draw(panels: Sequence[Panel], path: Path) -> None:
     )
     for panel, axis in zip(panels, axes.flat, strict=True):
         _draw(panel, axis)
-    keys = [Patch(color=colour, label=name) for name, colour in VERDICTS.items()]
+    keys = [Patch(color=colour, label=LEGEND.get(name, name)) for name, colour in VERDICTS.items()]
     figure.legend(handles=keys, loc="outside lower center", ncols=len(keys), frameon=False, fontsize=9)
     with atomic_path(path) as temporary:
         figure.savefig(temporary, dpi=150)
@@ -121,7 +123,7 @@ def _draw(panel: Panel, axis: Axes) -> None:
     axis.spines[:].set_visible(False)
     axis.tick_params(length=0)
     axis.set_title(f"{panel.title}: {panel.tried}", fontsize=10, loc="left")
-    axis.text(1, 1.02, panel.machine, fontsize=6, ha="right", va="bottom", transform=axis.transAxes)
+    axis.text(1, -0.01, panel.machine, fontsize=6, ha="right", va="top", transform=axis.transAxes)
 
 
 def main() -> int:
