@@ -148,10 +148,22 @@ OVER_LEFT = {
     "cumulative sum": lambda net, y: y.cumsum(1),
     "largest": lambda net, y: y / y.max(1, keepdim=True).values,
     "smallest": lambda net, y: y / y.amin(1, keepdim=True),
+    "middle one": lambda net, y: y - y.median(1, keepdim=True).values,
+    "middle one of numbers": lambda net, y: (
+        y - torch.where(y > 2, float("nan"), y).nanmedian(1, keepdim=True).values
+    ),
+    "written in place": lambda net, y: (y + in_place(y)).softmax(1) * y,
     "smallest norm": lambda net, y: y / y.norm(-float("inf"), dim=1, keepdim=True),
     "cosine": lambda net, y: y * nn.functional.cosine_similarity(y, y.sin(), dim=1)[:, None],
     "distance": lambda net, y: y * torch.cdist(y[:, None], y.cos()[:, None])[:, 0],
 }
+
+
+def in_place(y: Tensor) -> Tensor:
+    """Distance from the smallest, some channels overwritten: what is gone does not come back by that."""
+    z = y.clone()
+    z[:, 1:] = 0.25
+    return torch.stack([y, (z - z.amin(-1, keepdim=True)).tanh()], -1).sum(-1)
 
 
 @pytest.mark.parametrize("name", OVER_LEFT)

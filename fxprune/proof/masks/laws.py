@@ -45,6 +45,7 @@ from fxprune.proof.masks.reducing import (
     group_norm,
     layer_norm,
     mean,
+    median,
     rms_norm,
     scanned,
     softmax,
@@ -93,6 +94,7 @@ _LAWS: Mapping[str, Law] = _table(
         "amin": summed(INF),
         "max argmax": found_at(-INF),
         "min argmin": found_at(INF),
+        "median nanmedian": median,
         "cumsum": scanned(0.0),
         "cumprod": scanned(1.0),
         "cummax logcumsumexp": scanned(-INF),
@@ -110,7 +112,7 @@ _LAWS: Mapping[str, Law] = _table(
         "native_batch_norm _native_batch_norm_legit _native_batch_norm_legit_no_training "
         "_native_batch_norm_legit_functional _batch_norm_no_update _batch_norm_with_update cudnn_batch_norm": batch_norm,
         # by lines
-        "sort argsort topk kthvalue median nanmedian mode unfold_backward": along(named("dim")),
+        "sort argsort topk kthvalue mode unfold_backward": along(named("dim")),
         "linalg_inv_ex _linalg_det _linalg_slogdet linalg_cholesky_ex linalg_qr _linalg_eigh linalg_lu_factor_ex "
         "linalg_matrix_exp": along(last(2)),
         "_fft_r2c _fft_c2r _fft_c2c": along(named("dim")),

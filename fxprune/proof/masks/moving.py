@@ -57,10 +57,14 @@ def copied(call: Call) -> Result:
 
 
 def literal(call: Call) -> Result:
-    """Numbers that the model's code writes down."""
+    """Numbers that the model's code writes down; written in place, they bring nothing back that is gone."""
+    inside = call.follow and call.func._schema.name.endswith("_")
+    before = call.states.of(call.tensor(call.first())) if inside else None
+    gone = None if before is None else before == DEAD
     result = call.run()
     assert isinstance(result, Tensor)
-    return result, torch.full((), FREE, dtype=torch.uint8)
+    free = torch.full((), FREE, dtype=torch.uint8)
+    return result, free if gone is None else torch.where(gone, DEAD, free).to(torch.uint8)
 
 
 def likeness(call: Call) -> Result:

@@ -17,6 +17,7 @@ __all__ = [
     "group_norm",
     "layer_norm",
     "mean",
+    "median",
     "rms_norm",
     "scanned",
     "softmax",
@@ -62,6 +63,34 @@ def found_at(fill: float) -> Law:
         return result, [line, where]
 
     return law
+
+
+def median(call: Call) -> Result:
+    """The middle one of what is left: of an even number the smaller one of two, as torch has it."""
+    name = call.first()
+    x, state = call.tensor(name), call.state(call.tensor(name))
+    dims, keep = call.dims("dim"), _keeps(call)
+    line = merged(state, dims, keep)
+    where = Unknown(f"{call.func} counts positions of which some are gone") if mixed(state, dims) else line
+    if not mixed(state, dims):
+        result = call.run()
+        return result, [line] if isinstance(result, Tensor) else [line, where]
+    counted(call, state, dims)
+    at = dims[0] if len(dims) == 1 else 0
+    lines, left = (
+        t if len(dims) == 1 else t.flatten() for t in (call.without(name, math.inf), call.counts(state))
+    )
+    none = lines.isnan() & left
+    ordered, places = lines.masked_fill(none, math.inf).sort(dim=at, stable=True)
+    skipped = none if "nan" in call.func._schema.name else torch.zeros_like(none)
+    number = (left & ~skipped).sum(at, keepdim=True)
+    chosen = ((number - 1) // 2).clamp_min(0)
+    value, place = ordered.gather(at, chosen), places.gather(at, chosen)
+    value = torch.where((none & ~skipped).any(at, keepdim=True) | (number == 0), math.nan, value)
+    if not keep:
+        value, place = value.squeeze(at), place.squeeze(at)
+    value = value.to(x.dtype)
+    return (value, [line]) if call["dim"] is None else ((value, place), [line, where])
 
 
 def scanned(fill: float) -> Law:
