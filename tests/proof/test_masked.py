@@ -152,7 +152,7 @@ OVER_LEFT = {
     "middle one of numbers": lambda net, y: (
         y - torch.where(y > 2, float("nan"), y).nanmedian(1, keepdim=True).values
     ),
-    "written in place": lambda net, y: (y + in_place(y)).softmax(1) * y,
+    "written in place": lambda net, y: in_place(y).softmax(1) * y,
     "smallest norm": lambda net, y: y / y.norm(-float("inf"), dim=1, keepdim=True),
     "cosine": lambda net, y: y * nn.functional.cosine_similarity(y, y.sin(), dim=1)[:, None],
     "distance": lambda net, y: y * torch.cdist(y[:, None], y.cos()[:, None])[:, 0],
@@ -253,7 +253,7 @@ UNKNOWN = {
     "places of the largest": lambda net, y: y * y.argmax(1, keepdim=True),
     "sorted": lambda net, y: y.sort(1).values,
     "the largest three": lambda net, y: y * y.topk(3, 1).values.sum(1, keepdim=True),
-    "median": lambda net, y: y - y.median(1, keepdim=True).values,
+    "places of the middle one": lambda net, y: y * y.median(1, keepdim=True).indices,
     "spectrum": lambda net, y: y * torch.fft.rfft(y, dim=1).abs().sum(1, keepdim=True),
     "inverse": lambda net, y: y @ torch.linalg.inv(y.T @ y + torch.eye(y.shape[1])),
     "python number": lambda net, y: y * float(y.sort(1).values[0, 0]),
