@@ -75,6 +75,10 @@ FOUND = (
         "a product of everything with everything under a budget",
         "tests/planning/test_plan.py::test_a_square_loses_rows_and_columns_and_the_budget_is_met",
     ),
+    (
+        "a median over what is left, and numbers written in place where a channel is gone, in the mask oracle",
+        "tests/proof/test_masked.py::test_statistics_run_over_what_is_left",
+    ),
 )
 """Kinds of faults that random nets showed, and the test that each became."""
 
