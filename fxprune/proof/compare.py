@@ -140,8 +140,8 @@ class Case:
 
     def measured(self) -> Iterator[Measured]:
         """Each oracle's word; where structures are cut, also what their cut changes."""
-        flat = not any(bool((t.isfinite() & (t != 0)).any()) for t in self.dense.values())
-        assert self.small is not None
+        dense, _ = self.dense, self.small  # where one of them does not run, no oracle is to blame
+        flat = not any(bool((t.isfinite() & (t != 0)).any()) for t in dense.values())
         for oracle in self.what.oracles:
             yield replace(self._asked(oracle), flat=flat)
         if self.what.trace is not self.what.dense:

@@ -71,10 +71,9 @@ def median(call: Call) -> Result:
     x, state = call.tensor(name), call.state(call.tensor(name))
     dims, keep = call.dims("dim"), _keeps(call)
     line = merged(state, dims, keep)
-    where = Unknown(f"{call.func} counts positions of which some are gone") if mixed(state, dims) else line
     if not mixed(state, dims):
         result = call.run()
-        return result, [line] if isinstance(result, Tensor) else [line, where]
+        return result, [line] * (1 if isinstance(result, Tensor) else 2)
     counted(call, state, dims)
     at = dims[0] if len(dims) == 1 else 0
     lines, left = (
@@ -90,6 +89,7 @@ def median(call: Call) -> Result:
     if not keep:
         value, place = value.squeeze(at), place.squeeze(at)
     value = value.to(x.dtype)
+    where = Unknown(f"{call.func} counts positions of which some are gone")
     return (value, [line]) if call["dim"] is None else ((value, place), [line, where])
 
 
