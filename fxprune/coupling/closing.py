@@ -42,6 +42,7 @@ def close_over(walk: Walk) -> Closed:
     blocks = _blocks(walk, units)
     _pin_idle(walk, units, n_units, blocks)
     _pin_nameless(walk, units, n_units, blocks)
+    _pin_padding(walk, units, n_units)
     pin_of = _pins(walk, units, n_units, blocks)
     blurred = flags(walk.blurred, units, n_units)
     for block in blocks:
@@ -161,6 +162,18 @@ def _pin_idle(walk: Walk, units: IntArray, n_units: int, blocks: list[Block]) ->
         walk.pins.append(
             (idle, Pin("no layer makes or reads these units on the example inputs", kind="data"))
         )
+
+
+def _pin_padding(walk: Walk, units: IntArray, n_units: int) -> None:
+    """Padding that meets no unit of a layer stays.
+
+    What reads it further on could let it go, but then what counts or averages positions before that would count
+    others: nothing that is computed up to there says which are left.
+    """
+    lone = flags(walk.padded, units, n_units) & ~flags(walk.produced_labels, units, n_units)
+    padding = np.flatnonzero(lone[units])
+    if len(padding):
+        walk.pins.append((padding, Pin("padding that no layer makes, only reads", kind="data")))
 
 
 def _pin_nameless(walk: Walk, units: IntArray, n_units: int, blocks: list[Block]) -> None:

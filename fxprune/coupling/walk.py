@@ -49,6 +49,7 @@ class Walk:
     restricted: dict[fx.Node, list[IntArray]] = field(default_factory=dict)
     produced_labels: list[IntArray] = field(default_factory=list)
     consumed_labels: list[IntArray] = field(default_factory=list)
+    padded: list[IntArray] = field(default_factory=list)
     told: list[IntArray] = field(default_factory=list)
     ledger: Ledger = field(default_factory=Ledger)
     layouts: Layouts = field(default_factory=Layouts)
@@ -78,6 +79,12 @@ class Walk:
         """New labels that belong to no parameter."""
         self.virtual.append((self.size, self.at))
         return self._new(prod(shape)).reshape(shape)
+
+    def padding(self, shape: Shape) -> IntArray:
+        """New labels of positions that hold a constant."""
+        found = self.fresh(shape)
+        self.padded.append(found.ravel())
+        return found
 
     def tensor_value(self, name: str) -> Value:
         """A parameter, buffer or constant: one label per index of every dimension."""

@@ -156,7 +156,10 @@ class Context(Protocol):
         """Broadcast operands elementwise, tie what meets, and return the labels of the result."""
 
     def fresh(self, shape: Shape) -> IntArray:
-        """New labels that belong to no parameter (padding, factories)."""
+        """New labels that belong to no parameter."""
+
+    def padding(self, shape: Shape) -> IntArray:
+        """New labels of positions that hold a constant: they stay unless they meet units that a layer makes."""
 
     def role(self, produced: Sequence[IntArray], consumed: Sequence[IntArray]) -> None:
         """Weight labels that make units, and those that read them."""

@@ -18,9 +18,9 @@ def _filled(ctx: Context, call: Call) -> Value:
     free = [d for d, n in enumerate(call.shape) if 1 < n <= LONGEST and (name, d) not in call.symbolic]
     if call.stacked and {0, rank - 1} <= set(free):
         # Each layer has units of its own, so the two axes are one layout.
-        arrays.append(ctx.fresh(tuple(n if d in (0, rank - 1) else 1 for d, n in enumerate(call.shape))))
+        arrays.append(ctx.padding(tuple(n if d in (0, rank - 1) else 1 for d, n in enumerate(call.shape))))
         free = free[1:-1]
-    arrays += [ctx.fresh(tuple(n if d == e else 1 for e, n in enumerate(call.shape))) for d in free]
+    arrays += [ctx.padding(tuple(n if d == e else 1 for e, n in enumerate(call.shape))) for d in free]
     return Value(call.shape, tuple(arrays), "a constant")
 
 
@@ -39,7 +39,7 @@ def _counted(ctx: Context, call: Call) -> Value:
         ):
             start, step = call.integer("start"), call.integer("step", 1)
             data = np.arange(start, call.integer("end"), step, dtype=np.int64)
-        return Value(call.shape, (ctx.fresh((n,)),), "a constant", data)
+        return Value(call.shape, (ctx.padding((n,)),), "a constant", data)
     return Value(call.shape, (), "a constant")
 
 
@@ -52,7 +52,7 @@ def _identity(ctx: Context, call: Call) -> Value:
     rows, columns = call.shape
     if rows != columns or call.symbolic or not 1 < rows <= LONGEST:
         return Value(call.shape, (), "a constant")
-    units = ctx.fresh((rows,))
+    units = ctx.padding((rows,))
     return Value(call.shape, (units[:, None], units[None]), "a constant")
 
 

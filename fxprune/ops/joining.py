@@ -100,7 +100,7 @@ def _pad(ctx: Context, call: Call) -> Output:
                 break
             array = take(array, dim, slice(max(-left, 0), x.shape[dim] + min(right, 0)))
             sides = [
-                ctx.fresh(tuple(max(n, 0) if d == dim else s for d, s in enumerate(array.shape)))
+                ctx.padding(tuple(max(n, 0) if d == dim else s for d, s in enumerate(array.shape)))
                 for n in (left, right)
             ]
             array = np.concatenate([sides[0], array, sides[1]], axis=dim)

@@ -183,7 +183,7 @@ def repeated(ctx: Context, call: Call, name: str) -> list[IntArray]:
         for d, n in enumerate(call.shape)
         if before[d] == 1 < n <= LONGEST and d >= listed and (name, d - listed) not in call.symbolic
     ]
-    return [ctx.fresh(tuple(n if d == e else 1 for e, n in enumerate(call.shape))) for d in wider]
+    return [ctx.padding(tuple(n if d == e else 1 for e, n in enumerate(call.shape))) for d in wider]
 
 
 def row(

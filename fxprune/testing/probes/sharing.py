@@ -93,6 +93,11 @@ def class_token(m: Named, x: Tensor) -> Tensor:
     return m.second(m.scale * x)[:, 0]
 
 
+def counted_padding(m: Named, x: Tensor) -> Tensor:
+    x = F.pad(m.first(x), (0, 0, 0, 0, 0, 3))
+    return m.second(x * torch.ones_like(x).cumsum(1))
+
+
 def reused(m: Named, x: Tensor) -> Tensor:
     x = m.first(x)
     return m.second(m.mix(torch.relu(m.mix(x))))
@@ -244,6 +249,16 @@ SHARING = (
         0,
         0,
         axis=("op.table", 0),
+    ),
+    Probe(
+        "padding counted before a layer reads it",
+        whole(
+            counted_padding,
+            lambda: {"first": nn.Conv2d(3, 12, 3), "second": nn.Conv2d(15, 5, 1)},
+        ),
+        "inexact",
+        why="padding",
+        axis=("second.weight", 1),
     ),
 )
 

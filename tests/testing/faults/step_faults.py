@@ -424,6 +424,13 @@ COUPLE = (
     ),
     code(
         "couple",
+        "padding may go",
+        "Padding that only readers know is not pinned.",
+        at("fxprune.coupling.closing:_pin_padding", nothing),
+        first=("padding counted before a layer reads it",),
+    ),
+    code(
+        "couple",
         "parameters cost nothing",
         "The cost model counts no parameters.",
         at("fxprune.coupling.walk:Walk.count_parameters", nothing),
