@@ -136,13 +136,14 @@ def test_a_model_with_such_names() -> None:
 
 LARGE = """
 import sys
-from fxprune.cli import app as cli
-@cli.app.command()
+from fxprune.cli.app import app, main
+from fxprune.cli.common import say, show
+@app.command()
 def large() -> None:
-    cli._say("working")
-    cli._result("x" * 1_000_000, {}, False)
+    say("working")
+    show("x" * 1_000_000, {}, False)
 sys.argv = ["fxprune", "large"]
-cli.main()
+main()
 """
 """A command with a result that no buffer holds, and without torch, which takes seconds."""
 

@@ -39,7 +39,7 @@ from PIL import Image
 from safetensors.torch import save_file
 from torch import nn
 
-from fxprune.cli import options as cli_options
+from fxprune.cli import values
 from fxprune.errors import FxpruneError
 from fxprune.models.inputs import example_inputs, labelled_batches
 from fxprune.models.loading import Loaded, load_model
@@ -253,11 +253,11 @@ def _input(path: Path) -> None:
 def _values(path: Path) -> None:
     text = _text(path)
     with contextlib.suppress(typer.BadParameter):
-        cli_options.parse_align(text)
+        values.parse_align(text)
     with contextlib.suppress(typer.BadParameter):
-        cli_options.parse_ratios([text])
+        values.parse_ratios([text])
     with contextlib.suppress(typer.BadParameter):
-        cli_options.parse_files([text, text])
+        values.parse_files([text, text])
 
 
 def _program(path: Path) -> None:

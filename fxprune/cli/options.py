@@ -2,30 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
 from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated
 
 import typer
-
-if TYPE_CHECKING:
-    import torch
-    from torch import nn
-
-    from fxprune.models.inputs import Labelled
-    from fxprune.planning.options import PlanOptions
-    from fxprune.plans import Budget
-
-__all__ = [
-    "ScopeName",
-    "check_names",
-    "evidence",
-    "parse_align",
-    "parse_budget",
-    "parse_files",
-    "parse_ratios",
-]
 
 _MODEL = "Model"
 _BUDGET = "Budget (fraction to keep, one of)"
@@ -34,7 +15,6 @@ _SHOW = "What to show"
 _MEASURE = "Measurement"
 _OUTPUT = "Output"
 
-_DIGITS = 9  # of a number of channels
 _MOST = 2**31 - 1
 
 Model = Annotated[
@@ -386,152 +366,3 @@ Seed = Annotated[
         "--seed", metavar="N", min=0, max=_MOST, help="Of the weights and of the order of the data."
     ),
 ]
-
-
-# --- texts to values -------------------------------------------------------------------------
-
-
-def parse_budget(
-    *, macs: float | None, params: float | None, channels: float | None, latency: float | None
-) -> Budget:
-    """The one budget that was given.
-
-    Raises:
-        BadParameter: None was given, or several.
-    """
-    from fxprune.plans import Budget
-
-    given = [value for value in (macs, params, channels, latency) if value is not None]
-    if len(given) != 1:
-        raise typer.BadParameter(
-            f"{'give' if not given else 'give only'} one budget, such as --macs 0.5",
-            param_hint="--macs, --params, --channels, --latency",
-        )
-    if latency is not None:
-        raise typer.BadParameter(
-            "latency budgets are reserved for a later release; use --macs with the default --align auto, "
-            "which gives widths that run fast",
-            param_hint="--latency",
-        )
-    if not 0 < given[0] <= 1:
-        raise typer.BadParameter(f"{given[0]:g} is not a fraction to keep in (0, 1]", param_hint="the budget")
-    return Budget(macs=macs, params=params, channels=channels)
-
-
-def plan_options(
-    *,
-    scope: ScopeName,
-    align: str,
-    keep_at_least: int,
-    protect: list[str] | None,
-    only: list[str] | None,
-    ratio: list[str] | None,
-    target: str,
-    blocks: BlocksName,
-    seed: int,
-) -> PlanOptions:
-    """The options of a plan.
-
-    Raises:
-        BadParameter: One cannot be read.
-        PlanError: One makes no sense.
-    """
-    from fxprune.planning.options import PlanOptions
-
-    return PlanOptions(
-        scope=scope.value,
-        align=parse_align(align),
-        keep_at_least=keep_at_least,
-        protect=protect or (),
-        only=only or (),
-        ratios=parse_ratios(ratio) or {},
-        target=target,
-        blocks=blocks.value,
-        seed=seed,
-    )
-
-
-def check_names(criterion: str, target: str, *, has_data: bool) -> None:
-    """Refuse what a plan would refuse, before the model is loaded and traced.
-
-    Raises:
-        PlanError: No such criterion or target, or a criterion that needs data.
-    """
-    from fxprune.criteria.score import criterion_named
-    from fxprune.errors import PlanError
-    from fxprune.planning import targets
-
-    targets.get(target)
-    needs = criterion_named(criterion).needs
-    if needs and not has_data:
-        raise PlanError(
-            f"criterion '{criterion}' needs {' and '.join(sorted(needs))}, and --data is missing",
-            advice="pass --data FILE.npz with inputs and class numbers 'y', or choose a criterion that reads weights only",
-        )
-
-
-def parse_align(text: str) -> Literal["auto"] | int:
-    """``auto`` or a number.
-
-    Raises:
-        BadParameter: Neither.
-    """
-    if text == "auto":
-        return "auto"
-    if text.isdecimal() and len(text) <= _DIGITS and int(text) > 0:
-        return int(text)
-    shown = text if len(text) <= 2 * _DIGITS else f"{text[:_DIGITS]}..."
-    raise typer.BadParameter(f"'{shown}' is neither auto nor a number of channels", param_hint="--align")
-
-
-def parse_ratios(texts: Sequence[str] | None) -> dict[str, float]:
-    """``["layer1.*=0.75"]`` as a mapping.
-
-    Raises:
-        BadParameter: Not of the form ``PATTERN=FRACTION``.
-
-    Example:
-        >>> parse_ratios(["layer1.*=0.75"])
-        {'layer1.*': 0.75}
-    """
-    ratios = {}
-    for text in texts or ():
-        pattern, _, value = text.rpartition("=")
-        try:
-            ratios[pattern] = float(value)
-        except ValueError:
-            pattern = ""
-        if not pattern:
-            raise typer.BadParameter(f"'{text}' is not PATTERN=FRACTION", param_hint="--ratio")
-    return ratios
-
-
-def parse_files(texts: Sequence[str]) -> dict[str, Path]:
-    """``["a.onnx", "small=b.onnx"]`` as files by name.
-
-    Raises:
-        BadParameter: Two have one name.
-
-    Example:
-        >>> list(parse_files(["out/a.onnx", "small=b.onnx"]))
-        ['a', 'small']
-    """
-    files: dict[str, Path] = {}
-    for text in texts:
-        name, _, path = text.rpartition("=")
-        name = name or Path(path).stem
-        if name in files:
-            raise typer.BadParameter(
-                f"two files are called '{name}'; write NAME={text}", param_hint="FILE.onnx"
-            )
-        files[name] = Path(path)
-    return files
-
-
-def evidence(
-    path: Path | None,
-) -> tuple[Iterable[Labelled] | None, Callable[[nn.Module, Labelled], torch.Tensor] | None]:
-    """Batches and the loss on them, for criteria that look at data."""
-    from fxprune.models.inputs import Labelled, labelled_batches
-
-    return (None, None) if path is None else (labelled_batches(path), Labelled.loss)

@@ -1,0 +1,47 @@
+"""``fxprune bench``."""
+
+from __future__ import annotations
+
+from fxprune.cli import options as o
+from fxprune.cli.common import show, steps
+from fxprune.cli.values import parse_files
+
+__all__ = ["EXAMPLES", "bench"]
+
+EXAMPLES = (
+    "Examples:\n\n"
+    "  fxprune bench dense.onnx slim.onnx --threads 2\n\n"
+    "  fxprune bench before=a.onnx after=b.onnx -i 8x3x224x224 --seconds 20 --json > bench.json"
+)
+
+
+def bench(
+    files: o.OnnxFiles,
+    inputs: o.Inputs = None,
+    threads: o.Threads = 1,
+    repeats: o.Repeats = 50,
+    seconds: o.Seconds = None,
+    batch: o.BatchSize = None,
+    memory: o.Memory = True,
+    limit: o.Limit = 60.0,
+    as_json: o.Json = False,
+) -> None:
+    """Measure ONNX files against the first of them, interleaved, in onnxruntime."""
+    from fxprune.bench.benchmark import benchmark
+    from fxprune.pipeline import onnx_inputs, percent
+
+    named = parse_files(files)
+    example = onnx_inputs(next(iter(named.values())), inputs or ())
+    with steps().step("benchmark") as ticks:
+        table = benchmark(
+            named,
+            example,
+            threads=threads,
+            repeats=repeats,
+            seconds=seconds,
+            batch=batch,
+            memory=memory,
+            limit_s=limit,
+            progress=percent(ticks),
+        )
+    show(table, table.to_json(), as_json)

@@ -1,0 +1,79 @@
+"""``fxprune compress``."""
+
+from __future__ import annotations
+
+from fxprune.cli import options as o
+from fxprune.cli.common import opened_model, say, show, steps
+from fxprune.cli.values import check_names, evidence, parse_budget, plan_options
+
+__all__ = ["EXAMPLES", "compress"]
+
+EXAMPLES = (
+    "Examples:\n\n"
+    "  fxprune compress torchvision:resnet18@pretrained --macs 0.5 --out out/\n\n"
+    "  fxprune compress nets.py:make -w trained.safetensors -i 1x3x32x32 --params 0.3 --out out/"
+)
+
+
+def compress(
+    model: o.Model,
+    out: o.OutFolder,
+    weights: o.Weights = None,
+    inputs: o.Inputs = None,
+    allow_pickle: o.AllowPickle = False,
+    macs: o.Macs = None,
+    params: o.Params = None,
+    channels: o.Channels = None,
+    latency: o.Latency = None,
+    criterion: o.Criterion = "l1",
+    data: o.Data = None,
+    scope: o.Scope = o.ScopeName.everywhere,
+    align: o.Align = "auto",
+    keep_at_least: o.KeepAtLeast = 1,
+    protect: o.Protect = None,
+    only: o.Only = None,
+    ratio: o.Ratio = None,
+    target: o.Target = "onnxruntime-cpu",
+    blocks: o.Blocks = o.BlocksName.auto,
+    seed: o.PlanSeed = 0,
+    threads: o.Threads = 1,
+    seconds: o.Seconds = None,
+    as_json: o.Json = False,
+) -> None:
+    """All of it: plan, slim, verify, export, benchmark and report, into one folder."""
+    from fxprune.pipeline import compress as run
+    from fxprune.report.sheets import result_view
+    from fxprune.support.delivery import check_folder
+
+    budget = parse_budget(macs=macs, params=params, channels=channels, latency=latency)
+    options = plan_options(
+        scope=scope,
+        align=align,
+        keep_at_least=keep_at_least,
+        protect=protect,
+        only=only,
+        ratio=ratio,
+        target=target,
+        blocks=blocks,
+        seed=seed,
+    )
+    check_names(criterion, target, has_data=data is not None)
+    batches, loss = evidence(data)
+    check_folder(out)  # before minutes of work, not after
+    opened = opened_model(model, weights, inputs, allow_pickle)
+    result = run(
+        opened.model,
+        opened.inputs,
+        budget,
+        out=out,
+        criterion=criterion,
+        **vars(options),
+        threads=threads,
+        seconds=seconds,
+        data=batches,
+        loss=loss,
+        watcher=steps(),
+        saved_plan=opened.plan_from_dense,  # so that the file makes the model slim that was named
+    )
+    show(result_view(result.plan, result.bench, result.why_no_onnx), result.as_json(), as_json)
+    say(f"everything is in {out}: start with {result.paths.report}")

@@ -1,0 +1,60 @@
+"""``fxprune slim``."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+
+from fxprune.cli import options as o
+from fxprune.cli.common import opened_model, say, show, steps, traced_model
+
+__all__ = ["EXAMPLES", "slim"]
+
+EXAMPLES = (
+    "Example:\n\n  fxprune slim torchvision:resnet50@pretrained --plan plan.json --out slim.safetensors"
+)
+
+
+def slim(
+    model: o.Model,
+    plan_file: o.PlanFile,
+    out: o.SlimOut,
+    weights: o.Weights = None,
+    inputs: o.Inputs = None,
+    allow_pickle: o.AllowPickle = False,
+    check: o.Check = True,
+    as_json: o.Json = False,
+) -> None:
+    """Apply a plan: write the slim weights, after proving them right.
+
+    The file holds the plan, too: wherever MODEL is given, it makes the model slim as --weights.
+    """
+    from fxprune.pipeline import read_plan
+    from fxprune.proof.verify import verify
+    from fxprune.report.sheets import cost_sheet
+    from fxprune.slimming.recount import recounted
+    from fxprune.slimming.slim import save
+    from fxprune.slimming.slim import slim as apply
+
+    made = read_plan(plan_file)
+    opened = opened_model(model, weights, inputs, allow_pickle, writes=out)
+    traced = traced_model(opened)
+    made = recounted(traced, made)
+    with steps().step("slim") as ticks:
+        small = apply(traced, made)
+        ticks.note(f"as a {small.fxprune_kind}")
+    facts: dict[str, object] = {
+        "file": str(out),
+        "kind": small.fxprune_kind,
+        "dense": asdict(made.dense),
+        "slim": asdict(made.predicted),
+        "proof": None,
+    }
+    if check:
+        with steps().step("verify") as ticks:
+            proof = verify(traced, made, small)
+            ticks.note(str(proof))
+        facts["proof"] = json.loads(proof.to_json())
+    save(small, opened.plan_from_dense(made), out)
+    say(f"wrote {out}")
+    show(cost_sheet(made).rich(), facts, as_json)
