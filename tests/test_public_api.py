@@ -49,6 +49,7 @@ ERRORS = {
 MODULES = {"regularizers"}
 TESTING = {
     *("Broken", "LawError", "Operand", "OperatorReport", "Sample", "check_operator", "unnoticed_faults"),
+    *("MethodReport", "check_method"),
     *("buffer", "complex_parameter", "given", "parameter", "positive"),
     *("Finding", "Net", "Recipe", "Report", "Shrunk"),
     *("check", "from_source", "random_net", "random_nets", "shrink", "write"),

@@ -42,9 +42,9 @@ def close_over(walk: Walk) -> Closed:
     blocks = _blocks(walk, units)
     _pin_idle(walk, units, n_units, blocks)
     _pin_nameless(walk, units, n_units, blocks)
-    _pin_padding(walk, units, n_units)
-    pin_of = _pins(walk, units, n_units, blocks)
     blurred = flags(walk.blurred, units, n_units)
+    _pin_padding(walk, units, n_units, blurred)
+    pin_of = _pins(walk, units, n_units, blocks)
     for block in blocks:
         blurred[block.cells[blurred[block.rows]]] = True
     left = [b for b in blocks if (pin_of[b.cells] < 0).any()]
@@ -164,16 +164,15 @@ def _pin_idle(walk: Walk, units: IntArray, n_units: int, blocks: list[Block]) ->
         )
 
 
-def _pin_padding(walk: Walk, units: IntArray, n_units: int) -> None:
-    """Padding that meets no unit of a layer stays.
+def _pin_padding(walk: Walk, units: IntArray, n_units: int, blurred: BoolArray) -> None:
+    """Padding that meets no unit of a layer stays where positions are counted, averaged or ranked.
 
-    What reads it further on could let it go, but then what counts or averages positions before that would count
-    others: nothing that is computed up to there says which are left.
+    What reads it further on could let it go, but nothing that is computed up to there says which positions are left.
     """
-    lone = flags(walk.padded, units, n_units) & ~flags(walk.produced_labels, units, n_units)
-    padding = np.flatnonzero(lone[units])
+    made = flags(walk.produced_labels, units, n_units)
+    padding = np.flatnonzero((flags(walk.padded, units, n_units) & blurred & ~made)[units])
     if len(padding):
-        walk.pins.append((padding, Pin("padding that no layer makes, only reads", kind="data")))
+        walk.pins.append((padding, Pin("padding that is counted, and that no layer makes", kind="data")))
 
 
 def _pin_nameless(walk: Walk, units: IntArray, n_units: int, blocks: list[Block]) -> None:

@@ -175,8 +175,8 @@ METHODS: tuple[MethodInfo, ...] = tuple(map(MethodInfo, REGULARIZERS))
 """A row for every method that comes along."""
 
 
-def method_info(name: str) -> MethodInfo:
-    """The row of a method, by its ``name`` or that of its class; one's own by ``my_module:MyMethod``.
+def method_info(name: str | type[Regularizer]) -> MethodInfo:
+    """The row of a method, by its ``name`` or that of its class; one's own by ``my_module:MyMethod``, or the class.
 
     Raises:
         WrongOption: There is none.
@@ -186,8 +186,10 @@ def method_info(name: str) -> MethodInfo:
         'ssr'
     """
     for info in METHODS:
-        if name in (info.name, info.method.__name__):
+        if name in (info.name, info.method.__name__, info.method):
             return info
+    if isinstance(name, type):
+        return _complete(name, name.__name__)
     if ":" in name:
         return _own(name)
     known = [info.name for info in METHODS]
@@ -211,6 +213,10 @@ def _own(name: str) -> MethodInfo:
             f"{name} is no method",
             advice="name a class that inherits from fxprune.regularizers.Regularizer",
         )
+    return _complete(cls, name)
+
+
+def _complete(cls: type[Regularizer], name: str) -> MethodInfo:
     if inspect.isabstract(cls):
         raise WrongOption(
             "",
@@ -221,7 +227,7 @@ def _own(name: str) -> MethodInfo:
 
 
 def make_method(
-    chosen: Sequence[tuple[str, Mapping[str, object]]],
+    chosen: Sequence[tuple[str | type[Regularizer], Mapping[str, object]]],
     model: nn.Module,
     groups: Sequence[Group],
     *,

@@ -2,6 +2,7 @@
 
 * An operator of your own: ``register`` its rule, write a ``Sample``, and ``check_operator`` runs every law on it;
   ``unnoticed_faults`` says which slips in the rule your samples would not show.
+* A sparse-training method of your own: ``check_method`` runs every law of the protocol on it.
 * ``random_net`` writes a net nobody chose as module source, ``check`` prunes it in many ways and says what came of
   it, ``shrink`` makes a failing one small.
 * ``fxprune.testing.samples`` has samples of all operators, ``fxprune.testing.probes`` small networks with one
@@ -20,6 +21,7 @@ Example:
 
 from __future__ import annotations
 
+from fxprune.testing.methods import MethodReport, check_method
 from fxprune.testing.nets.check import Finding, Report, check
 from fxprune.testing.nets.shrink import Shrunk, shrink
 from fxprune.testing.nets.write import Net, Recipe, from_source, random_net, random_nets, write
@@ -38,6 +40,7 @@ __all__ = [
     "Broken",
     "Finding",
     "LawError",
+    "MethodReport",
     "Net",
     "Operand",
     "OperatorReport",
@@ -47,6 +50,7 @@ __all__ = [
     "Shrunk",
     "buffer",
     "check",
+    "check_method",
     "check_operator",
     "complex_parameter",
     "from_source",

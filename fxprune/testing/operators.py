@@ -18,33 +18,39 @@ __all__ = ["Broken", "LawError", "OperatorReport", "check_operator", "unnoticed_
 
 @dataclass(frozen=True)
 class Broken:
-    """A law that does not hold on a sample.
+    """A law that does not hold.
 
     Attributes:
-        law: Its name in ``fxprune.testing.laws.LAWS``.
-        sample: The sample.
+        law: Its name in ``fxprune.testing.laws.LAWS`` or ``fxprune.testing.methods.METHOD_LAWS``.
+        subject: The sample, or the method, that shows it.
         how: What is wrong.
     """
 
     law: str
-    sample: Sample
+    subject: Sample | str
     how: str
 
+    @property
+    def name(self) -> str:
+        """Name of the operator or method."""
+        return self.subject if isinstance(self.subject, str) else self.subject.name
+
     def __str__(self) -> str:
-        return f"{self.sample.op}, {self.law}: {self.how}"
+        said = self.subject if isinstance(self.subject, str) else self.subject.op
+        return f"{said}, {self.law}: {self.how}"
 
 
 class LawError(FxpruneError):
-    """The rule of an operator breaks a law.
+    """The rule of an operator, or a method, breaks a law.
 
     Attributes:
-        broken: What is wrong, sample by sample.
+        broken: What is wrong, one by one.
     """
 
-    def __init__(self, broken: Sequence[Broken]) -> None:
+    def __init__(self, what: str, broken: Sequence[Broken]) -> None:
         self.broken = tuple(broken)
-        ops = ", ".join(dict.fromkeys(b.sample.name for b in broken))
-        super().__init__(f"the rule for {ops} breaks laws\n" + "\n".join(f"  {b}" for b in broken))
+        names = ", ".join(dict.fromkeys(b.name for b in broken))
+        super().__init__(f"the {what} {names} breaks laws\n" + "\n".join(f"  {b}" for b in broken))
 
 
 @dataclass(frozen=True)
@@ -101,7 +107,7 @@ def check_operator(*samples: Sample) -> OperatorReport:
     _with_rules(samples)
     broken = [b for sample in samples for b in _broken(sample)]
     if broken:
-        raise LawError(broken)
+        raise LawError("rule for", broken)
     return OperatorReport(tuple(dict.fromkeys(s.name for s in samples)), tuple(LAWS), len(samples))
 
 

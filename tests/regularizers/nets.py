@@ -12,6 +12,7 @@ from torch import nn
 import fxprune
 from fxprune.coupling.groups import Block, Group, Pin
 from fxprune.plans import Axis
+from fxprune.testing.methods import Residual
 
 
 def ids(*numbers: int) -> np.ndarray:
@@ -54,36 +55,6 @@ def linear_chain(*widths: int, bias: bool = True) -> tuple[nn.Sequential, tuple[
             groups.append(made)
             start += b
     return nn.Sequential(*layers[:-1]), tuple(groups)
-
-
-class Block2(nn.Module):
-    """Two convolutions and a shortcut."""
-
-    def __init__(self, width: int, inner: int) -> None:
-        super().__init__()
-        self.conv1 = nn.Conv2d(width, inner, 3, padding=1, bias=False)
-        self.bn1 = nn.BatchNorm2d(inner)
-        self.conv2 = nn.Conv2d(inner, width, 3, padding=1, bias=False)
-        self.bn2 = nn.BatchNorm2d(width)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return torch.relu(x + self.bn2(self.conv2(torch.relu(self.bn1(self.conv1(x))))))
-
-
-class Residual(nn.Module):
-    """A stem, two residual blocks on one stream, a head."""
-
-    def __init__(self, width: int = 8) -> None:
-        super().__init__()
-        self.stem = nn.Conv2d(3, width, 3, padding=1, bias=False)
-        self.bn = nn.BatchNorm2d(width)
-        self.block1 = Block2(width, 6)
-        self.block2 = Block2(width, 6)
-        self.head = nn.Linear(width, 4)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        x = self.block2(self.block1(torch.relu(self.bn(self.stem(x)))))
-        return self.head(x.mean((2, 3)))
 
 
 class Concat(nn.Module):

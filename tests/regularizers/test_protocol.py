@@ -5,17 +5,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
-from regularizers.nets import traced
+from regularizers.own_methods import Fading
 from torch import nn
 
 import fxprune
 from fxprune.errors import PlanError
-from fxprune.plans import Budget, Plan
-from fxprune.regularizers import GAL, SSR, Compose, GReg, Regularizer, Uniform
-from fxprune.regularizers.registry import METHODS, MethodInfo, WrongOption, make_method, method_info
+from fxprune.plans import Budget
+from fxprune.regularizers import GAL, SSR, Compose, GReg, GroupRegularizer, Regularizer, Uniform
+from fxprune.regularizers.registry import METHODS, MethodInfo, WrongOption, method_info
+from fxprune.testing import LawError, check_method
+from fxprune.testing.methods import METHOD_LAWS, Training
 
 OWN = Path(__file__).with_name("own_methods.py")
 ROUNDING = 1e-10  # float64: sums in another order
@@ -50,42 +51,6 @@ DECIDE_ALONE = {"increg_columns", "gal", "several"}
 every_method = pytest.mark.parametrize("name", CHOSEN)
 
 
-class Run:
-    """A residual net in training as ``fxprune train`` has it."""
-
-    def __init__(self, name: str, slot: int = 0) -> None:
-        self.model, self.trace, self.groups, self.x = traced("residual", slot, slot)
-        self.optimizer = torch.optim.SGD(self.model.parameters(), lr=0.05, momentum=0.9)
-        self.reg = make_method(
-            CHOSEN[name], self.model, self.groups, optimizer=self.optimizer, budget=Budget(params=0.6)
-        )
-        self.random = torch.Generator().manual_seed(0)
-
-    def step(self, n: int = 1) -> None:
-        for _ in range(n):
-            x = torch.randn(4, *self.x.shape[1:], dtype=torch.float64, generator=self.random)
-            y = torch.randn(4, 4, dtype=torch.float64, generator=self.random)
-            self.optimizer.zero_grad()
-            objective = self.reg.objective
-            loss = (self.model(x) - y).square().mean() if objective is None else objective(x)
-            (loss + self.reg.penalty()).backward()
-            self.optimizer.step()
-            self.reg.step()
-
-    def everything(self) -> dict[str, torch.Tensor]:
-        both = {**self.model.state_dict(), **{f"method.{k}": v for k, v in self.reg.state_dict().items()}}
-        return {name: value.clone() for name, value in both.items()}
-
-
-def differing(before: dict[str, torch.Tensor], after: dict[str, torch.Tensor]) -> list[str]:
-    assert before.keys() == after.keys()
-    return [name for name in before if not torch.equal(before[name], after[name])]
-
-
-def same(one: Plan, two: Plan) -> bool:
-    return (one.kept, one.removed, one.crops) == (two.kept, two.removed, two.crops)
-
-
 def test_every_row_is_tested() -> None:
     assert {info.name for info in METHODS} <= set(CHOSEN)
     names = [name for info in METHODS for name in (info.name, info.method.__name__)]
@@ -94,120 +59,140 @@ def test_every_row_is_tested() -> None:
 
 
 @every_method
-def test_looking_changes_nothing(name: str) -> None:
-    """Reports, and the decision of the moment, can be asked for at any step."""
-    run = Run(name)
-    run.step(4)
-    before = run.everything()
-    decision = run.reg.decision()
-    report, removed = run.reg.report(), run.reg.removed_units()
-    assert differing(before, run.everything()) == []
-    assert not run.reg.finished
-    assert (report.steps, 0 <= report.zero_share < 1) == (4, True)
-    assert (np.diff(removed) > 0).all()
-    if run.reg.one_shot:
-        assert decision is None
+@pytest.mark.parametrize("law", METHOD_LAWS)
+def test_laws(name: str, law: str) -> None:
+    assert METHOD_LAWS[law](lambda slot, only="": Training(CHOSEN[name], slot, only)) == ""
 
 
 @every_method
-def test_the_decision_of_the_moment_is_what_finishing_takes(name: str) -> None:
-    run = Run(name)
+def test_something_goes(name: str) -> None:
+    """Else the laws would say little."""
+    run = Training(CHOSEN[name])
     run.step(6)
-    decision = run.reg.decision()
+    run.method.finish()
+    plan = run.method.plan()
+    assert plan.predicted.params < plan.dense.params or name == "increg_columns"
+
+
+@every_method
+def test_the_moments_decision_is_all_that_finishing_takes(name: str) -> None:
+    run = Training(CHOSEN[name])
+    run.step(6)
+    decision = run.method.decision()
+    assert (decision is None) == run.method.one_shot
     # What is not ripe yet goes all the same when IncReg finishes.
     if decision is not None and not name.startswith("increg"):
-        run.reg.finish()
-        assert same(run.reg.plan(), decision)
+        run.method.finish()
+        assert run.method.plan().kept == decision.kept
 
 
-@every_method
-def test_finishing_is_for_good(name: str) -> None:
-    run = Run(name)
-    run.step(6)
-    run.reg.finish()
-    assert run.reg.finished
-    plan, before = run.reg.plan(), run.everything()
-    assert plan.predicted.params < plan.dense.params or name == "increg_columns"
-    run.reg.finish()
-    assert differing(before, run.everything()) == []
-    assert float(run.reg.penalty()) == 0
-    run.step(2)
-    assert same(run.reg.plan(), plan)
-    slim = fxprune.slim(run.trace, plan).eval()
-    torch.testing.assert_close(slim(run.x), run.model.eval()(run.x), rtol=ROUNDING, atol=ROUNDING)
-
-
-@every_method
-def test_a_plan_is_taken_or_refused(name: str) -> None:
-    run = Run(name)
+@pytest.mark.parametrize("name", sorted(DECIDE_ALONE))
+def test_who_decides_alone_says_so(name: str) -> None:
+    run = Training(CHOSEN[name])
     run.step(4)
-    if run.reg.steerable:
-        assert run.reg.period >= 1 and run.reg.strength == 1.0
-        wanted = run.reg.plan(Budget(params=0.8))
-    else:
-        wanted = fxprune.plan(run.trace, Budget(params=0.8), align=1)
-    if name in DECIDE_ALONE:
-        assert not run.reg.steerable
-        with pytest.raises(PlanError, match="are not decided by a plan of channels"):
-            run.reg.finish(wanted)
-        assert not run.reg.finished
-    else:
-        run.reg.finish(wanted)
-        assert same(run.reg.plan(), wanted)
+    assert not run.method.steerable
+    with pytest.raises(PlanError, match="are not decided by a plan of channels"):
+        run.method.finish(fxprune.plan(run.trace, Budget(params=0.8), align=1))
 
 
 @every_method
-def test_a_budget_is_spent_as_the_options_say(name: str) -> None:
-    run = Run(name)
+def test_who_can_be_led_says_so(name: str) -> None:
+    run = Training(CHOSEN[name])
+    assert run.method.period >= 1
+    assert run.method.strength == 1.0
+    if name not in DECIDE_ALONE:
+        run.step(4)
+        run.method.finish(fxprune.plan(run.trace, Budget(params=0.8), align=1))
+        assert run.method.finished
+
+
+def test_columns_rank_nothing() -> None:
+    run = Training(CHOSEN["increg_columns"])
     run.step(4)
-    options = fxprune.planning.options.PlanOptions(align=1, protect=("stem*",))
-    if name == "increg_columns":
-        with pytest.raises(PlanError, match="ranks nothing that a budget could be spent on"):
-            run.reg.plan(Budget(params=0.7), options)
-        return
-    plan = run.reg.plan(Budget(params=0.7), options)
-    assert plan.predicted.params <= 0.72 * plan.dense.params
-    assert ("stem.weight", 0) not in plan.kept or len(plan.kept["stem.weight", 0]) == 8
-
-
-@every_method
-@pytest.mark.parametrize("finished", [False, True])
-def test_a_state_continues_bit_equal(name: str, finished: bool) -> None:
-    first = Run(name)
-    first.step(3)
-    if finished:
-        first.reg.finish()
-    model, optimizer = first.model.state_dict(), first.optimizer.state_dict()
-    saved = {key: value.clone() for key, value in model.items()}
-    state, momenta = (
-        first.reg.state_dict(),
-        {k: v["momentum_buffer"].clone() for k, v in optimizer["state"].items()},
-    )
-    assert all(type(value) is torch.Tensor for value in state.values())
-    first.random.manual_seed(7)
-    first.step(3)
-    second = Run(name, slot=1)
-    second.model.load_state_dict(saved)
-    states = {k: {"momentum_buffer": v} for k, v in momenta.items()}
-    second.optimizer.load_state_dict({**optimizer, "state": states})
-    second.reg.load_state_dict(state)
-    assert second.reg.finished == finished
-    second.random.manual_seed(7)
-    second.step(3)
-    assert differing(first.everything(), second.everything()) == []
+    with pytest.raises(PlanError, match="ranks nothing that a budget could be spent on"):
+        run.method.plan(Budget(params=0.7))
 
 
 @every_method
 def test_the_student_is_what_the_model_becomes(name: str) -> None:
-    run = Run(name)
+    run = Training(CHOSEN[name])
     run.step(4)
-    assert (run.reg.student is None) == (name not in ("gal", "faithful"))
+    assert (run.method.student is None) == (name not in ("gal", "faithful"))
     if name == "gal":
         run.model.eval()
-        before = run.reg.student(run.x)
+        before = run.method.student(run.x)
         assert (before - run.model(run.x)).abs().max() > 1e-3
-        run.reg.finish()
+        run.method.finish()
         torch.testing.assert_close(run.model(run.x), before, rtol=ROUNDING, atol=ROUNDING)
+
+
+# --- check_method ------------------------------------------------------------------------------
+
+Patch = tuple[str, object]
+
+
+# Slips that somebody who writes a method may make, and the first law that says so.
+SLIPS: dict[str, tuple[str, Patch]] = {
+    "decides when asked": (
+        "looking changes nothing",
+        ("decision", lambda self: self.finish() or self.plan()),
+    ),
+    "decides otherwise at the end": (
+        "what would go goes",
+        (
+            "finish",
+            lambda self, plan=None: GroupRegularizer.finish(self, plan or self.plan(Budget(params=0.99))),
+        ),
+    ),
+    "lets what went come back": (
+        "finishing is for good",
+        ("step", lambda self: None if self.finished else GroupRegularizer.step(self)),
+    ),
+    "punishes what is left": ("finishing is for good", ("penalty", Fading._penalty)),
+    "takes any plan for its own": (
+        "a plan is taken or refused",
+        ("finish", lambda self, plan=None: GroupRegularizer.finish(self)),
+    ),
+    "spends a budget its own way": (
+        "a budget is spent or refused",
+        (
+            "plan",
+            lambda self, budget=None, options=None: GroupRegularizer.plan(
+                self, budget and Budget(params=0.9)
+            ),
+        ),
+    ),
+    "forgets its factor": (
+        "a state continues bit for bit",
+        ("_load_own_state", lambda self, state: None),
+    ),
+    "gives its tensors away": (
+        "a state continues bit for bit",
+        (
+            "state_dict",
+            lambda self: {**GroupRegularizer.state_dict(self), "own": next(self._model.parameters()).data},
+        ),
+    ),
+    "takes any state": ("a foreign state is refused", ("load_state_dict", lambda self, state: None)),
+    "touches everything": (
+        "nothing else is touched",
+        ("_step", lambda self: [p.data.mul_(0.9) for p in self._model.parameters()]),
+    ),
+}
+
+
+def test_a_method_of_ones_own_keeps_the_laws() -> None:
+    name, options = CHOSEN["fading"][0]
+    assert str(check_method(name, options)).startswith("fading: 9 laws hold (looking changes nothing, ")
+
+
+@pytest.mark.parametrize("slip", SLIPS)
+def test_slips_in_a_method_are_said(slip: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    law, (name, replaced) = SLIPS[slip]
+    monkeypatch.setattr(Fading, name, replaced)
+    with pytest.raises(LawError, match="the method fading breaks laws") as caught:
+        check_method(Fading, CHOSEN["fading"][0][1])
+    assert law in {broken.law for broken in caught.value.broken}
 
 
 # --- rows ----------------------------------------------------------------------------------------
@@ -284,16 +269,16 @@ def test_what_cannot_work_is_refused_with_advice(cls: str, what: str, tmp_path: 
 
 
 def test_one_strength_for_several() -> None:
-    run = Run("several")
-    run.reg.strength = 3.0
-    assert [part.strength for part in run.reg.parts] == [3.0, 3.0]
-    assert run.reg.strength == 3.0
+    run = Training(CHOSEN["several"])
+    run.method.strength = 3.0
+    assert [part.strength for part in run.method.parts] == [3.0, 3.0]
+    assert run.method.strength == 3.0
 
 
 def test_a_method_with_an_objective_of_its_own_is_used_alone() -> None:
-    run = Run("gal")
+    run = Training(CHOSEN["gal"])
     other: nn.Module = run.model
     with pytest.raises(PlanError, match="'gal' has an objective of its own"):
-        Compose(SSR(other, run.groups), run.reg)
+        Compose(SSR(other, run.groups), run.method)
     parts: list[Regularizer] = [GReg(other, run.groups), SSR(other, run.groups)]
     assert Compose(*parts).objective is None
