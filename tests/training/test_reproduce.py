@@ -56,14 +56,30 @@ def record() -> Record:
     )
 
 
+@pytest.fixture(scope="module")
+def elsewhere(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, ...]:
+    """Changes that name files of a fresh clone, too: recipes are read, and no image is looked at."""
+    folder = tmp_path_factory.mktemp("elsewhere")
+    names = {"weights": "w.safetensors", "data.train": "train.npz", "data.test": "test.npz"}
+    for name in names.values():
+        (folder / name).touch()
+    return tuple(f"{key}={folder / name}" for key, name in names.items())
+
+
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
-def test_recipes_are_right(path: Path, shared: Path) -> None:
-    recipe = read_recipe(path).recipe
+def test_recipes_are_right(path: Path, elsewhere: tuple[str, ...]) -> None:
+    recipe = read_recipe(path, elsewhere).recipe
     assert recipe.epochs is not None
     assert recipe.epochs_of("sparse") + recipe.epochs_of("finetune") == recipe.epochs  # one budget for all
     assert recipe.budget is not None
     # The planner may exceed a budget by half a percent of the dense cost; the goal holds all the same.
     assert recipe.budget.macs + 0.005 <= goal(path.stem)
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_recipes_find_their_data(path: Path, shared: Path) -> None:
+    recipe = read_recipe(path).recipe
+    assert Path(recipe.data.test).resolve().is_relative_to(shared.resolve())
 
 
 def goal(name: str) -> float:
@@ -117,25 +133,18 @@ def test_the_nets_fit_their_weights(shared: Path) -> None:
     assert torch.cat(right).double().mean().item() == pytest.approx(0.9173, abs=SAMPLING)
 
 
-def test_jobs_scale_what_counts_steps(shared: Path) -> None:
-    own = {job.name: job for job in runner.jobs(["resnet20_*"], None, [])}
+def test_jobs_scale_what_counts_steps(elsewhere: tuple[str, ...]) -> None:
+    own = {job.name: job for job in runner.jobs(["resnet20_*"], None, elsewhere)}
     assert set(own) == {path.stem for path in RECIPES if path.stem.startswith("resnet20")}
-    assert own["resnet20_greg1"].changes == ()
-    [short] = runner.jobs(["resnet20_greg1"], 10, ["seed=3"])
+    assert own["resnet20_greg1"].changes == elsewhere
+    [short] = runner.jobs(["resnet20_greg1"], 10, ["seed=3", *elsewhere])
     assert short.name == "resnet20_greg1-10"
-    assert short.changes == ("seed=3", "epochs=10", "method.delta=0.0084")
-    assert short.command(Path("out"))[-6:] == [
-        "--set",
-        "seed=3",
-        "--set",
-        "epochs=10",
-        "--set",
-        "method.delta=0.0084",
-    ]
-    [longer] = runner.jobs(["resnet20_ssr_l20"], 40, [])
-    assert longer.changes == ("epochs=40", "method.period=200")  # a threshold stays what it is
-    assert [job.name for job in runner.jobs(["resnet20_dwgl"], None, [])] == ["resnet20_dwgl"]
-    assert {job.name for job in runner.jobs(["56*dwgl*"], None, [])} == {
+    assert short.changes == ("seed=3", *elsewhere, "epochs=10", "method.delta=0.0084")
+    assert short.command(Path("out"))[-4:] == ["--set", "epochs=10", "--set", "method.delta=0.0084"]
+    [longer] = runner.jobs(["resnet20_ssr_l20"], 40, elsewhere)
+    assert longer.changes == (*elsewhere, "epochs=40", "method.period=200")  # a threshold stays what it is
+    assert [job.name for job in runner.jobs(["resnet20_dwgl"], None, elsewhere)] == ["resnet20_dwgl"]
+    assert {job.name for job in runner.jobs(["56*dwgl*"], None, elsewhere)} == {
         "resnet56_dwgl_50",
         "resnet56_dwgl_75",
     }
