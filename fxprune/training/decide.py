@@ -2,26 +2,51 @@
 
 from __future__ import annotations
 
+import re
 from itertools import islice
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from fxprune.coupling.couple import analyse
 from fxprune.criteria.score import criterion_named
 from fxprune.errors import PlanError
 from fxprune.graph.trace import Trace
+from fxprune.planning.choice import freeze, ratios_of
 from fxprune.planning.options import PlanOptions
 from fxprune.planning.plan import spend
 from fxprune.plans import Budget, Plan
 from fxprune.regularizers import Regularizer
 from fxprune.training.session import RunSession
 
-__all__ = ["decide", "own_share"]
+__all__ = ["check_patterns", "decide", "own_share"]
 
 _STREAM = 9  # random numbers of the batches that criteria look at
 
 Evidence = tuple[Tensor, Tensor]
+
+
+def check_patterns(session: RunSession, trace: Trace) -> None:
+    """``protect``, ``only`` and ``ratios`` of the recipe name groups of this model.
+
+    The planner says the same, but after the sparse training.
+
+    Args:
+        session: The run.
+        trace: Of the dense architecture.
+
+    Raises:
+        RecipeError: A pattern fits nothing, or two contradict each other; with the line.
+    """
+    options, coupling = session.recipe.plan, analyse(trace).coupling
+    try:
+        freeze(coupling, options.protect, options.only, np.zeros(len(coupling.pinned)))
+        ratios_of(coupling, options.ratios)
+    except PlanError as error:
+        [option] = re.findall(r"^\w+", error.what)  # these complaints begin with the option's name
+        raise session.file.error(f"plan.{option}", error.what, advice=error.advice) from error
 
 
 def decide(session: RunSession, trace: Trace, method: Regularizer | None) -> Plan:

@@ -35,7 +35,7 @@ from fxprune.slimming.slim import save, slim
 from fxprune.support.delivery import check_folder
 from fxprune.support.files import write_text
 from fxprune.training.checkpoint import Checkpoint, Running, load_model_state, model_state, set_random_state
-from fxprune.training.decide import decide, own_share
+from fxprune.training.decide import check_patterns, decide, own_share
 from fxprune.training.loop import Job, evaluate, run_steps
 from fxprune.training.recipe.file import read_recipe
 from fxprune.training.recipe.schema import Phase, Sparse
@@ -146,9 +146,11 @@ class _Run:
         model = session.on_device(copy.deepcopy(session.dense))
         steps = recipe.epochs_of("sparse") * session.training().per_epoch
         groups: tuple[Group, ...] = ()
-        if recipe.method:
+        if recipe.method or steps:
             with self.watcher.step("trace"):
-                groups = couple(trace(model, _on(session.example, session.team.device)))
+                traced = trace(model, _on(session.example, session.team.device))
+                check_patterns(session, traced)
+                groups = tuple(couple(traced))
         spread = session.team.spread(model)
         optimizer = session.team.optimizer(make_optimizer(spread, recipe.sparse))
         method = _method(session, spread, groups, optimizer)
@@ -353,11 +355,18 @@ def _method(
     chosen = [(method.name, method.options) for method in recipe.method]
     budget = None if recipe.budget is None else recipe.budget.budget()
     try:
-        return make_method(chosen, model, groups, optimizer=optimizer, budget=budget)
+        method = make_method(chosen, model, groups, optimizer=optimizer, budget=budget)
     except FxpruneError as error:
         # Constructors begin their complaints with "option=value".
         option = error.what.partition("=")[0]
         raise session.file.error(f"method.{option}", error.what, advice=error.advice) from error
+    if recipe.sparse.steer is not None and not method.steerable:
+        raise session.file.error(
+            "sparse.steer",
+            f"{method.name} cannot be steered to a budget: its decision follows no strength",
+            advice=f"name one of {', '.join(kind.name for kind in REGULARIZERS if kind.steerable)}",
+        )
+    return method
 
 
 def _steering(
@@ -366,13 +375,7 @@ def _steering(
     """What is done after each step besides the step."""
     if not isinstance(phase, Sparse) or phase.steer is None:
         return lambda _step: None
-    if method is None or not method.steerable:
-        raise session.file.error(
-            "sparse.steer",
-            f"{'no method' if method is None else method.name} has no strength to steer",
-            advice=f"name one of {', '.join(kind.name for kind in REGULARIZERS if kind.steerable)}",
-        )
-    assert session.recipe.budget is not None, "the recipe was checked"
+    assert method is not None and session.recipe.budget is not None, "the recipe was checked"
     budget = session.recipe.budget.budget()
 
     def spend() -> Plan:

@@ -6,14 +6,18 @@ import inspect
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
+import torch
 import yaml
+from torch import nn
 from training.runs import NETS, SMALL, write
 
-from fxprune.errors import RecipeError
+from fxprune.errors import ExportError, RecipeError
+from fxprune.onnx.export import export_onnx
 from fxprune.regularizers.registry import METHODS, MethodInfo, method_info
 from fxprune.training.recipe.file import read_recipe
-from fxprune.training.recipe.schema import Recipe, model_fields_at
+from fxprune.training.recipe.schema import OLDEST_OPSET, Recipe, model_fields_at
 from fxprune.training.session import open_session
 from fxprune.training.team import team
 
@@ -91,6 +95,54 @@ def test_mistakes(old: str, new: str, line: int, what: str, advice: str, tmp_pat
     assert caught.value.advice
 
 
+@pytest.mark.parametrize(
+    ("section", "what"),
+    [
+        ("plan: {target: tensorrt}", "there is no target 'tensorrt'"),
+        ("plan: {align: 0}", "plan.align (0)"),
+        ("plan: {align: wide}", "plan.align"),
+        ("plan: {scope: all}", "plan.scope"),
+        ("plan: {blocks: half}", "plan.blocks"),
+        ("plan: {keep_at_least: 0}", "plan.keep_at_least"),
+        ("plan: {protect: head}", "plan.protect"),
+        ("plan: {only: [1]}", "plan.only.0"),
+        ("plan: {ratios: {stem: 1.5}}", "plan.ratios.stem (1.5)"),
+        ("plan: {batches: 0}", "plan.batches"),
+        ("export: {opset: 6}", "export.opset (6)"),
+        ("export: {opset: 99}", "knows opsets up to"),
+        ("bench: {threads: 0}", "bench.threads"),
+        ("bench: {seconds: 0}", "bench.seconds"),
+        ("bench: {batch: 0}", "bench.batch"),
+        ("plan: {criterion: none.py:Mine}", "there is no file"),
+        ("plan: {criterion: math:pi}", "math:pi is no criterion"),
+    ],
+)
+def test_what_is_used_last_is_checked_first(section: str, what: str, tmp_path: Path) -> None:
+    """The sections on planning, export and measuring matter after hours of training."""
+    with pytest.raises(RecipeError) as caught:
+        read_recipe(lines(tmp_path, "residual\n", f"residual\n{section}\n"))
+    assert what in caught.value.what
+    assert caught.value.source == "r.yaml:2"
+    assert caught.value.advice
+
+
+def test_opsets_are_those_of_the_export(tmp_path: Path) -> None:
+    newest = onnx.defs.onnx_opset_version()
+    net, x = nn.Linear(2, 2), torch.zeros(1, 2)
+    for opset in (OLDEST_OPSET - 1, newest + 1):
+        with pytest.raises(RecipeError, match=r"export\.opset"):
+            read_recipe(lines(tmp_path), [f"export.opset={opset}"])
+        with pytest.raises(ExportError, match="there is no opset"):
+            export_onnx(net, x, tmp_path / "net.onnx", opset=opset)
+    for opset in (OLDEST_OPSET, newest):
+        assert read_recipe(lines(tmp_path), [f"export.opset={opset}"]).recipe.export.opset == opset
+
+
+def test_only_a_method_is_steered(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match=r"sparse\.steer needs a method"):
+        read_recipe(lines(tmp_path), ["method=none", "sparse.steer=true"])
+
+
 def test_all_mistakes_at_once(tmp_path: Path) -> None:
     path = lines(tmp_path, "  lr: 1e-2", "  lrr: 1e-2")
     path.write_text(path.read_text().replace("macs: 0.5", "macs: 5"))
@@ -154,9 +206,16 @@ def test_several_methods(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("info", METHODS, ids=lambda info: info.name)
 def test_every_option_of_a_method_is_known(info: MethodInfo) -> None:
-    """Options come from signatures; defaults pass their own checks."""
-    parameters = inspect.signature(info.method).parameters
-    assert set(parameters) - set(info.options) <= {"model", "groups", "lr", "budget"}
+    """Options come from signatures, down the classes that get them handed on; defaults pass their own checks."""
+    parameters: dict[str, inspect.Parameter] = {}
+    for cls in info.method.__mro__:
+        own = {**inspect.signature(cls.__init__).parameters} if "__init__" in vars(cls) else {}
+        parameters = {**own, **parameters}
+        if own and not any(parameter.kind is parameter.VAR_KEYWORD for parameter in own.values()):
+            break
+    named = {n for n, parameter in parameters.items() if parameter.kind is not parameter.VAR_KEYWORD}
+    assert named - set(info.options) <= {"self", "model", "groups", "lr", "budget"}
+    assert set(info.options) <= named
     plain = {
         option: list(value) if isinstance(value, tuple) else value
         for option in info.options

@@ -16,6 +16,7 @@ from training.runs import NETS, run, train_and_kill, write
 
 import fxprune
 from fxprune.errors import FxpruneError, RecipeError
+from fxprune.regularizers import REGULARIZERS
 from fxprune.training.checkpoint import Folder
 from fxprune.training.loop import _distilled
 from fxprune.training.recipe.schema import Distill, Phase, Steer
@@ -512,10 +513,23 @@ def test_the_line_and_the_strength() -> None:
 
 def test_what_cannot_be_steered(tmp_path: Path) -> None:
     sparse = {"epochs": 1, "steer": True}
-    with pytest.raises(RecipeError, match="gal has no strength to steer"):
+    with pytest.raises(RecipeError, match="gal cannot be steered to a budget") as caught:
         run(write(tmp_path, method="gal", sparse=sparse), tmp_path / "out")
+    leads = set(caught.value.advice.removeprefix("name one of ").split(", "))
+    assert leads == {kind.name for kind in REGULARIZERS if kind.steerable}
     columns = {"name": "increg", "granularity": "columns"}
-    with pytest.raises(RecipeError, match="increg_columns has no strength to steer"):
+    with pytest.raises(RecipeError, match="increg_columns cannot be steered to a budget"):
         run(write(tmp_path, method=columns, sparse=sparse), tmp_path / "out")
     with pytest.raises(RecipeError, match="needs a budget of macs or params"):
         run(write(tmp_path, method="ssr", sparse=sparse, budget={"channels": 0.5}), tmp_path / "out")
+
+
+@pytest.mark.parametrize("option", ["protect", "only", "ratios"])
+@pytest.mark.parametrize("method", ["ssr", "none"])
+def test_patterns_are_tried_before_the_training(option: str, method: str, tmp_path: Path) -> None:
+    wrong: object = {"nothing*": 0.5} if option == "ratios" else ["nothing*"]
+    path = write(tmp_path, method=method, plan={option: wrong})
+    with pytest.raises(RecipeError, match=rf"{option}='nothing\*' fits no group") as caught:
+        run(path, tmp_path / "out")
+    assert caught.value.source.startswith("small.yaml:")
+    assert not list((tmp_path / "out" / "checkpoints").glob("*"))

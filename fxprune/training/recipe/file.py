@@ -11,7 +11,8 @@ from pathlib import Path
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
-from fxprune.errors import RecipeError
+from fxprune.criteria.score import criterion_named
+from fxprune.errors import PlanError, RecipeError
 from fxprune.regularizers.registry import WrongOption, method_info
 from fxprune.support.reading import shown, usable
 from fxprune.support.words import near
@@ -90,6 +91,7 @@ def read_recipe(path: str | Path, changes: Sequence[str] = ()) -> RecipeFile:
         raise _refusal(tree, error.errors()) from error
     made = RecipeFile(recipe, tree, path.stem)
     _check_methods(made)
+    _check_criterion(made)
     _check_files(made)
     return made
 
@@ -252,6 +254,14 @@ def _check_methods(made: RecipeFile) -> None:
             raise made.error(prefix, f"method {method.name} needs a budget", advice="add budget: {macs: 0.5}")
     if recipe.finetune.start == "scratch":
         _check_scratch(made)
+
+
+def _check_criterion(made: RecipeFile) -> None:
+    """One's own, named by ``file.py:Name``, can be made."""
+    try:
+        criterion_named(made.recipe.plan.criterion)
+    except PlanError as error:
+        raise made.error("plan.criterion", error.what, advice=error.advice) from error
 
 
 def _check_scratch(made: RecipeFile) -> None:

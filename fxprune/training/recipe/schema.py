@@ -13,9 +13,12 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import annotated_types
+import onnx
 from pydantic import BaseModel, BeforeValidator, ConfigDict, field_validator, model_validator
 
 from fxprune.criteria import CRITERIA
+from fxprune.errors import PlanError
+from fxprune.planning import targets
 from fxprune.planning.options import PlanOptions
 from fxprune.plans import Budget
 from fxprune.training.recipe.data import (
@@ -53,6 +56,9 @@ __all__ = [
     "files_named",
     "model_fields_at",
 ]
+
+OLDEST_OPSET = 7
+"""``fxprune.export_onnx`` writes nothing older."""
 
 
 class Method(Section):
@@ -113,7 +119,7 @@ class PlanSection(Section):
     protect: tuple[str, ...] = ()
     only: tuple[str, ...] = ()
     ratios: dict[str, Kept] = {}
-    target: str = "onnxruntime-cpu"
+    target: str = targets.DEFAULT_TARGET
     blocks: Literal["auto", "whole", "inside"] = "auto"
     batches: Count = 4
 
@@ -128,6 +134,15 @@ class PlanSection(Section):
         known = [criterion.name for criterion in CRITERIA]
         if value not in known and ":" not in value:
             raise ValueError(f"there is no criterion '{value}'; choose one of {', '.join(known)}")
+        return value
+
+    @field_validator("target")
+    @classmethod
+    def _runtime(cls, value: str) -> str:
+        try:
+            targets.get(value)
+        except PlanError as error:
+            raise ValueError(f"{error.what}; {error.advice}") from error
         return value
 
 
@@ -146,7 +161,15 @@ class Checkpoints(Section):
 class ExportOptions(Section):
     """How ONNX files are written; see ``fxprune.export_onnx``."""
 
-    opset: Count = 18
+    opset: Annotated[int, annotated_types.Ge(OLDEST_OPSET)] = 18
+
+    @field_validator("opset")
+    @classmethod
+    def _there(cls, value: int) -> int:
+        newest = onnx.defs.onnx_opset_version()
+        if value > newest:
+            raise ValueError(f"onnx {onnx.__version__} knows opsets up to {newest}")
+        return value
 
 
 class BenchOptions(Section):
@@ -211,6 +234,8 @@ class Recipe(Section):
             raise ValueError("bench measures the ONNX files: it needs export")
         if self.sparse.steer is not None and (self.budget is None or self.budget.channels is not None):
             raise ValueError("sparse.steer needs a budget of macs or params to steer to")
+        if self.sparse.steer is not None and not self.method:
+            raise ValueError("sparse.steer needs a method whose strength it can set")
         for name, phase in (("sparse", self.sparse), ("finetune", self.finetune)):
             if isinstance(phase.epochs, str) and self.epochs is None:
                 raise ValueError(f"{name}.epochs is a percentage: write the recipe's epochs, too")
