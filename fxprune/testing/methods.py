@@ -32,6 +32,12 @@ Chosen = Sequence[tuple[str | type[Regularizer], Mapping[str, object]]]
 ROUNDING = 1e-10
 """Float64: sums in another order."""
 
+DIFFERENCE = 1e-5
+"""Of weights, to either side: in float64 rounding and curvature leave some eight digits of the slope."""
+
+CURVED = 1e-6
+"""Relative to the gradient's length, two orders above what ours leave."""
+
 BUDGET = Budget(params=0.6)
 """For methods that ask for one."""
 
@@ -290,6 +296,67 @@ def nothing_else_is_touched(begin: Begin) -> str:
     return f"penalty() and step() change {changed}, which no group of the method holds" if changed else ""
 
 
+def strength_scales_the_penalty(begin: Begin) -> str:
+    """A steerable method's penalty is twice as high with twice the strength, or ``step()`` does something else.
+
+    Methods act in either: by a penalty, or by a prox or a threshold of theirs in ``step()``.
+    """
+    if not begin(0).method.steerable:
+        return ""
+    single, after_single = _with_strength(begin, 1.0)
+    double, after_double = _with_strength(begin, 2.0)
+    scaled = single != 0 and abs(double - 2 * single) <= ROUNDING * abs(single)
+    if scaled or _differing(after_single, after_double):
+        return ""
+    return f"twice the strength makes a penalty of {single:g} one of {double:g}, and step() does the same"
+
+
+def _with_strength(begin: Begin, strength: float) -> tuple[float, dict[str, Tensor]]:
+    """The penalty at a strength, and all tensors after the steps in which it may act."""
+    run = begin(0)
+    run.step(4)
+    run.method.strength = strength
+    penalty = float(run.method.penalty().detach())
+    run.step(run.method.period, optimize=False)
+    run.method.strength = 1.0  # itself a part of the state
+    return penalty, run.everything()
+
+
+def the_gradient_is_the_penaltys(begin: Begin) -> str:
+    """Along random directions the penalty grows as its gradient says; one that is none by intent is not for ``penalty()``."""
+    run = begin(0)
+    run.step(4)
+    weights = list(run.model.parameters())
+    penalty = run.method.penalty()
+    if not penalty.requires_grad:
+        return ""
+    asked = torch.autograd.grad(penalty, weights, materialize_grads=True)
+    size = float(torch.stack([g.norm() for g in asked]).norm())
+    random = torch.Generator().manual_seed(0)
+    for _ in range(3):
+        way = [torch.randn(w.shape, dtype=w.dtype, generator=random) for w in weights]
+        slope = float(torch.stack([(g * d).sum() for g, d in zip(asked, way, strict=True)]).sum())
+        ahead, behind = (_penalty_at(run, weights, way, by) for by in (DIFFERENCE, -DIFFERENCE))
+        seen = (ahead - behind) / (2 * DIFFERENCE)
+        if abs(seen - slope) > CURVED * max(size, abs(seen)) + ROUNDING:
+            return (
+                f"along a random direction the penalty grows by {seen:.6g}, but its gradient says {slope:.6g}"
+            )
+    return ""
+
+
+@torch.no_grad()
+def _penalty_at(run: Training, weights: Sequence[Tensor], way: Sequence[Tensor], by: float) -> float:
+    """The penalty some way along a direction; the weights are put back."""
+    before = [w.clone() for w in weights]
+    for w, d in zip(weights, way, strict=True):
+        w.add_(d, alpha=by)
+    value = float(run.method.penalty())
+    for w, b in zip(weights, before, strict=True):
+        w.copy_(b)
+    return value
+
+
 METHOD_LAWS: Mapping[str, MethodLaw] = {
     "looking changes nothing": looking_changes_nothing,
     "what would go goes": what_would_go_goes,
@@ -300,6 +367,8 @@ METHOD_LAWS: Mapping[str, MethodLaw] = {
     "a finished state continues bit for bit": a_finished_state_continues,
     "a foreign state is refused": a_foreign_state_is_refused,
     "nothing else is touched": nothing_else_is_touched,
+    "strength scales the penalty": strength_scales_the_penalty,
+    "the gradient is the penalty's": the_gradient_is_the_penaltys,
 }
 """By name."""
 
@@ -353,7 +422,7 @@ def check_method(
 
     Example:
         >>> print(check_method("group_lasso", {"lam": 0.42}))  # doctest: +ELLIPSIS
-        group_lasso: 9 laws hold (looking changes nothing, ...)
+        group_lasso: 11 laws hold (looking changes nothing, ...)
     """
     chosen = [(method, options or {})]
     name = Training(chosen).method.name

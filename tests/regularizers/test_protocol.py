@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 import torch
 from regularizers.own_methods import Fading
-from torch import nn
+from torch import Tensor, nn
 
 import fxprune
 from fxprune.errors import PlanError
 from fxprune.plans import Budget
-from fxprune.regularizers import GAL, SSR, Compose, GReg, GroupRegularizer, Regularizer, Uniform
+from fxprune.regularizers import GAL, SSR, Compose, GReg, GroupRegularizer, Regularizer, Uniform, energy
 from fxprune.regularizers.registry import METHODS, MethodInfo, WrongOption, method_info
 from fxprune.testing import LawError, check_method
 from fxprune.testing.methods import METHOD_LAWS, Training
@@ -178,12 +178,27 @@ SLIPS: dict[str, tuple[str, Patch]] = {
         "nothing else is touched",
         ("_step", lambda self: [p.data.mul_(0.9) for p in self._model.parameters()]),
     ),
+    "ignores its strength": (
+        "strength scales the penalty",
+        ("_penalty", lambda self: _decay(self, self._factor, self._factor)),
+    ),
+    "differentiates wrongly": (
+        "the gradient is the penalty's",
+        (
+            "_penalty",
+            lambda self: _decay(self, self.strength * self._factor, 2 * self.strength * self._factor),
+        ),
+    ),
 }
+
+
+def _decay(method: Fading, value: Tensor, slope: Tensor) -> Tensor:
+    return energy(method.view, lambda squares: (value * squares.sum(), slope.expand_as(squares)))
 
 
 def test_a_method_of_ones_own_keeps_the_laws() -> None:
     name, options = CHOSEN["fading"][0]
-    assert str(check_method(name, options)).startswith("fading: 9 laws hold (looking changes nothing, ")
+    assert str(check_method(name, options)).startswith("fading: 11 laws hold (looking changes nothing, ")
 
 
 @pytest.mark.parametrize("slip", SLIPS)
