@@ -200,7 +200,7 @@ Target = Annotated[
     typer.Option(
         "--target",
         metavar="NAME",
-        help="The runtime to prune for: onnxruntime-cpu (this machine's), -avx512 or -avx2 after it, or any.",
+        help="The runtime to prune for: onnxruntime-cpu (this machine's), onnxruntime-cpu-avx512, onnxruntime-cpu-avx2 or any.",
         rich_help_panel=_PLAN,
     ),
 ]

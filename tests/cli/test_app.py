@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -12,12 +13,16 @@ import numpy as np
 import onnx
 import pytest
 import torch
+import typer
 from safetensors import safe_open
 from safetensors.torch import save_file
 from typer.testing import CliRunner, Result
 
 import fxprune
+from fxprune.cli import options
 from fxprune.cli.app import app
+from fxprune.criteria import CRITERIA
+from fxprune.planning import targets
 from fxprune.planning.solve import EXCESS
 
 NETS = """
@@ -88,7 +93,7 @@ def refused(*words: object, code: int = 1) -> str:
     assert result.exit_code == code, result.output
     assert "Traceback" not in result.output
     assert result.stdout == ""
-    return " ".join(result.stderr.replace("│", " ").split())
+    return flat(result.stderr)
 
 
 @pytest.fixture
@@ -109,9 +114,31 @@ def files() -> set[str]:
 
 def test_help_names_every_command() -> None:
     text = done("--help").stdout
-    for command in ("inspect", "plan", "slim", "export", "bench", "compress", "demo"):
-        assert f" {command} " in text
-        assert "Example" in done(command, "--help").stdout
+    commands = typer.main.get_command(app).commands
+    assert len(commands) == len(app.registered_commands) > 0
+    for name in commands:
+        assert f" {name} " in text
+        assert re.search(rf"Examples?:.*fxprune {name}\b", flat(done(name, "--help").stdout))
+
+
+def test_help_names_every_criterion_and_target() -> None:
+    """They are written there, as help does not wait for torch."""
+    criteria, with_data = told_by(options.Criterion).split("with --data")
+    for criterion in CRITERIA:
+        assert re.search(rf"\b{criterion.name}\b", with_data if criterion.needs else criteria)
+    for name in targets.names():
+        assert re.search(rf"(?<![\w-]){name}(?![\w-])", told_by(options.Target))
+
+
+def told_by(option: object) -> str:
+    """Its help."""
+    [facts] = option.__metadata__
+    return str(facts.help)
+
+
+def flat(text: str) -> str:
+    """Without line breaks and frames."""
+    return " ".join(text.replace("│", " ").split())
 
 
 def test_help_does_not_wait_for_torch() -> None:
@@ -339,7 +366,7 @@ def test_wrong_usage_is_code_2(nets: str, words: tuple[str, ...], says: str) -> 
         (("inspect", "nets.py:make", "-i", "1x4x8x8"), "trace error"),
         (("inspect", "nets.py:fails", *INPUT), "this model never runs"),
         (("plan", "nets.py:make", *INPUT, "--macs", "0.5", "-c", "l3"), "l1"),
-        (("plan", "nets.py:make", *INPUT, "--macs", "0.5", "--target", "gpu"), "there is no target 'gpu'"),
+        (("plan", "nets.py:make", *INPUT, "--macs", "0.5", "--target", "none"), "there is no target 'none'"),
         (("plan", "nets.py:make", *INPUT, "--macs", "0.5", "--protect", "nothing*"), "fits no group"),
         (("plan", "nets.py:make", *INPUT, "--macs", "0.5", "-o", "no/plan.json"), "does not exist"),
         (

@@ -98,7 +98,7 @@ def test_mistakes(old: str, new: str, line: int, what: str, advice: str, tmp_pat
 @pytest.mark.parametrize(
     ("section", "what"),
     [
-        ("plan: {target: tensorrt}", "there is no target 'tensorrt'"),
+        ("plan: {target: nobodys-runtime}", "there is no target 'nobodys-runtime'"),
         ("plan: {align: 0}", "plan.align (0)"),
         ("plan: {align: wide}", "plan.align"),
         ("plan: {scope: all}", "plan.scope"),
