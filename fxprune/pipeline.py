@@ -335,7 +335,7 @@ def compress(
         job = _Job(traced, example_inputs, plan, small, proof, clock, delivery)
         try:
             job.save(plan if saved_plan is None else saved_plan(plan))
-            result = job.measured(job.exported(), threads, seconds)
+            result = job.measured(job.exported(options.target), threads, seconds)
         except BaseException:
             delivery.give_up(keep=finetune is not None)
             raise
@@ -365,7 +365,7 @@ class _Job:
             write_text(paths.groups, json.dumps(groups, indent=1))
             ticks.note(f"{paths.plan.name} and {paths.weights.name} for {self.delivery.out}")
 
-    def exported(self) -> dict[str, ExportReport]:
+    def exported(self, target: str) -> dict[str, ExportReport]:
         """Write the ONNX files, if the model can be one."""
         paths, reports = self.delivery.unfinished, {}
         models = (
@@ -374,13 +374,14 @@ class _Job:
         )
         for name, module, path in () if self.traced.kind == "recorded" else models:
             with self.clock.step(f"export {name}") as ticks:
-                reports[name] = export_onnx(module, self.example_inputs, path)
+                reports[name] = export_onnx(module, self.example_inputs, path, target=target)
                 ticks.note(describe_export(reports[name]))
         return reports
 
     def measured(self, exports: dict[str, ExportReport], threads: int, seconds: float | None) -> Result:
         """Measure, write the report, and put all files in their places."""
         in_torch, plan = not exports, self.plan
+        filled = any({"padding", "groups"} & set(report.passes) for report in exports.values())
         rivals: dict[str, Path | nn.Module] = {"dense": self.traced.model, "slim": self.small}
         with self.clock.step("benchmark") as ticks:
             table = benchmark(
@@ -388,7 +389,8 @@ class _Job:
                 self.example_inputs,
                 threads=threads,
                 seconds=_TORCH_SECONDS if in_torch and seconds is None else seconds,
-                costs={"dense": plan.dense, "slim": plan.predicted} if in_torch else None,
+                # Zeros that a pass put into a file are no parameters.
+                costs={"dense": plan.dense, "slim": plan.predicted} if in_torch or filled else None,
                 progress=percent(ticks),
             )
             ticks.note(f"×{table['slim'].speedup:.2f}" + " in torch" * in_torch)

@@ -22,7 +22,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("escaping",),
     ("errors",),
     ("support",),
-    ("plans", "models"),
+    ("plans", "models", "targets"),
     ("labels", "onnx", "report"),
     ("ops",),
     ("graph",),

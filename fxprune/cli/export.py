@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from fxprune.cli import options as o
 from fxprune.cli.common import opened_model, say, show, steps
+from fxprune.cli.values import parse_passes
 
 __all__ = ["EXAMPLES", "export"]
 
@@ -20,8 +21,10 @@ def export(
     weights: o.Weights = None,
     inputs: o.Inputs = None,
     allow_pickle: o.AllowPickle = False,
-    opset: o.Opset = 18,
+    opset: o.Opset = 20,
     static_batch: o.StaticBatch = False,
+    passes: o.Passes = "all",
+    target: o.FileTarget = "onnxruntime-cpu",
     check: o.Check = True,
     as_json: o.Json = False,
 ) -> None:
@@ -33,7 +36,14 @@ def export(
     opened = opened_model(model, weights, inputs, allow_pickle, writes=out)
     with steps().step("export") as ticks:
         report = export_onnx(
-            opened.model, opened.inputs, out, opset=opset, dynamic_batch=not static_batch, verify=check
+            opened.model,
+            opened.inputs,
+            out,
+            opset=opset,
+            dynamic_batch=not static_batch,
+            verify=check,
+            target=target,
+            passes=parse_passes(passes),
         )
         ticks.note(describe_export(report))
     say(f"wrote {report.path}")

@@ -289,6 +289,24 @@ Opset = Annotated[
         "--opset", metavar="N", min=1, max=_MOST, help="ONNX operator set.", rich_help_panel=_OUTPUT
     ),
 ]
+Passes = Annotated[
+    str,
+    typer.Option(
+        "--passes",
+        metavar="all|none|NAME,NAME",
+        help="What may be changed in the graph to run faster: pooling, gemm, padding, groups; none for torch's graph.",
+        rich_help_panel=_OUTPUT,
+    ),
+]
+FileTarget = Annotated[
+    str,
+    typer.Option(
+        "--target",
+        metavar="NAME",
+        help="The runtime to make the file fast for: onnxruntime-cpu (this machine's), -avx512 or -avx2 after it, or any.",
+        rich_help_panel=_OUTPUT,
+    ),
+]
 StaticBatch = Annotated[
     bool, typer.Option("--static-batch", help="Fix the batch size to the example's.", rich_help_panel=_OUTPUT)
 ]

@@ -23,6 +23,7 @@ __all__ = [
     "parse_align",
     "parse_budget",
     "parse_files",
+    "parse_passes",
     "parse_ratios",
     "plan_options",
 ]
@@ -96,9 +97,9 @@ def check_names(criterion: str, target: str, *, has_data: bool) -> None:
     Raises:
         PlanError: No such criterion or target, or a criterion that needs data.
     """
+    from fxprune import targets
     from fxprune.criteria.score import criterion_named
     from fxprune.errors import PlanError
-    from fxprune.planning import targets
 
     targets.get(target)
     needs = criterion_named(criterion).needs
@@ -165,6 +166,16 @@ def parse_files(texts: Sequence[str]) -> dict[str, Path]:
             )
         files[name] = Path(path)
     return files
+
+
+def parse_passes(text: str) -> list[str] | None:
+    """``all`` (None), ``none``, or names with commas between.
+
+    Example:
+        >>> parse_passes("all"), parse_passes("none"), parse_passes("gemm, groups")
+        (None, [], ['gemm', 'groups'])
+    """
+    return None if text == "all" else [] if text == "none" else [name.strip() for name in text.split(",")]
 
 
 def evidence(

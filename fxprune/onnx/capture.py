@@ -20,9 +20,10 @@ from torch.overrides import TorchFunctionMode
 from fxprune.errors import ExportError
 from fxprune.models.calls import Call, output_tensors
 from fxprune.onnx.parity import export_headline
-from fxprune.onnx.rewrite_rules import rewrite
+from fxprune.onnx.passes import apply_passes
 from fxprune.support.process import no_fast_path, quiet, uninterrupted
 from fxprune.support.source_lines import source_of
+from fxprune.targets import Target
 
 __all__ = ["BATCH", "Attempt", "Captured", "Untranslatable", "attempts", "capture"]
 
@@ -67,12 +68,12 @@ class Captured:
     Attributes:
         model: The graph.
         batched: For each input whether its first dimension is the named batch.
-        rewrites: Rewrite rules that were applied.
+        passes: Places that passes have changed, by pass.
     """
 
     model: ir.Model
     batched: tuple[bool, ...]
-    rewrites: tuple[str, ...]
+    passes: Mapping[str, int]
 
 
 def attempts(call: Call, *, dynamic_batch: bool) -> tuple[Attempt, ...]:
@@ -98,6 +99,8 @@ def capture(
     opset: int,
     input_names: Sequence[str],
     output_names: Sequence[str],
+    passes: Sequence[str],
+    target: Target,
 ) -> Captured:
     """Make the ONNX graph of a module in evaluation mode.
 
@@ -109,7 +112,9 @@ def capture(
     with uninterrupted(), quiet(), no_fast_path():
         program = _translate(_program(module, call, attempt), opset, input_names, output_names)
         try:
-            return _finish(program, attempt, opset)
+            batched = _name_batch(program, attempt)
+            applied = apply_passes(program.model, target, passes)
+            return Captured(_settled(program.model, opset), batched, applied)
         except ExportError:
             raise
         except Exception as error:
@@ -174,11 +179,8 @@ def _program(module: nn.Module, call: Call, attempt: Attempt) -> torch.export.Ex
         ) from error
 
 
-def _finish(program: torch.onnx.ONNXProgram, attempt: Attempt, opset: int) -> Captured:
-    """Rules, names and the opset that was asked for."""
-    model = program.model
-    rewrites = rewrite(model)
-    batched = _name_batch(program, attempt)
+def _settled(model: ir.Model, opset: int) -> ir.Model:
+    """Names that the user knows, and the opset that was asked for."""
     _tidy(model)
     if opset < _TORCH_OPSET:
         version_converter.convert_version(model, opset, fallback=True)
@@ -187,7 +189,7 @@ def _finish(program: torch.onnx.ONNXProgram, attempt: Attempt, opset: int) -> Ca
             f"opset {opset} was asked for, the exporter can only make opset {model.opset_imports.get('')}",
             advice=f"pass opset={_TORCH_OPSET}, which every current runtime reads",
         )
-    return Captured(model, batched, rewrites)
+    return model
 
 
 def _translate(

@@ -13,7 +13,7 @@ import contextlib
 import hashlib
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import onnx
@@ -21,6 +21,7 @@ import onnx_ir as ir
 import torch
 from torch import nn
 
+from fxprune import targets
 from fxprune.errors import ExportError
 from fxprune.models.calls import Call, ExampleInputs, as_call, evaluating, untouched_random_state
 from fxprune.models.copies import unchanged_buffers
@@ -35,13 +36,18 @@ from fxprune.onnx.parity import (
     rounding,
     run_module,
 )
+from fxprune.onnx.passes import check_passes
 from fxprune.onnx.session import Port, Session, open_session
 from fxprune.support.files import atomic_path, check_writable
+from fxprune.targets import DEFAULT_TARGET, Target
 
 __all__ = ["ExportReport", "export_onnx", "parity"]
 
-DEFAULT_OPSET = 18
-"""The opset torch's operators are written in; a higher one is made by conversion and brings nothing here."""
+DEFAULT_OPSET = 20
+"""As torch has it. Lower ones have no Gelu, which the runtime then computes in five steps."""
+
+OLDEST_OPSET = 7
+"""Onnxruntime reads nothing older."""
 
 TOLERANCE = 1e-4
 """Relative; float32 rounding in deep nets stays below, a wrong graph does not."""
@@ -67,7 +73,7 @@ class ExportReport:
         dynamic_batch: The file runs at any batch size.
         why_static: Why not, if a dynamic batch was asked for.
         external_data: Name of the file beside it that holds the weights, if it had to be split.
-        rewrites: Rewrite rules that were applied.
+        passes: Places in the graph that were changed to run faster on the target, by pass.
         notes: What else the user should know.
     """
 
@@ -82,7 +88,7 @@ class ExportReport:
     dynamic_batch: bool
     why_static: str = ""
     external_data: str = ""
-    rewrites: tuple[str, ...] = ()
+    passes: Mapping[str, int] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
 
@@ -97,6 +103,8 @@ def export_onnx(
     tolerance: float | None = None,
     input_names: Sequence[str] | None = None,
     output_names: Sequence[str] | None = None,
+    target: str = DEFAULT_TARGET,
+    passes: Sequence[str] | None = None,
 ) -> ExportReport:
     """Write a module as an ONNX file that onnxruntime runs with the same results.
 
@@ -118,30 +126,41 @@ def export_onnx(
             narrower type among the weights and inputs.
         input_names: Names of the inputs, by default those of the module's arguments.
         output_names: Names of the outputs, by default ``output``, or their keys and positions.
+        target: The runtime to make the file fast for; it runs on others, too.
+        passes: What may be changed to make it fast, by default all that helps: ``"pooling"`` (means over images
+            as pooling), ``"gemm"`` (linear layers on rows as one operator), ``"padding"`` (channels filled up to
+            whole blocks with zeros), ``"groups"`` (narrow groups of a convolution merged, with zeros between).
+            ``[]`` writes the graph as torch makes it.
 
     Returns:
         What was written.
 
     Raises:
-        ExportError: The model cannot be exported or differs, or the path cannot be written; no
+        ExportError: The model cannot be exported or differs, a pass is unknown, or the path cannot be written; no
             file is left.
+        PlanError: There is no such target.
 
     Example:
         >>> import tempfile
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     report = export_onnx(nn.Linear(3, 4), torch.ones(1, 3), Path(folder) / "linear.onnx")
         >>> print(report.inputs[0], report.opset, report.max_error_random < 1e-6)
-        input: float32[batch, 3] 18 True
+        input: float32[batch, 3] 20 True
     """
     check_module(module)
     _check_opset(opset)
     call = as_call(example_inputs, error=ExportError)
-    target = check_writable(path, error=ExportError)
+    chosen, runtime = check_passes(passes), targets.get(target)
+    destination = check_writable(path, error=ExportError)
     allowed = _tolerance(module, call) if tolerance is None else tolerance
     with evaluating(module), untouched_random_state(), unchanged_buffers(module):
         outputs = run_module(module, call, "the example inputs")
         names = _names(module, call, outputs, input_names, output_names)
-        job = _Job(module, call, target, opset, names[0], names[1], allowed, verify, _idle(outputs))
+        job = _Job(
+            *(module, call, destination, opset, *names, allowed, verify, _idle(outputs)),
+            passes=chosen,
+            runtime=runtime,
+        )
         return _first_that_works(job, attempts(call, dynamic_batch=dynamic_batch))
 
 
@@ -154,10 +173,10 @@ def _tolerance(module: nn.Module, call: Call) -> float:
 def _check_opset(opset: int) -> None:
     """Refuse what onnx does not know before minutes are spent on an export."""
     newest = onnx.defs.onnx_opset_version()
-    if not 7 <= opset <= newest:  # onnxruntime reads nothing older
+    if not OLDEST_OPSET <= opset <= newest:
         raise ExportError(
             f"there is no opset {opset} for this: onnx {onnx.__version__} knows opsets up to {newest}",
-            advice=f"leave it at {DEFAULT_OPSET}, or ask for one from 7 to {newest}",
+            advice=f"leave it at {DEFAULT_OPSET}, or ask for one from {OLDEST_OPSET} to {newest}",
         )
 
 
@@ -174,6 +193,8 @@ class _Job:
     tolerance: float
     verify: bool
     notes: tuple[str, ...]
+    passes: tuple[str, ...]
+    runtime: Target
 
 
 def _first_that_works(job: _Job, ways: Sequence[Attempt]) -> ExportReport:
@@ -198,6 +219,8 @@ def _attempt(job: _Job, way: Attempt, why: str) -> ExportReport:
         opset=job.opset,
         input_names=job.input_names,
         output_names=job.output_names,
+        passes=job.passes,
+        target=job.runtime,
     )
     data = _external_name(captured.model, job.target)
     stale = _older_weights(job.target) - {data}
@@ -221,7 +244,7 @@ def _attempt(job: _Job, way: Attempt, why: str) -> ExportReport:
         dynamic_batch=way.dynamic,
         why_static="" if way.dynamic else why,
         external_data=data,
-        rewrites=captured.rewrites,
+        passes=captured.passes,
         notes=job.notes,
     )
 

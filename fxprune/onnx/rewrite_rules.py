@@ -1,19 +1,20 @@
 """Rewrite rules for exported ONNX graphs: the same function in the operators the runtime runs best.
 
-Each rule is exact up to float rounding, refuses with a reason, and stands in `RULES`.
+Each rule is exact up to float rounding and refuses with a reason.
 """
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable
 from typing import Protocol
 
 import onnx_ir as ir
-import onnx_ir.passes.common as common_passes
 from onnxscript.rewriter import MatchResult, RewriteRuleClassBase, RewriteRuleSet
 
-__all__ = ["RULES", "rewrite"]
+from fxprune.onnx.graph_edits import constant, sizes
+from fxprune.targets import Target
+
+__all__ = ["linear_as_gemm", "mean_as_pooling"]
 
 
 class _Ops(Protocol):
@@ -55,26 +56,69 @@ class _SpatialMean(RewriteRuleClassBase):
         node = mean.producer()
         assert node is not None
         pooled = op.GlobalAveragePool(x)
+        assert x.shape is not None
+        pooled.type = x.type
+        pooled.shape = ir.Shape([*x.shape[:2], 1, 1])
         keeps = node.attributes.get("keepdims")
         if keeps is None or keeps.as_int():
             return pooled
         return op.Flatten(pooled, axis=1)
 
 
-RULES: tuple[tuple[str, type[RewriteRuleClassBase]], ...] = (
-    ("ReduceMean -> GlobalAveragePool", _SpatialMean),
-)
-"""Name and rule, applied in this order."""
+class _Linear(RewriteRuleClassBase):
+    """``MatMul(x, W) + b`` with a batch of any size is ``Gemm`` on rows, between two views.
 
-
-def rewrite(model: ir.Model) -> tuple[str, ...]:
-    """Apply all rules to a model in place.
-
-    Returns:
-        What was done, as ``"9 x ReduceMean -> GlobalAveragePool"``.
+    onnxruntime does so by itself where it knows all sizes; with a dynamic batch it multiplies and then adds.
     """
-    counts = Counter(
-        {name: RewriteRuleSet([rule.rule()]).apply_to_model(model) for name, rule in RULES},
-    )
-    common_passes.RemoveUnusedNodesPass()(model)
-    return tuple(f"{count} x {name}" for name, count in counts.items() if count)
+
+    def pattern(self, op: _Ops, x: ir.Value, weight: ir.Value, bias: ir.Value) -> ir.Value:
+        """The nodes to replace."""
+        return op.Add(op.MatMul(x, weight, _outputs=["product"]), bias, _outputs=["total"])
+
+    def check(
+        self,
+        context: object,
+        x: ir.Value,
+        weight: ir.Value,
+        bias: ir.Value,
+        product: ir.Value,
+        total: ir.Value,
+    ) -> MatchResult:
+        """Whether they mean what the rule says, or why not."""
+        result = MatchResult()
+        known, matrix, vector = sizes(x), constant(weight), constant(bias)
+        if known is None or len(known) < 3:
+            return result.fail("not known to have rows of rows", x)
+        if known[:-1].count(None) != 1 or known[-1] is None:
+            return result.fail("not one size that is open", x)
+        if x.dtype != ir.DataType.FLOAT or matrix is None or matrix.ndim != 2:
+            return result.fail("no matrix of float32 weights", weight)
+        if vector is None or vector.shape != matrix.shape[1:]:
+            return result.fail("no number for every output", bias)
+        return result
+
+    def rewrite(
+        self, op: _Ops, x: ir.Value, weight: ir.Value, bias: ir.Value, product: ir.Value, total: ir.Value
+    ) -> ir.Value:
+        """The nodes to put in their place."""
+        known = sizes(x)
+        assert known is not None
+        width = weight.shape[1] if weight.shape is not None else 0
+        rows = op.Reshape(x, op.Constant(value_ints=[-1, known[-1]]))
+        back = [-1 if size is None else size for size in known[:-1]]
+        return op.Reshape(op.Gemm(rows, weight, bias), op.Constant(value_ints=[*back, width]))
+
+
+def mean_as_pooling(model: ir.Model, target: Target) -> int:
+    """Write means over images as pooling, in place; gives how many."""
+    return _applied(_SpatialMean, model)
+
+
+def linear_as_gemm(model: ir.Model, target: Target) -> int:
+    """Write linear layers on rows of rows as Gemm, in place; gives how many."""
+    return _applied(_Linear, model)
+
+
+def _applied(rule: type[RewriteRuleClassBase], model: ir.Model) -> int:
+    made = rule.rule()
+    return RewriteRuleSet([made]).apply_to_model(model)

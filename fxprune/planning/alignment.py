@@ -5,8 +5,9 @@ step is slower than the next wider step.  So atoms are not removed one by one: a
 every width it touches from one good width to the next lower one.  A *chain* is the order in
 which the bundles of connected streams go; the search above only decides how far each chain is cut.
 
-Good widths of an axis of ``size`` positions: the size itself, and the multiples of the step.  Where
-fewer than two steps fit (a stem of 24, a squeeze of 8), the step is halved until two do.
+Good widths of an axis of ``size`` positions: the size itself, and the multiples of the step.  What had a
+whole step keeps one, for below it another, slower kernel runs; where not even one fits (a squeeze of 8), the step
+is halved until two do.
 """
 
 from __future__ import annotations
@@ -96,11 +97,12 @@ def good_widths(size: int, step: int) -> BoolArray:
     """Which widths up to ``size`` are good: bool[size + 1].
 
     Example:
-        >>> [np.flatnonzero(good_widths(size, 16)).tolist() for size in (64, 40, 24, 12)]
-        [[0, 16, 32, 48, 64], [0, 16, 32, 40], [0, 8, 16, 24], [0, 4, 8, 12]]
+        >>> [np.flatnonzero(good_widths(size, 16)).tolist() for size in (64, 40, 24, 16, 12)]
+        [[0, 16, 32, 48, 64], [0, 16, 32, 40], [0, 16, 24], [0, 16], [0, 4, 8, 12]]
     """
-    while step > 1 and size < 2 * step:
-        step //= 2
+    if size < step:
+        while step > 1 and size < 2 * step:
+            step //= 2
     good = np.zeros(size + 1, bool)
     good[::step] = True
     good[size] = True

@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
+from fxprune import targets
 from fxprune.errors import PlanError
-from fxprune.planning import targets
 from fxprune.planning.atoms import Mode
 from fxprune.planning.problem import Scope
 
@@ -29,7 +29,7 @@ class PlanOptions:
             stands for every group that has an axis of it, whether the tensor makes or reads its units.
         only: If given, all other groups stay whole.
         ratios: Fraction to keep of some groups, by pattern; the other groups serve the budget.
-        target: Runtime whose steps count (``fxprune.planning.targets``).
+        target: Runtime whose steps count (``fxprune.targets``).
         blocks: How matrices of units (heads x width, groups x channels) shrink: whole rows, equally many
             units inside each row, or rows from four rows on (``"auto"``).
         seed: Of everything random.

@@ -17,7 +17,7 @@ from rich.text import Text
 
 from fxprune.escaping import line, markdown, terminal
 from fxprune.plans import Plan
-from fxprune.report.words import count, say_no_gain, share
+from fxprune.report.words import count, say_no_gain, say_passes, share
 
 if TYPE_CHECKING:  # a report shows what all stages made and imports none of them
     from fxprune.bench.table import BenchTable
@@ -200,6 +200,7 @@ def export_sheet(report: ExportReport) -> Sheet:
     notes = ([f"fixed batch size: {report.why_static}"] if report.why_static else []) + (
         [f"weights beside it in {report.external_data}"] if report.external_data else []
     )
+    notes += [f"made faster: {say_passes(report)}"] if report.passes else []
     notes += report.notes
     return Sheet(
         title="",

@@ -10,7 +10,15 @@ if TYPE_CHECKING:  # a report shows what all stages made and imports none of the
     from fxprune.onnx.export import ExportReport
     from fxprune.plans import Plan
 
-__all__ = ["count", "describe_export", "describe_plan", "describe_trace", "say_no_gain", "share"]
+__all__ = [
+    "count",
+    "describe_export",
+    "describe_plan",
+    "describe_trace",
+    "say_no_gain",
+    "say_passes",
+    "share",
+]
 
 _PREFIXES = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
 
@@ -66,8 +74,14 @@ def describe_export(report: ExportReport) -> str:
     errors = [e for e in (report.max_error_inputs, report.max_error_random) if e is not None]
     parity = f", equal to torch within {max(errors):.0e}" if errors else ", not compared with torch"
     batch = "any batch size" if report.dynamic_batch else "fixed batch size"
+    faster = f", {say_passes(report)}" if report.passes else ""
     notes = "".join(f"; {note}" for note in report.notes)
-    return f"{count(report.size_bytes, 'B')}, opset {report.opset}, {batch}{parity}{notes}"
+    return f"{count(report.size_bytes, 'B')}, opset {report.opset}{faster}, {batch}{parity}{notes}"
+
+
+def say_passes(report: ExportReport) -> str:
+    """What passes changed in an exported graph."""
+    return ", ".join(f"{count} x {name}" for name, count in report.passes.items())
 
 
 def say_no_gain(table: BenchTable) -> str:

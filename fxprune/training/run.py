@@ -322,7 +322,13 @@ class _Run:
             assert options is not None
             with self.ledger.timed("export"), self.watcher.step(f"export {name}"):
                 path = self.session.out / f"{name}.onnx"
-                files[name] = export_onnx(model, self.session.example, path, opset=options.opset).path
+                files[name] = export_onnx(
+                    model,
+                    self.session.example,
+                    path,
+                    opset=options.opset,
+                    target=self.session.recipe.plan.target,
+                ).path
         return files
 
     def _bench(self, files: dict[str, Path]) -> tuple[dict[str, object], dict[str, float]]:

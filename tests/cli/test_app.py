@@ -19,10 +19,10 @@ from safetensors.torch import save_file
 from typer.testing import CliRunner, Result
 
 import fxprune
+from fxprune import targets
 from fxprune.cli import options
 from fxprune.cli.app import app
 from fxprune.criteria import CRITERIA
-from fxprune.planning import targets
 from fxprune.planning.solve import EXCESS
 
 NETS = """

@@ -21,7 +21,6 @@ from fxprune.errors import ExportError
 from fxprune.models.calls import ExampleInputs, as_call, output_tensors
 from fxprune.onnx import export as export_stage
 from fxprune.onnx import parity as parity_module
-from fxprune.onnx import rewrite_rules as onnx_rules
 from fxprune.onnx.export import ExportReport, export_onnx, parity
 
 FLOAT32 = 1e-5
@@ -183,7 +182,7 @@ def test_same_results_at_any_batch(name: str, exported: Exporter) -> None:
     assert report.dynamic_batch
     assert report.why_static == ""
     assert len(report.batches) == 3
-    assert report.opset == 18
+    assert report.opset == 20
     assert report.size_bytes == report.path.stat().st_size
     assert [f.name for f in report.path.parent.iterdir()] == ["m.onnx"]  # one file
     assert all(port.shape[0] == "batch" for port in report.inputs)
@@ -325,15 +324,15 @@ def test_images_in_a_list_have_no_batch(tmp_path: Path) -> None:
 def test_a_graph_wrong_at_other_sizes_becomes_static(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The exporter bakes a size in without saying so: parity at a second batch size notices."""
 
-    def baked(model: ir.Model) -> tuple[str, ...]:
+    def baked(model: ir.Model, *_: object) -> dict[str, int]:
         for node in list(model.graph):
             if node.op_type == "Reshape" and isinstance(node.inputs[0].shape[0], ir.SymbolicDim):
                 shape = ir.Value(name="baked", const_value=ir.tensor([2, 16], name="baked"))
                 model.graph.initializers["baked"] = shape
                 node.replace_input_with(1, shape)
-        return ()
+        return {}
 
-    monkeypatch.setattr("fxprune.onnx.capture.rewrite", baked)
+    monkeypatch.setattr("fxprune.onnx.capture.apply_passes", baked)
     report = export_onnx(_live(_Small()), torch.rand(2, 3, 12, 12), tmp_path / "m.onnx")
     assert not report.dynamic_batch
     assert report.why_static
@@ -344,17 +343,17 @@ def test_a_graph_wrong_at_other_sizes_becomes_static(tmp_path: Path, monkeypatch
 # --- gate ------------------------------------------------------------------------------------
 
 
-def _perturbed(model: ir.Model) -> tuple[str, ...]:
+def _perturbed(model: ir.Model, *_: object) -> dict[str, int]:
     weight = model.graph.initializers["module.8.weight"]
     wrong = weight.const_value.numpy().copy()
     wrong[3, 2] += 0.05
     weight.const_value = ir.tensor(wrong, name=weight.name)
-    return ()
+    return {}
 
 
 def test_a_wrong_graph_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     module, inputs = _made("small")
-    monkeypatch.setattr("fxprune.onnx.capture.rewrite", _perturbed)
+    monkeypatch.setattr("fxprune.onnx.capture.apply_passes", _perturbed)
     with pytest.raises(ExportError, match=r"m\.onnx differs from the module by \d\.\de-0[123]") as caught:
         export_onnx(module, inputs, tmp_path / "m.onnx")
     assert "this is no rounding" in caught.value.advice
@@ -364,7 +363,7 @@ def test_a_wrong_graph_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 def test_a_refused_export_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     module, inputs = _made("small")
     (tmp_path / "m.onnx").write_bytes(b"old")
-    monkeypatch.setattr("fxprune.onnx.capture.rewrite", _perturbed)
+    monkeypatch.setattr("fxprune.onnx.capture.apply_passes", _perturbed)
     with pytest.raises(ExportError):
         export_onnx(module, inputs, tmp_path / "m.onnx")
     assert (tmp_path / "m.onnx").read_bytes() == b"old"
@@ -454,16 +453,15 @@ def test_impossible_opset(opset: int, tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_spatial_means_become_poolings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_spatial_means_become_poolings(tmp_path: Path) -> None:
     torch.manual_seed(0)
     module, x = _Gated(), torch.rand(2, 3, 12, 12)
     report = export_onnx(module, x, tmp_path / "pool.onnx")
-    assert report.rewrites == ("2 x ReduceMean -> GlobalAveragePool",)
+    assert report.passes == {"pooling": 2}
     kinds = [n.op_type for n in onnx.load(report.path).graph.node]
     assert (kinds.count("GlobalAveragePool"), kinds.count("Flatten"), kinds.count("ReduceMean")) == (2, 1, 0)
-    monkeypatch.setattr(onnx_rules, "RULES", ())
-    plain = export_onnx(module, x, tmp_path / "mean.onnx")
-    assert plain.rewrites == ()
+    plain = export_onnx(module, x, tmp_path / "mean.onnx", passes=[])
+    assert plain.passes == {}
     a, b = (_run(path, [x])[0] for path in (report.path, plain.path))
     assert a.shape == b.shape
     assert np.abs(a - b).max() <= POOLING * np.abs(a).max()
@@ -488,7 +486,7 @@ def test_other_means_stay(
             return (x * 2).mean(dims)
 
     report = export_onnx(Mean(), torch.rand(shape, dtype=dtype), tmp_path / "m.onnx")
-    assert report.rewrites == ()
+    assert "pooling" not in report.passes
 
 
 def test_pooling_of_channels_last_images_stays_simple(tmp_path: Path) -> None:

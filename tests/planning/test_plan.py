@@ -97,7 +97,7 @@ def test_budget_is_kept_and_predicted(residual: Trace, quantity: str, align: str
 
 
 def test_auto_alignment_ends_on_steps(residual: Trace) -> None:
-    step = fxprune.planning.targets.get("onnxruntime-cpu-avx512").channel_step
+    step = fxprune.targets.get("onnxruntime-cpu-avx512").channel_step
     for fraction in (0.2, 0.4, 0.6, 0.8):
         made = plan(residual, Budget(macs=fraction), target="onnxruntime-cpu-avx512")
         for name, full in (("stem.weight", 32), ("up.weight", 64), ("grow.weight", 96)):

@@ -16,9 +16,10 @@ import annotated_types
 import onnx
 from pydantic import BaseModel, BeforeValidator, ConfigDict, field_validator, model_validator
 
+from fxprune import targets
 from fxprune.criteria import CRITERIA
 from fxprune.errors import PlanError
-from fxprune.planning import targets
+from fxprune.onnx.export import DEFAULT_OPSET, OLDEST_OPSET
 from fxprune.planning.options import PlanOptions
 from fxprune.plans import Budget
 from fxprune.training.recipe.data import (
@@ -56,9 +57,6 @@ __all__ = [
     "files_named",
     "model_fields_at",
 ]
-
-OLDEST_OPSET = 7
-"""``fxprune.export_onnx`` writes nothing older."""
 
 
 class Method(Section):
@@ -161,7 +159,7 @@ class Checkpoints(Section):
 class ExportOptions(Section):
     """How ONNX files are written; see ``fxprune.export_onnx``."""
 
-    opset: Annotated[int, annotated_types.Ge(OLDEST_OPSET)] = 18
+    opset: Annotated[int, annotated_types.Ge(OLDEST_OPSET)] = DEFAULT_OPSET
 
     @field_validator("opset")
     @classmethod
