@@ -39,7 +39,7 @@ _ADVICE: Mapping[str, str] = {
     "contract": "the op fixes this width; rewrite the source line if it need not be so",
     "data": "the source line ties these channels to positions of the data; pruning would change the task",
     "size": "the data decide a size here; a size from the shapes or a plain number would free these channels",
-    "unknown": "fxprune has no rule for this op; write the line with common ops, or add an OpRule",
+    "unknown": "no rule of fxprune fits this call; write the line with common ops, or add an OpRule",
 }
 
 

@@ -5,6 +5,8 @@ A new operator is one ``OpRule`` row in the module of its family.
 
 from __future__ import annotations
 
+from functools import cache
+
 import torch
 from torch import fx
 
@@ -23,6 +25,7 @@ from fxprune.ops import (
     views,
     window,
 )
+from fxprune.ops.aliases import ALIASES
 from fxprune.ops.base import OpRule
 from fxprune.ops.normalise import BATCH_NORMS
 
@@ -98,17 +101,18 @@ def register(rule: OpRule) -> None:
 
 
 def qualified_name(target: object) -> str:
-    """Operator name without overload, in-place variants under their functional name.
+    """Operator name without overload: in-place variants under their functional name, aliases under the first.
 
     Example:
         >>> import torch
-        >>> qualified_name(torch.ops.aten.relu_.default)
-        'aten::relu'
+        >>> qualified_name(torch.ops.aten.relu_.default), qualified_name(torch.ops.aten.multiply_.Tensor)
+        ('aten::relu', 'aten::mul')
     """
     if not isinstance(target, torch._ops.OpOverload):
         return getattr(target, "__name__", str(target))
     name = target._schema.name
-    return name[:-1] if name.endswith("_") and not name.endswith("__") else name
+    name = name[:-1] if name.endswith("_") and not name.endswith("__") else name
+    return ALIASES.get(name, name)
 
 
 def overload(name: str, variant: str = "default") -> torch._ops.OpOverload:
@@ -131,7 +135,22 @@ def rule_for(target: object) -> OpRule | None:
     # Overloads of one name may differ: max.other is elementwise, max.dim reduces.
     if torch.Tag.pointwise in target.tags:
         return _POINTWISE
-    return _BY_NAME.get(qualified_name(target))
+    name = qualified_name(target)
+    if name not in _BY_NAME and name != target._schema.name and _is_pointwise(name):
+        return _POINTWISE  # of multiply, and of relu6_, torch tags only mul and relu6
+    return _BY_NAME.get(name)
+
+
+@cache
+def _is_pointwise(name: str) -> bool:
+    """Whether torch tags every overload on tensors so."""
+    namespace, _, op = name.partition("::")
+    packet = getattr(getattr(torch.ops, namespace), op, None)
+    overloads = [getattr(packet, variant) for variant in packet.overloads()] if packet else []
+    on_tensors = [
+        o for o in overloads if str(o._schema.returns[0].type) == "Tensor" and not o._schema.is_mutable
+    ]
+    return bool(on_tensors) and all(torch.Tag.pointwise in o.tags for o in on_tensors)
 
 
 def batch_norm_weights(graph: fx.Graph) -> set[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -63,6 +63,42 @@ def _joined(ctx: Context, parts: Sequence[Value], dim: int) -> IntArray | None:
         ctx.pin([piece], f"joined with {part.origin or 'data'} that carries no units", "data")
         pieces.append(piece)
     return np.concatenate(pieces, axis=dim)
+
+
+def _beside(least: int, dim: int) -> Callable[[Context, Call], Output]:
+    """NumPy's stacks: tensors with at least so many dimensions, side by side along one of them."""
+
+    def rule(ctx: Context, call: Call) -> Output:
+        parts = [_lifted(part, _with_rank(part.shape, least)) for part in call.tensors()]
+        return joined(ctx, parts, min(dim, parts[0].rank - 1))
+
+    return rule
+
+
+def _columns(ctx: Context, call: Call) -> Output:
+    """Vectors become columns."""
+    parts = [_lifted(p, p.shape if p.rank > 1 else (*(p.shape or (1,)), 1)) for p in call.tensors()]
+    return joined(ctx, parts, 1)
+
+
+def _with_rank(shape: tuple[int, ...], least: int) -> tuple[int, ...]:
+    """As ``atleast_2d`` has it a vector is a row, as ``atleast_3d`` has it a matrix is a picture of one channel."""
+    if len(shape) >= least:
+        return shape
+    row = (1,) * (min(least, 2) - len(shape))
+    return (*row, *shape) if least < 3 else (*row, *shape, 1)
+
+
+def _lifted(value: Value, shape: tuple[int, ...]) -> Value:
+    """A tensor under dimensions of one position more."""
+    return Value(shape, tuple(labels.reshape(a, value.shape, shape) for a in value.arrays), value.origin)
+
+
+def _at_least(ctx: Context, call: Call) -> Output:
+    """One tensor, or a list of them."""
+    shapes = call.out if isinstance(call.out, list) else [call.out]
+    values = [_lifted(part, shape) for part, shape in zip(call.tensors(), shapes, strict=True)]
+    return values if isinstance(call.out, list) else values[0]
 
 
 def _stack(ctx: Context, call: Call) -> Output:
@@ -171,6 +207,11 @@ def _index_put(ctx: Context, call: Call) -> Output:
 
 RULES = (
     OpRule(CONCATENATIONS, _cat),
+    OpRule(("aten::hstack",), _beside(1, 1)),
+    OpRule(("aten::vstack",), _beside(2, 0)),
+    OpRule(("aten::dstack",), _beside(3, 2)),
+    OpRule(("aten::column_stack",), _columns),
+    OpRule(("aten::atleast_1d", "aten::atleast_2d", "aten::atleast_3d"), _at_least),
     OpRule(("aten::stack",), _stack),
     OpRule(("aten::pad", "aten::constant_pad_nd"), _pad, _resize_pad),
     OpRule(("aten::slice_scatter",), _slice_scatter, resize_slice),

@@ -257,6 +257,7 @@ RULES = (
     OpRule(("aten::fft_fftshift", "aten::fft_ifftshift"), _along(_many(), NUMBERED)),
     OpRule(("aten::rot90",), _along(_many("dims"), NUMBERED)),
     OpRule(("aten::cummax", "aten::cummin", "aten::logcumsumexp"), _along(_one(), RANKED)),
+    OpRule(("aten::msort",), _along(lambda call, rank: range(min(rank, 1)), RANKED)),
     OpRule(("aten::diff",), _difference),
     OpRule(("aten::view_as_complex",), _complexes),
     OpRule(("aten::diagonal",), _diagonal("self")),

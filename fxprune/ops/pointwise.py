@@ -2,24 +2,41 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
+
 from fxprune.labels import along, take
 from fxprune.ops.base import Call, Context, OpRule, Output, Value
 
-__all__ = ["ARITHMETIC", "RULES", "pointwise"]
+__all__ = ["ARITHMETIC", "RULES", "elementwise", "pointwise"]
 
 
-def pointwise(ctx: Context, call: Call) -> Value:
-    """Labels of an elementwise result: those of the operands, tied where they meet."""
+def pointwise(ctx: Context, call: Call) -> Output:
+    """Labels of elementwise results: those of the operands, tied where they meet."""
     operands = call.tensors()
-    rank = len(call.shape)
+    shapes = call.out if isinstance(call.out, list) else [call.out]
+    met = elementwise(ctx, operands, shapes[0])
+    return [replace(met, shape=shape) for shape in shapes] if isinstance(call.out, list) else met
+
+
+def elementwise(ctx: Context, operands: Sequence[Value], shape: tuple[int, ...]) -> Value:
+    """Labels of operands that are broadcast to a shape, tied where they meet."""
+    rank = len(shape)
     lifted = []
     for value in operands:
         pad = (1,) * (rank - value.rank)
         arrays = tuple(a.reshape(*pad, *a.shape) for a in value.arrays) if pad else value.arrays
         lifted.append(Value((*pad, *value.shape), arrays, value.origin))
-    arrays = ctx.merge(lifted, call.shape)
+    arrays = ctx.merge(lifted, shape)
     origin = "" if arrays else next((v.origin for v in operands if v.origin), "")
-    return Value(call.shape, arrays, origin)
+    return Value(shape, arrays, origin)
+
+
+def _outer(ctx: Context, call: Call) -> Value:
+    """Every entry of one vector times every entry of another."""
+    column, row = call.tensors()
+    lying = Value((*column.shape, 1), tuple(a[:, None] for a in column.arrays), column.origin)
+    return elementwise(ctx, [lying, row], call.shape)
 
 
 def _same(ctx: Context, call: Call) -> Output:
@@ -79,6 +96,10 @@ POINTWISE = (
     "aten::minimum",
     "aten::complex",
     "aten::polar",
+    "aten::isclose",
+    "aten::isreal",
+    "aten::special_ndtr",
+    "aten::broadcast_tensors",
 )
 
 # What Python's operators become.
@@ -120,6 +141,7 @@ RULES = (
     OpRule(POINTWISE, pointwise),
     OpRule(SAME, _same),
     OpRule(LIKE, _same, fills=True),
+    OpRule(("aten::outer",), _outer),
     OpRule(("aten::glu",), _glu),
     OpRule(("aten::prelu",), _prelu),
     OpRule(

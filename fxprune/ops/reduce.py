@@ -9,6 +9,7 @@ import numpy as np
 
 from fxprune.labels import varying
 from fxprune.ops.base import Call, Context, OpRule, Output, Value, across
+from fxprune.ops.pointwise import elementwise
 
 __all__ = ["RULES", "reduced"]
 
@@ -84,6 +85,27 @@ def _need_degrees(ctx: Context, call: Call, value: Value, dims: Sequence[int]) -
             ctx.need(rows, int(freedom // others) + 1)
 
 
+def _vector_or_matrix_norm(ctx: Context, call: Call) -> Output:
+    """``linalg.norm``: of entries, as one vector, unless an order is given and the dimensions are two."""
+    x = call.tensor("self" if "self" in call.args else "A")
+    order, dims = call.args.get("ord"), _dims(call, x.rank)
+    if order in (None, "fro") or len(dims) != 2:
+        return _reduce(exact=True)(ctx, call)
+    crossing = [a for a in x.arrays if set(varying(a)) & set(dims)]
+    ctx.pin(crossing, "a norm of matrices looks at whole rows and columns")
+    left = Value(x.shape, tuple(a for a in x.arrays if not set(varying(a)) & set(dims)), x.origin)
+    keep = bool(call.args.get("keepdim", False))
+    return reduced(ctx, left, dims, exact=True, keep=keep, argument="self")
+
+
+def _loss(ctx: Context, call: Call) -> Value:
+    """Entries compared one by one; then their mean, their sum, or neither."""
+    met = elementwise(ctx, call.tensors(), np.broadcast_shapes(*(v.shape for v in call.tensors())))
+    if not call.integer("reduction", 1):
+        return met
+    return reduced(ctx, met, range(met.rank), exact=False, keep=False, argument="self")
+
+
 def _along(ctx: Context, call: Call) -> Value:
     """Softmax and the like: the shape stays, every position sees all others along ``dim``."""
     value = call.tensor("self")
@@ -141,18 +163,27 @@ def _cosine(ctx: Context, call: Call) -> Value:
 SPREADS = frozenset({"aten::var", "aten::std", "aten::var_mean", "aten::std_mean"})
 
 # These return positions as their second result.
-PLACES = frozenset({"aten::max", "aten::min", "aten::median"})
+PLACES = frozenset({"aten::max", "aten::min", "aten::median", "aten::nanmedian"})
 
 RULES = (
-    OpRule(("aten::sum", "aten::linalg_vector_norm", "aten::norm", "aten::nansum"), _reduce(exact=True)),
+    OpRule(
+        (
+            *("aten::sum", "aten::linalg_vector_norm", "aten::norm", "aten::nansum"),
+            "aten::count_nonzero",
+        ),
+        _reduce(exact=True),
+    ),
+    OpRule(("aten::linalg_norm", "aten::linalg_matrix_norm"), _vector_or_matrix_norm),
     OpRule(
         (
             *("aten::mean", "aten::amax", "aten::amin", "aten::max", "aten::min", "aten::prod"),
             *("aten::var", "aten::std", "aten::var_mean", "aten::std_mean", "aten::logsumexp"),
             *("aten::any", "aten::all", "aten::median", "aten::nanmean"),
+            *("aten::nanmedian", "aten::aminmax"),
         ),
         _reduce(exact=False),
     ),
+    OpRule((*(f"aten::{n}_loss" for n in ("mse", "l1", "smooth_l1", "huber")), "aten::kl_div"), _loss),
     OpRule(
         ("aten::softmax", "aten::_softmax", "aten::log_softmax", "aten::_log_softmax"),
         _along,
@@ -167,6 +198,7 @@ RULES = (
             "aten::argsort",
             "aten::topk",
             "aten::kthvalue",
+            "aten::mode",
             "aten::cumprod",
         ),
         _by_position,

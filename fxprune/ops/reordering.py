@@ -30,6 +30,10 @@ def _flip(call: Call, array: IntArray, shape: Shape) -> IntArray:
     return flipped
 
 
+def _mirror(dim: int) -> Move:
+    return lambda call, array, shape: np.flip(array, dim)
+
+
 def _roll(call: Call, array: IntArray, shape: Shape) -> IntArray:
     dims = [d % len(shape) for d in call.integers("dims")]
     if not dims:
@@ -171,6 +175,8 @@ def _resize_channel_shuffle(dense: Call, slim: Call) -> Rewrite:
 
 RULES = (
     row("flip", _flip),
+    row("flipud", _mirror(0)),
+    row("fliplr", _mirror(1)),
     row("roll", _roll, _resize_roll),
     OpRule(("aten::repeat",), _couple_repeat("repeats"), _resize_repeat("repeats"), _repeat("repeats")),
     OpRule(("aten::tile",), _couple_repeat("dims"), _resize_repeat("dims"), _repeat("dims")),

@@ -96,7 +96,7 @@ RULES = (
     replace(row(("view", "_unsafe_view", "view_copy"), _reshape, _resize_sizes("size")), regroups=True),
     replace(row("reshape", _reshape, _resize_sizes("shape")), regroups=True),
     replace(row("unflatten", _reshape, _resize_unflatten), regroups=True),
-    replace(row("flatten", _reshape), regroups=True),
+    replace(row(("flatten", "ravel"), _reshape), regroups=True),
     row("unsqueeze", _reshape),
     OpRule(("aten::squeeze", "aten::squeeze_copy"), _squeeze, None, _reshape),
     OpRule(("aten::view_as", "aten::reshape_as"), _couple_view_as, None, _reshape),

@@ -41,6 +41,8 @@ from fxprune.proof.masks.moving import (
 )
 from fxprune.proof.masks.reducing import (
     batch_norm,
+    compared,
+    extremes,
     found_at,
     group_norm,
     layer_norm,
@@ -87,6 +89,7 @@ _LAWS: Mapping[str, Law] = _table(
         "_embedding_bag _embedding_bag_forward_only": bagged,
         "index_select index_copy scatter index_fill embedding": moved("index", "indices"),
         "index _unsafe_index index_put _unsafe_index_put": moved("indices"),
+        "mse_loss smooth_l1_loss huber_loss": compared,
         # reductions
         "sum nansum any linalg_vector_norm norm count_nonzero frobenius_norm": summed(0.0),
         "prod all": summed(1.0),
@@ -94,6 +97,7 @@ _LAWS: Mapping[str, Law] = _table(
         "amin": summed(INF),
         "max argmax": found_at(-INF),
         "min argmin": found_at(INF),
+        "aminmax": composed(extremes),
         "median nanmedian": median,
         "cumsum": scanned(0.0),
         "cumprod": scanned(1.0),

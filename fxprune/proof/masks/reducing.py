@@ -9,10 +9,13 @@ import torch
 from torch import Tensor
 
 from fxprune.proof.masks.call import Call, Law, Result, Unknown, counted, merged, mixed
+from fxprune.proof.masks.moving import composed, elementwise
 from fxprune.proof.masks.states import DEAD
 
 __all__ = [
     "batch_norm",
+    "compared",
+    "extremes",
     "found_at",
     "group_norm",
     "layer_norm",
@@ -63,6 +66,26 @@ def found_at(fill: float) -> Law:
         return result, [line, where]
 
     return law
+
+
+def extremes(call: Call) -> tuple[Tensor, Tensor]:
+    """Smallest and largest of what is left."""
+    x, keep = call.tensor("self"), _keeps(call)
+    dims = call.dims("dim")
+    return x.amin(dims, keepdim=keep), x.amax(dims, keepdim=keep)
+
+
+def compared(call: Call) -> Result:
+    """A loss: entries one by one, then their mean or sum over what is left."""
+    reduction = call["reduction"]
+    if not reduction:
+        return elementwise(call)
+
+    def of(_: Call) -> object:
+        each = call.func(**{**call.values, "reduction": 0})
+        return each.mean() if reduction == 1 else each.sum()
+
+    return composed(of)(call)
 
 
 def median(call: Call) -> Result:

@@ -8,7 +8,7 @@ from fxprune.testing.samples.factory import FACTORY
 from fxprune.testing.samples.lines import LINES
 from fxprune.testing.samples.movement import MOVEMENT
 from fxprune.testing.samples.normalise import NORMALISE
-from fxprune.testing.samples.pointwise import POINTWISE, SAME, TAGGED
+from fxprune.testing.samples.pointwise import ALIASED, POINTWISE, SAME, TAGGED
 from fxprune.testing.samples.recurrent import RECURRENT
 from fxprune.testing.samples.reduce import REDUCE
 from fxprune.testing.samples.square import SQUARE
@@ -19,6 +19,7 @@ __all__ = ["SAMPLES", "WITHOUT_SAMPLE"]
 SAMPLES: tuple[Sample, ...] = (
     *TAGGED,
     *POINTWISE,
+    *ALIASED,
     *SAME,
     *CONTRACT,
     *MOVEMENT,

@@ -52,6 +52,7 @@ LINES = (
     a("einsum", "...c,...dc->...d", [z(2, 3), z(4, 3)], free="01 01"),
     a("rot90", p(2, 3, 4, 4), 1, [2, 3], free="01"),
     *(a(n, p(2, 3, 4), 1, free="02") for n in ("cummax", "cummin", "logcumsumexp")),
+    a("msort", p(3, 4), free="1"),
     a("diff", p(2, 5), 2, free="0"),
     a("diff", p(2, 5, 3), 1, 1, p(2, 1, 3), free="02 02"),
     a("diagonal", p(3, 4, 5), 1, 0, 2, free="1"),

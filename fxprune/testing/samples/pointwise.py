@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from fxprune.testing.samples.base import Operand
 from fxprune.testing.samples.base import aten as a
 from fxprune.testing.samples.base import buffer as b
 from fxprune.testing.samples.base import given as x
@@ -59,12 +60,43 @@ POINTWISE = (
     a("expand_as", p(2, 1, 3), p(2, 4, 3), free="02 012"),
     a("dropout", p(2, 3), 0.5, False, free="01"),
     a("logit", q(2, 3), free="01"),
+    a("frexp.Tensor", p(2, 3), free="01"),
+    a("isclose", p(2, 3), p(3), 0.5, free="01 0"),
+    a("isreal", p(2, 3), free="01"),
+    a("special_ndtr", p(2, 3), free="01"),
+    a("broadcast_tensors", [p(2, 3), p(3), p(2, 1)], free="01 0 0"),
+    a("broadcast_tensors", [p(3, 3), p(3)], free="01 0"),
+    a("outer", p(3), p(4), free="0 0"),
+    a("outer", p(3), p(3), free="0 0"),
     a("maximum", p(2, 3), p(3), free="01 0"),
     a("minimum", p(2, 3), p(3), free="01 0"),
     a("glu", p(2, 6), 1, free="01"),
     a("glu", p(4, 3), 0, free="01"),
     a("prelu", p(2, 3, 4), p(3), free="012 0"),
     a("prelu", p(2, 3, 4), p(1), free="012 -"),
+)
+
+# Second names, which torch does not tag.
+UNARY_ALIASES = (
+    *("absolute", "arccos", "arcsin", "arcsinh", "arctan", "arctanh", "fix", "negative", "special_digamma"),
+    *(f"special_{n}" for n in ("erf", "erfc", "erfinv", "exp2", "expit", "expm1", "gammaln", "i0", "log1p")),
+    *(f"special_{n}" for n in ("logit", "psi", "round", "sinc")),
+)
+BINARY_ALIASES = (
+    *("divide.Tensor", "multiply.Tensor", "subtract.Tensor", "true_divide.Tensor", "arctan2"),
+    *(f"{n}.Tensor" for n in ("greater", "greater_equal", "less", "less_equal", "not_equal")),
+    *("special_gammainc", "special_gammaincc", "special_xlogy"),
+)
+ALIASED = (
+    *(a(name, q(3, 4), free="01") for name in UNARY_ALIASES),
+    *(a(name, q(3, 4), q(4), free="01 0") for name in BINARY_ALIASES),
+    a("arccosh", Operand(lambda: torch.rand(3, 4, dtype=torch.float64) + 1.5), free="01"),
+    a("special_polygamma", 1, q(3, 4), free="01"),
+    a("special_multigammaln", Operand(lambda: torch.rand(3, 4, dtype=torch.float64) + 2), 2, free="01"),
+    *(
+        a(name, b([True, False, True], [False, False, True]), b(True, True, False), free="01 0")
+        for name in ("__and__.Tensor", "__or__.Tensor", "__iand__.Tensor", "__ior__.Tensor")
+    ),
 )
 
 SAME = (
