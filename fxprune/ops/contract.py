@@ -252,6 +252,17 @@ def _matmul(left: str, right: str) -> Callable[[Context, Call], Value]:
     return rule
 
 
+def _inner(ctx: Context, call: Call) -> Value:
+    """The last dimensions meet."""
+    left, right = call.tensor("self"), call.tensor("other")
+    names, others = "abcdefgh"[: left.rank - 1], "nopqrstu"[: right.rank - 1]
+    terms = [
+        Term(left, names + "k", "self", _is_matrix(left)),
+        Term(right, others + "k", "other", _is_matrix(right)),
+    ]
+    return Value(call.shape, contract(ctx, terms, names + others).arrays)
+
+
 def _repeat_heads(value: Value, heads: int) -> Value:
     """Grouped-query attention: every key or value head serves several query heads."""
     dim = value.rank - 3
@@ -414,6 +425,7 @@ RULES = (
     OpRule(("aten::linear",), _linear),
     OpRule(("aten::matmul", "aten::vdot"), _matmul("self", "other")),
     OpRule(("aten::dot",), _matmul("self", "tensor")),
+    OpRule(("aten::inner",), _inner),
     OpRule(("aten::mm", "aten::bmm"), _matmul("self", "mat2")),
     OpRule(("aten::mv",), _matmul("self", "vec")),
     OpRule(("aten::addmm",), _matmul("mat1", "mat2")),

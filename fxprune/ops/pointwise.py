@@ -126,6 +126,7 @@ SAME = (
     "aten::bernoulli",
     "aten::uniform",
     "aten::normal",
+    *(f"aten::{n}" for n in ("exponential", "cauchy", "geometric", "log_normal", "random")),
     "aten::nan_to_num",
     "aten::float_power",
     "aten::requires_grad",

@@ -98,6 +98,14 @@ def _vector_or_matrix_norm(ctx: Context, call: Call) -> Output:
     return reduced(ctx, left, dims, exact=True, keep=keep, argument="self")
 
 
+def _distance(ctx: Context, call: Call) -> Value:
+    """Of pairs of vectors; a small number is added to each difference, also where both entries are zero."""
+    pair = [call.tensor("x1"), call.tensor("x2")]
+    met = elementwise(ctx, pair, np.broadcast_shapes(*(v.shape for v in pair)))
+    keep = bool(call.args.get("keepdim", False))
+    return reduced(ctx, met, [met.rank - 1], exact=False, keep=keep, argument="x1")
+
+
 def _loss(ctx: Context, call: Call) -> Value:
     """Entries compared one by one; then their mean, their sum, or neither."""
     met = elementwise(ctx, call.tensors(), np.broadcast_shapes(*(v.shape for v in call.tensors())))
@@ -145,19 +153,23 @@ def _by_position(ctx: Context, call: Call) -> Output:
     return results if isinstance(call.out, list) else results[0]
 
 
-def _cosine(ctx: Context, call: Call) -> Value:
-    """Cosine similarity: products and norms summed over ``dim``, both exact under zeroing."""
-    rank = max(call.tensor("x1").rank, call.tensor("x2").rank)
-    dim = call.integer("dim", 1) % rank
-    sizes = [call.tensor(n).shape for n in ("x1", "x2")]
-    shape = tuple(max(s[d] for s in sizes) for d in range(rank))
-    merged = ctx.merge([call.tensor("x1"), call.tensor("x2")], shape)
-    for name in ("x1", "x2"):
-        gone = [a for a in call.tensor(name).arrays if a.shape[dim] > 1]
-        if gone:
-            ctx.consume(name, gone)
-    arrays = [a.squeeze(dim) for a in across(ctx, merged, [dim])]
-    return Value(call.shape, tuple(arrays))
+def _paired(one: str, two: str) -> Callable[[Context, Call], Value]:
+    """Products (and, for cosine similarity, norms) summed over ``dim``: exact under zeroing."""
+
+    def rule(ctx: Context, call: Call) -> Value:
+        pair = [call.tensor(name) for name in (one, two)]
+        shape = np.broadcast_shapes(*(v.shape for v in pair))
+        dim = call.integer("dim") % len(shape)
+        merged = elementwise(ctx, pair, shape)
+        for name, value in zip((one, two), pair, strict=True):
+            at = dim - (len(shape) - value.rank)
+            gone = [a for a in value.arrays if at >= 0 and a.shape[at] > 1]
+            if gone:
+                ctx.consume(name, gone)
+        arrays = [a.squeeze(dim) for a in across(ctx, merged.arrays, [dim])]
+        return Value(call.shape, tuple(arrays))
+
+    return rule
 
 
 SPREADS = frozenset({"aten::var", "aten::std", "aten::var_mean", "aten::std_mean"})
@@ -183,7 +195,13 @@ RULES = (
         ),
         _reduce(exact=False),
     ),
-    OpRule((*(f"aten::{n}_loss" for n in ("mse", "l1", "smooth_l1", "huber")), "aten::kl_div"), _loss),
+    OpRule(
+        (
+            *(f"aten::{n}_loss" for n in ("mse", "l1", "smooth_l1", "huber")),
+            *("aten::kl_div", "aten::binary_cross_entropy_with_logits"),
+        ),
+        _loss,
+    ),
     OpRule(
         ("aten::softmax", "aten::_softmax", "aten::log_softmax", "aten::_log_softmax"),
         _along,
@@ -203,5 +221,7 @@ RULES = (
         ),
         _by_position,
     ),
-    OpRule(("aten::cosine_similarity",), _cosine),
+    OpRule(("aten::cosine_similarity",), _paired("x1", "x2")),
+    OpRule(("aten::linalg_vecdot",), _paired("x", "y")),
+    OpRule(("aten::pairwise_distance",), _distance),
 )

@@ -89,7 +89,7 @@ _LAWS: Mapping[str, Law] = _table(
         "_embedding_bag _embedding_bag_forward_only": bagged,
         "index_select index_copy scatter index_fill embedding": moved("index", "indices"),
         "index _unsafe_index index_put _unsafe_index_put": moved("indices"),
-        "mse_loss smooth_l1_loss huber_loss": compared,
+        "mse_loss smooth_l1_loss huber_loss binary_cross_entropy_with_logits": compared,
         # reductions
         "sum nansum any linalg_vector_norm norm count_nonzero frobenius_norm": summed(0.0),
         "prod all": summed(1.0),

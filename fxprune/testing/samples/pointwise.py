@@ -117,6 +117,8 @@ SAME = (
     *(a(n, p(2, 3), free="01", chance=True) for n in ("empty_like", "rand_like", "randn_like")),
     a("bernoulli", q(2, 3), free="01", chance=True),
     a("uniform", p(2, 3), free="01", chance=True),
+    *(a(n, p(2, 3), free="01", chance=True) for n in ("exponential", "cauchy", "log_normal", "random")),
+    a("geometric", p(2, 3), 0.5, free="01", chance=True),
     a("normal.Tensor_float", p(2, 3), 1.0, free="01", chance=True),
     a("nan_to_num", p(2, 3), free="01"),
     a("float_power.Tensor_Scalar", q(2, 3), 2, free="01"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from fxprune.testing.samples.base import aten as a
 from fxprune.testing.samples.base import buffer as b
 from fxprune.testing.samples.base import parameter as p
+from fxprune.testing.samples.base import positive as q
 
 INF = float("inf")
 
@@ -63,6 +64,14 @@ REDUCE = (
     a("mse_loss", p(2, 3), p(2, 3), 0, free="01 01"),
     a("mse_loss", p(4, 3), p(4, 3), 2, free="01 01"),
     a("kl_div", p(2, 3), p(2, 3), 2, log_target=True, free="01 01"),
+    a("binary_cross_entropy_with_logits", p(2, 3), q(2, 3), None, q(3), 0, free="01 01 0"),
+    a("binary_cross_entropy_with_logits", p(4, 3), q(4, 3), free="01 01"),
+    a("linalg_vecdot", p(2, 4, 3), p(4, 3), free="012 01"),
+    a("linalg_vecdot", p(3, 3, 3), p(3, 3, 3), dim=1, free="012 012"),
+    a("linalg_vecdot", p(3, 3, 3), p(3, 3), dim=0, free="012 01"),
+    a("cosine_similarity", p(2, 4, 3), p(4, 3), 1, free="012 01"),
+    a("pairwise_distance", p(4, 3), p(4, 3), free="01 01"),
+    a("pairwise_distance", p(2, 4, 3), p(4, 3), 1.0, 1e-3, True, free="012 01"),
     a("special_softmax", p(2, 3), 1, free="01"),
     a("special_log_softmax", p(2, 3), 1, free="01"),
     a("special_logsumexp", p(2, 3), [1], free="01"),
