@@ -36,11 +36,13 @@ _SAME: Mapping[str, str] = {
     "special_multigammaln": "mvlgamma",
     "special_psi": "digamma",
     **{f"special_{n}": n for n in ("softmax", "log_softmax", "logsumexp")},
+    "argwhere": "nonzero",
     "ger": "outer",
     "linalg_matmul": "matmul",
     "mH": "adjoint",
     "moveaxis": "movedim",
     "row_stack": "vstack",
+    "trapz": "trapezoid",
 }
 
 ALIASES: Mapping[str, str] = {f"aten::{alias}": f"aten::{name}" for alias, name in _SAME.items()}

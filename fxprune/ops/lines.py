@@ -136,6 +136,15 @@ def _quantile(ctx: Context, call: Call) -> Value:
     return Value(call.shape, tuple(arrays), x.origin)
 
 
+def _integral(ctx: Context, call: Call) -> Value:
+    """Neighbours are added, with the distances between them."""
+    y = call.tensor("y")
+    dim = call.integer("dim") % y.rank
+    left = without(ctx, y, (dim,), "neighbours are added along this axis")
+    ctx.pin(call.others(), "read as a setting here")
+    return Value(call.shape, tuple(a.squeeze(dim) for a in left.arrays), y.origin)
+
+
 def _meshgrid(ctx: Context, call: Call) -> Output:
     """Every result has all axes."""
     tensors = call.tensors()
@@ -259,6 +268,7 @@ RULES = (
     OpRule(("aten::cummax", "aten::cummin", "aten::logcumsumexp"), _along(_one(), RANKED)),
     OpRule(("aten::msort",), _along(lambda call, rank: range(min(rank, 1)), RANKED)),
     OpRule(("aten::diff",), _difference),
+    OpRule(("aten::trapezoid",), _integral),
     OpRule(("aten::view_as_complex",), _complexes),
     OpRule(("aten::diagonal",), _diagonal("self")),
     OpRule(("aten::linalg_diagonal",), _diagonal("A")),

@@ -54,6 +54,7 @@ POOLS = (
 )
 ONE = (
     *(p.format(n=1) for p in POOLS),
+    "max_pool1d_with_indices",
     *("upsample_nearest1d", "_upsample_nearest_exact1d", "upsample_linear1d"),
     *("reflection_pad1d", "replication_pad1d"),
 )

@@ -100,6 +100,7 @@ MOVEMENT = (
     a("slice_scatter", p(2, 5), p(2, 3), 1, 1, 4, free="01 01"),
     a("index_put", p(4, 3), [b(2, 0)], p(2, 3), free="1 - 1"),
     a("nonzero", p(3, 4), free="-"),
+    a("argwhere", p(3, 4), free="-"),
     a("masked_select", p(3), b(True, False, True), free="- -"),
     a("_unique2", p(4), free="-"),
     a("bincount", b(0, 2, 2), free="-"),

@@ -11,6 +11,7 @@ from fxprune.testing.samples.base import parameter as p
 
 WINDOW = (
     a("max_pool1d", p(2, 3, 6), [2], free="01"),
+    a("max_pool1d_with_indices", p(2, 3, 6), [2], free="01"),
     a("avg_pool1d", p(2, 3, 6), [2], free="01"),
     a("adaptive_avg_pool1d", p(2, 3, 6), [2], free="01"),
     a("adaptive_max_pool1d", p(2, 3, 6), [2], free="01"),
