@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from math import inf
 from typing import Any
 
 from fxprune.errors import PlanError
@@ -28,29 +29,43 @@ LONGEST = 1 << 28
 """Letters of a plan as JSON: that of a model of 70 billion parameters has a third."""
 
 
+_QUANTITIES = ("macs", "params", "latency", "channels", "latency_ms")
+
+
 @dataclass(frozen=True)
 class Budget:
-    """How much to keep: exactly one fraction in (0, 1].
+    """How much to keep: exactly one fraction in (0, 1], or milliseconds.
+
+    Attributes:
+        macs: Fraction of the multiply-accumulates.
+        params: Fraction of the parameters.
+        latency: Fraction of the time of one run on the target, measured where this machine is the target.
+        channels: Fraction of the channels that may go.
+        latency_ms: Milliseconds of one run on this machine.
 
     Example:
-        >>> Budget(macs=0.5).quantity
-        'macs'
+        >>> Budget(macs=0.5).quantity, Budget(latency_ms=20).quantity
+        ('macs', 'latency')
     """
 
     macs: float | None = None
     params: float | None = None
     latency: float | None = None
     channels: float | None = None
+    latency_ms: float | None = None
 
     def __post_init__(self) -> None:
-        given = [k for k in ("macs", "params", "latency", "channels") if getattr(self, k) is not None]
+        given = [k for k in _QUANTITIES if getattr(self, k) is not None]
         if len(given) != 1:
             raise PlanError(
                 f"a budget names exactly one quantity, got {given or 'none'}",
-                advice="write Budget(macs=0.5), or params=, latency=, channels=",
+                advice="write Budget(macs=0.5), or params=, latency=, channels=, latency_ms=",
             )
-        value = getattr(self, given[0])
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value <= 1:
+        value, most = getattr(self, given[0]), inf if given == ["latency_ms"] else 1
+        number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        if number and given == ["latency_ms"] and not 0 < value < inf:
+            raise PlanError(f"Budget(latency_ms={value!r}) is no time", advice="give milliseconds above 0")
+        if not number or not 0 < value <= most:
             raise PlanError(
                 f"Budget({given[0]}={value!r}) is not a fraction to keep in (0, 1]",
                 advice=f"Budget({given[0]}=0.5) keeps half",
@@ -59,11 +74,21 @@ class Budget:
     @property
     def quantity(self) -> str:
         """Name of the budgeted quantity."""
-        return next(k for k in ("macs", "params", "latency", "channels") if getattr(self, k) is not None)
+        given = next(k for k in _QUANTITIES if getattr(self, k) is not None)
+        return "latency" if given == "latency_ms" else given
 
     @property
     def fraction(self) -> float:
-        """Fraction to keep."""
+        """Fraction to keep; of milliseconds it is not known before the dense model is measured.
+
+        Raises:
+            PlanError: The budget is one of milliseconds.
+        """
+        if self.latency_ms is not None:
+            raise PlanError(
+                "a budget of milliseconds is a fraction only once the dense model is measured",
+                advice="use latency=, a fraction of the dense model's time",
+            )
         return float(getattr(self, self.quantity))
 
 

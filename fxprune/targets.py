@@ -16,9 +16,10 @@ block was measured with ``python tools/runtime_facts.py`` (``tools/results/RUNTI
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from fxprune.errors import PlanError
@@ -27,17 +28,59 @@ __all__ = ["DEFAULT_TARGET", "Target", "get", "names"]
 
 DEFAULT_TARGET = "onnxruntime-cpu"
 
+Number = int | npt.NDArray[np.int64]
+IntArray = npt.NDArray[np.int64]
+FloatArray = npt.NDArray[np.float64]
 
-# Speed by width, relative to the blocked kernel at 128 channels: channels, share.
-Curve = tuple[tuple[int, float], ...]
-_BLOCKED: Curve = ((16, 0.55), (32, 0.83), (48, 0.95), (128, 1.0))
-_PLAIN: Curve = ((8, 0.34), (12, 0.33), (15, 0.38), (30, 0.40), (62, 0.58), (97, 0.65), (127, 0.67))
-_PLAIN_POINTWISE: Curve = ((8, 0.07), (12, 0.09), (15, 0.11), (30, 0.43), (62, 0.67), (97, 0.70), (127, 0.73))
-_NARROW: Curve = ((2, 0.06), (4, 0.10), (8, 0.15), (12, 0.22), (24, 0.36), (48, 0.60))
-_DEPTHWISE, _DEPTHWISE_PLAIN = 0.40, 0.045
+
+Curve = tuple[tuple[float, float], ...]
+"""Widths in channels, ascending, and a speed at each."""
+
+
+@dataclass(frozen=True)
+class Facts:
+    """How fast a runtime is on a machine, one thread.
+
+    Attributes:
+        block: Channels of a block; 1 where nothing is known: then no width is better than another.
+        blocked: Billions of multiply-accumulates a second of convolutions in whole blocks, by channels.
+        plain: The same off the block.
+        pointwise: The same of 1x1 convolutions off the block.
+        narrow: Of grouped convolutions off the block, by channels of a group.
+        depthwise: Of depthwise convolutions in blocks, and off them.
+        matrix: Of products of matrices.
+        weights: Billions of bytes a second at which weights are read that are used once.
+        elements: Billions of elements a second that an addition makes.
+    """
+
+    block: int
+    blocked: Curve = ((16, 100.0),)
+    plain: Curve = ((16, 100.0),)
+    pointwise: Curve = ((16, 100.0),)
+    narrow: Curve = ((16, 100.0),)
+    depthwise: tuple[float, float] = (100.0, 100.0)
+    matrix: float = 100.0
+    weights: float = 14.0
+    elements: float = 5.0
+
+
+_MEASURED = Facts(
+    block=16,
+    blocked=((16, 55.0), (32, 83.0), (48, 95.0), (128, 100.0)),
+    plain=((8, 34.0), (12, 33.0), (15, 38.0), (30, 40.0), (62, 58.0), (97, 65.0), (127, 67.0)),
+    pointwise=((8, 7.0), (12, 9.0), (15, 11.0), (30, 43.0), (62, 67.0), (97, 70.0), (127, 73.0)),
+    narrow=((2, 6.0), (4, 10.0), (8, 15.0), (12, 22.0), (24, 36.0), (48, 60.0)),
+    depthwise=(40.0, 4.5),
+    matrix=90.0,
+)
 
 _QUARTER = 4
 """Channels: multiples of it run in blocks, filled up."""
+
+_DIGITS = 6  # of a number of threads or samples
+
+_MANY = 5040
+"""A number of groups that most numbers divide."""
 
 
 @dataclass(frozen=True)
@@ -46,49 +89,67 @@ class Target:
 
     Attributes:
         name: Under which `get` knows it.
-        channel_step: Channels of a block; widths of convolutions (per group) are best multiples of it.  1 where
-            nothing is known: then no width is better than another.
+        facts: How fast it is.
+        threads: Threads of one run.
+        batch: Samples of one run.
+        measurable: It is this machine.
     """
 
     name: str
-    channel_step: int
+    facts: Facts
+    threads: int = 1
+    batch: int = 1
+    measurable: bool = False
 
-    def filled(self, channels: int) -> int:
+    @property
+    def channel_step(self) -> int:
+        """Channels; widths of convolutions (per group) are best multiples of it."""
+        return self.facts.block
+
+    def filled(self, channels: Number) -> IntArray:
         """Channels up to the next whole block.
 
         Example:
-            >>> get("onnxruntime-cpu-avx512").filled(100)
+            >>> int(get("onnxruntime-cpu-avx512").filled(100))
             112
         """
-        return -(-channels // self.channel_step) * self.channel_step
+        block = self.facts.block
+        return np.asarray(-(-np.asarray(channels) // block) * block)
 
-    def convolution(self, inputs: int, outputs: int, taps: int, groups: int = 1) -> float:
-        """What a convolution costs at every pixel, in multiply-accumulates at the speed of 128 channels.
+    def convolution(self, inputs: Number, outputs: Number, taps: Number, groups: Number = 1) -> FloatArray:
+        """Nanoseconds that a convolution takes at every pixel.
 
         Args:
             inputs: Channels that it reads, over all groups.
             outputs: Channels that it makes.
             taps: Pixels that its kernel reads.
-            groups: Groups.
+            groups: Groups; all arguments may be arrays.
 
         Example:
             >>> avx512 = get("onnxruntime-cpu-avx512")
-            >>> avx512.convolution(98, 98, 9) > avx512.convolution(112, 112, 9)
+            >>> bool(avx512.convolution(98, 98, 9) > avx512.convolution(112, 112, 9))
             True
         """
-        if self.channel_step == 1:
-            return inputs * outputs * taps / groups
-        own = inputs // groups, outputs // groups
-        if groups > 1 and own == (1, 1):
-            in_blocks = groups % _QUARTER == 0
-            return self.filled(groups) * taps / _DEPTHWISE if in_blocks else groups * taps / _DEPTHWISE_PLAIN
-        if groups > 1:
-            in_blocks = own[0] % self.channel_step == 0 and own[1] % self.channel_step == 0
-            return groups * own[0] * own[1] * taps / _at(_BLOCKED if in_blocks else _NARROW, min(own))
-        if inputs % _QUARTER == 0 and outputs % _QUARTER == 0 and min(own) >= self.channel_step:
-            full = self.filled(inputs), self.filled(outputs)
-            return full[0] * full[1] * taps / _at(_BLOCKED, min(full))
-        return inputs * outputs * taps / _at(_PLAIN if taps > 1 else _PLAIN_POINTWISE, min(own))
+        facts = self.facts
+        inputs, outputs, taps, groups = np.broadcast_arrays(inputs, outputs, taps, groups)
+        read, made = inputs // groups, outputs // groups
+        least = np.minimum(read, made)
+        macs = groups * read * made * taps
+        if facts.block == 1:
+            return np.asarray(macs / _at(facts.blocked, least))
+        full = np.minimum(self.filled(inputs), self.filled(outputs))
+        quartered = (inputs % _QUARTER == 0) & (outputs % _QUARTER == 0)
+        one = np.where(
+            quartered & (least >= facts.block),
+            self.filled(inputs) * self.filled(outputs) * taps / _at(facts.blocked, full),
+            macs / np.where(taps > 1, _at(facts.plain, least), _at(facts.pointwise, least)),
+        )
+        whole = (read % facts.block == 0) & (made % facts.block == 0)
+        several = macs / np.where(whole, _at(facts.blocked, least), _at(facts.narrow, least))
+        deep = np.where(
+            quartered, self.filled(groups) * taps / facts.depthwise[0], groups * taps / facts.depthwise[1]
+        )
+        return np.where(groups == 1, one, np.where((read == 1) & (made == 1), deep, several))
 
     def groups_together(self, groups: int, inputs: int, outputs: int) -> int:
         """How many neighbouring groups to make one, with zeros between them.
@@ -105,35 +166,59 @@ class Target:
         """
         if inputs == outputs == 1:
             return 1
-        divisors = [n for n in range(1, groups + 1) if groups % n == 0]
-        return min(
-            divisors, key=lambda n: self.convolution(groups * inputs, groups * outputs, 1, groups // n)
-        )
+        divisors = np.array([n for n in range(1, groups + 1) if groups % n == 0])
+        times = self.convolution(groups * inputs, groups * outputs, 1, groups // divisors)
+        return int(divisors[np.argmin(times)])
+
+    def merged_width(self, channels: int) -> int:
+        """Channels of a group when as many groups are merged as is best.
+
+        Example:
+            >>> get("onnxruntime-cpu-avx512").merged_width(8)
+            16
+        """
+        return channels * self.groups_together(_MANY, channels, channels)
 
 
-def _at(curve: Curve, channels: int) -> float:
-    widths, shares = zip(*curve, strict=True)
-    return float(np.interp(channels, np.array(widths), np.array(shares)))
+def _at(curve: Curve, channels: Number) -> FloatArray:
+    widths, speeds = zip(*curve, strict=True)
+    return np.asarray(np.interp(channels, np.array(widths), np.array(speeds)))
 
 
 def get(name: str = DEFAULT_TARGET) -> Target:
     """The facts about a runtime.
 
     Args:
-        name: One of `names`.
+        name: One of `names`, on request with threads and batch: ``"onnxruntime-cpu?threads=2&batch=8"``.
 
     Raises:
         PlanError: There is no such target.
 
     Example:
-        >>> get("onnxruntime-cpu-avx512").channel_step
-        16
+        >>> get("onnxruntime-cpu-avx512").channel_step, get("onnxruntime-cpu?threads=2").threads
+        (16, 2)
     """
-    if name == DEFAULT_TARGET:
-        return _this_machine()  # when asked, not when imported: a plan may be for another machine
-    if name not in _FIXED:
-        raise PlanError(f"there is no target '{name}'", advice=f"choose from {', '.join(names())}")
-    return _FIXED[name]
+    base, _, query = name.partition("?")
+    if base != DEFAULT_TARGET and base not in _FIXED:
+        raise PlanError(f"there is no target '{base}'", advice=f"choose from {', '.join(names())}")
+    # When asked, not when imported: a plan may be for another machine.
+    found = _this_machine() if base == DEFAULT_TARGET else _FIXED[base]
+    counts = _counts(name, query)
+    return replace(found, threads=counts.get("threads", 1), batch=counts.get("batch", 1))
+
+
+def _counts(name: str, query: str) -> dict[str, int]:
+    """Threads and batch."""
+    counts = {}
+    for part in query.split("&") if query else ():
+        key, _, value = part.partition("=")
+        if key not in ("threads", "batch") or not value.isdecimal() or not int(value[:_DIGITS]) > 0:
+            raise PlanError(
+                f"'{part}' in target '{name}' is neither threads=N nor batch=N",
+                advice="write onnxruntime-cpu?threads=2&batch=8",
+            )
+        counts[key] = int(value[:_DIGITS])
+    return counts
 
 
 def names() -> tuple[str, ...]:
@@ -143,11 +228,11 @@ def names() -> tuple[str, ...]:
 
 def _this_machine() -> Target:
     wide = torch.backends.cpu.get_cpu_capability().startswith("AVX512")
-    return Target(DEFAULT_TARGET, (_AVX512 if wide else _AVX2).channel_step)
+    return Target(DEFAULT_TARGET, (_AVX512 if wide else _AVX2).facts, measurable=True)
 
 
-_AVX512 = Target("onnxruntime-cpu-avx512", 16)
-_AVX2 = Target("onnxruntime-cpu-avx2", 8)
-_ANY = Target("any", 1)
+_AVX512 = Target("onnxruntime-cpu-avx512", _MEASURED)
+_AVX2 = Target("onnxruntime-cpu-avx2", replace(_MEASURED, block=8))
+_ANY = Target("any", Facts(block=1))
 
 _FIXED: Mapping[str, Target] = {target.name: target for target in (_AVX512, _AVX2, _ANY)}

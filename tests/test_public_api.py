@@ -76,7 +76,7 @@ FORMS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
 ATTRIBUTES: dict[str, set[str]] = {
     "Group": {"name", "width", "members", "exact", "pinned", "blocks"},
     "Plan": {"kept", "removed", "predicted", "to_json", "from_json"},
-    "Budget": {"macs", "params", "latency", "channels"},
+    "Budget": {"macs", "params", "latency", "channels", "latency_ms"},
 }
 
 # What must not stand in a public signature: it says nothing about what to pass.

@@ -75,4 +75,4 @@ def test_narrow_groups_fill_blocks(groups: int, inputs: int, outputs: int, toget
 
 
 def test_without_facts_a_convolution_costs_its_multiply_accumulates() -> None:
-    assert targets.get("any").convolution(6, 8, 9, 2) == 6 * 8 * 9 / 2
+    assert targets.get("any").convolution(6, 8, 9, 2) == 6 * 8 * 9 / 2 / 100

@@ -42,7 +42,9 @@ ALLOWED: frozenset[tuple[str, str]] = frozenset()
 """Single imports that break the order and why they may: (importer, imported)."""
 
 STAGES = frozenset({"planning", "slimming", "proof", "onnx", "bench", "inspection", "report"})
-JOINTS = frozenset({"regularizers", "pipeline", "cli", "proof", "demo", "training", "testing", "__init__"})
+JOINTS = frozenset(
+    {"planning", "regularizers", "pipeline", "cli", "proof", "demo", "training", "testing", "__init__"}
+)
 
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 

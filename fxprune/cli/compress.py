@@ -25,6 +25,7 @@ def compress(
     params: o.Params = None,
     channels: o.Channels = None,
     latency: o.Latency = None,
+    latency_ms: o.LatencyMs = None,
     criterion: o.Criterion = "l1",
     data: o.Data = None,
     scope: o.Scope = o.ScopeName.everywhere,
@@ -45,7 +46,7 @@ def compress(
     from fxprune.report.sheets import result_view
     from fxprune.support.delivery import check_folder
 
-    budget = parse_budget(macs=macs, params=params, channels=channels, latency=latency)
+    budget = parse_budget(macs=macs, params=params, channels=channels, latency=latency, latency_ms=latency_ms)
     options = plan_options(
         scope=scope,
         align=align,

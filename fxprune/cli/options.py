@@ -81,8 +81,14 @@ Latency = Annotated[
     typer.Option(
         "--latency",
         metavar="FRACTION",
-        help="Latency to keep; reserved for a later release.",
+        help="Time of one run to keep, measured in onnxruntime if this machine is the target.",
         rich_help_panel=_BUDGET,
+    ),
+]
+LatencyMs = Annotated[
+    float | None,
+    typer.Option(
+        "--latency-ms", metavar="MS", help="Time of one run, in milliseconds.", rich_help_panel=_BUDGET
     ),
 ]
 

@@ -24,6 +24,7 @@ def plan(
     params: o.Params = None,
     channels: o.Channels = None,
     latency: o.Latency = None,
+    latency_ms: o.LatencyMs = None,
     criterion: o.Criterion = "l1",
     data: o.Data = None,
     scope: o.Scope = o.ScopeName.everywhere,
@@ -43,7 +44,7 @@ def plan(
     from fxprune.planning.plan import spend
     from fxprune.report.sheets import plan_view
 
-    budget = parse_budget(macs=macs, params=params, channels=channels, latency=latency)
+    budget = parse_budget(macs=macs, params=params, channels=channels, latency=latency, latency_ms=latency_ms)
     options = plan_options(
         scope=scope,
         align=align,

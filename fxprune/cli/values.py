@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -32,7 +33,12 @@ _DIGITS = 9  # of a number of channels
 
 
 def parse_budget(
-    *, macs: float | None, params: float | None, channels: float | None, latency: float | None
+    *,
+    macs: float | None,
+    params: float | None,
+    channels: float | None,
+    latency: float | None,
+    latency_ms: float | None,
 ) -> Budget:
     """The one budget that was given.
 
@@ -41,21 +47,17 @@ def parse_budget(
     """
     from fxprune.plans import Budget
 
-    given = [value for value in (macs, params, channels, latency) if value is not None]
+    given = [value for value in (macs, params, channels, latency, latency_ms) if value is not None]
     if len(given) != 1:
         raise typer.BadParameter(
             f"{'give' if not given else 'give only'} one budget, such as --macs 0.5",
-            param_hint="--macs, --params, --channels, --latency",
+            param_hint="--macs, --params, --channels, --latency, --latency-ms",
         )
-    if latency is not None:
-        raise typer.BadParameter(
-            "latency budgets are reserved for a later release; use --macs with the default --align auto, "
-            "which gives widths that run fast",
-            param_hint="--latency",
-        )
-    if not 0 < given[0] <= 1:
+    if latency_ms is not None and not 0 < latency_ms < inf:
+        raise typer.BadParameter(f"{latency_ms:g} is no time in milliseconds", param_hint="--latency-ms")
+    if latency_ms is None and not 0 < given[0] <= 1:
         raise typer.BadParameter(f"{given[0]:g} is not a fraction to keep in (0, 1]", param_hint="the budget")
-    return Budget(macs=macs, params=params, channels=channels)
+    return Budget(macs=macs, params=params, channels=channels, latency=latency, latency_ms=latency_ms)
 
 
 def plan_options(

@@ -37,6 +37,7 @@ class Analysis:
         restricted: For every node that sees which units are gone (statistics) their labels.
         ties: Labels that were tied, and the node that ties them.
         virtual: First label and node of those that belong to no tensor.
+        counted_at: The node of every term of multiply-accumulates in ``coupling.cost.macs``.
         unsupported: Nodes whose operator has no rule to be believed, and why.
     """
 
@@ -50,6 +51,7 @@ class Analysis:
     restricted: Mapping[fx.Node, Sequence[IntArray]]
     ties: Sequence[tuple[IntArray, IntArray, fx.Node]]
     virtual: Sequence[tuple[int, str]]
+    counted_at: Sequence[fx.Node]
     unsupported: Sequence[tuple[fx.Node, str]]
     layouts: Layouts = field(repr=False)
     memo: Memo = field(default_factory=Memo, init=False, repr=False)

@@ -58,10 +58,21 @@ class Terms:
         # Index -1 reads the 1 that is appended, so absent factors cost no branch.
         one = np.ones((*forms.shape[:-1], 1), np.int64)
         padded = np.concatenate([forms, one], axis=-1)
-        total: IntArray = self.const * padded[..., self.factors].prod(axis=-1)
+        every = np.arange(len(self.const))
+        return self.of(every, padded[..., self.factors], padded[..., self.divisor])
+
+    def of(self, term: IntArray, factors: IntArray, divisor: IntArray) -> IntArray:
+        """The values of some terms at some values of their forms.
+
+        Args:
+            term: int64[n], which terms.
+            factors: int64[..., n, k], values of the forms of each.
+            divisor: int64[..., n], the same of the divisor, 1 where there is none.
+        """
+        total: IntArray = self.const[term] * factors.prod(axis=-1)
         if (self.divisor >= 0).any():
             # An empty divisor means that everything it divides is empty as well.
-            total //= np.maximum(padded[..., self.divisor], 1)
+            total //= np.maximum(divisor, 1)
         return total
 
 

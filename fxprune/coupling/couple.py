@@ -101,6 +101,7 @@ def _analysed(trace: Trace) -> Analysis:
         restricted=walk.restricted,
         ties=walk.ties,
         virtual=walk.virtual,
+        counted_at=walk.counted_at,
         unsupported=walk.unsupported,
         layouts=walk.layouts,
     )

@@ -60,6 +60,7 @@ class Walk:
     costs: CostBuilder = field(default_factory=CostBuilder)
     counting: bool = True
     counted: bool = False
+    counted_at: list[fx.Node] = field(default_factory=list)
     node: fx.Node | None = None
     shared: set[fx.Node] = field(default_factory=set)
 
@@ -156,6 +157,7 @@ class Walk:
             assert self.node is not None
             count = one_of_each(int(constant), fake_tensors(self.node))
             self.costs.add_macs(count, *(self.costs.form(a) for a in arrays), divisor=below)
+            self.counted_at.append(self.node)
 
     def count_parameters(self) -> None:
         """Every parameter counts once, pruned along its labelled axes."""

@@ -41,13 +41,11 @@ def _better(stream: Stream, target: Target) -> int:
     unit = int(np.lcm.reduce([target.channel_step, *(place.group for place in stream.places)]))
     width = -(-stream.width // unit) * unit
     layers = {id(p.node): p for p in stream.places if p.node.op_type == "Conv" and p.position == 1}
-    now, then = (
-        sum(_time(p, stream.width, w, target) for p in layers.values()) for w in (stream.width, width)
-    )
+    now, then = (sum(_time(p, w, target) for p in layers.values()) for w in (stream.width, width))
     return width if then < now else stream.width
 
 
-def _time(place: Place, old: int, new: int, target: Target) -> float:
+def _time(place: Place, new: int, target: Target) -> float:
     """Of a convolution whose weight holds the stream, with the stream at a new width."""
     weight = constant(place.node.inputs[1])
     assert weight is not None
@@ -57,18 +55,15 @@ def _time(place: Place, old: int, new: int, target: Target) -> float:
     if groups > 1:
         groups = new // place.group
         together = target.groups_together(groups, place.group, place.group)  # as another pass will merge them
-        return target.convolution(new, new, taps, groups // together)
+        return float(target.convolution(new, new, taps, groups // together))
     if place.dim == 0:
         outputs = new
     else:
         inputs = new
     # What is made at one width and read at another is the other stream's affair: taken as it would be padded.
     other = target.filled(inputs if place.dim == 0 else outputs)
-    return (
-        target.convolution(other, outputs, taps)
-        if place.dim == 0
-        else target.convolution(inputs, other, taps)
-    )
+    read, made = (other, outputs) if place.dim == 0 else (inputs, other)
+    return float(target.convolution(read, made, taps))
 
 
 def _widen(stream: Stream, width: int) -> None:

@@ -2,7 +2,18 @@
 
 from __future__ import annotations
 
-__all__ = ["ADD", "COPIES", "CROPPABLE", "FLATTEN", "INDEX_SELECT", "PAD", "SUMS", "UNFLATTEN"]
+__all__ = [
+    "ADD",
+    "COPIES",
+    "CROPPABLE",
+    "FLATTEN",
+    "INDEX_SELECT",
+    "LINEAR",
+    "PAD",
+    "PRODUCTS",
+    "SUMS",
+    "UNFLATTEN",
+]
 
 ADD = "aten::add"
 
@@ -14,6 +25,13 @@ COPIES = ("aten::contiguous", "aten::clone")
 
 CROPPABLE = frozenset({"aten::conv1d", "aten::conv2d", "aten::conv3d", "aten::convolution"})
 """Have kernels that may lose their borders."""
+
+LINEAR = "aten::linear"
+
+PRODUCTS = tuple(
+    f"aten::{name}" for name in ("matmul", "mm", "bmm", "addmm", "baddbmm", "einsum", "dot", "mv", "vdot")
+)
+"""Do nothing but multiply and add."""
 
 PAD, INDEX_SELECT = "aten::pad", "aten::index_select"
 

@@ -14,7 +14,7 @@ from fxprune.plans import Budget
 
 __all__ = ["gap_notes", "nothing_to_prune"]
 
-_WORDS = {"macs": "MACs", "params": "parameters"}
+_WORDS = {"macs": "MACs", "params": "parameters", "latency": "time, as predicted,"}
 _LEAST = 5e-4  # share of the cost; what is less would be printed as 0.0 %
 
 
@@ -43,7 +43,7 @@ def gap_notes(
 
 def _shares(coupling: Coupling, frozen: Frozen, budget: Budget, solution: Solution, most: int = 4) -> str:
     """The groups that must stay, or mostly so, and what share of the cost would go with each."""
-    quantity = budget.quantity if budget.quantity != "channels" else "params"
+    quantity = budget.quantity if budget.quantity in ("macs", "params") else "params"
     dense = getattr(coupling.cost.dense, quantity)
     shares = []
     for group, why in zip(coupling.groups, frozen.why, strict=True):

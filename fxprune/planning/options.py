@@ -22,14 +22,15 @@ class PlanOptions:
         scope: ``"global"`` removes the least important units of the model, ``"local"`` the same share
             of every group.
         align: Step on which widths of convolutions end: the target's own step, or a number of
-            positions (1: any width).  An axis narrower than two steps moves in halves, quarters, ...
-            of a step; one that is off the step to begin with may also stay as it is.
+            positions (1: any width).  An axis that has a step keeps one; a narrower one moves in halves, quarters,
+            ... of a step; one that is off the step to begin with may also stay as it is.
         keep_at_least: Units that every group keeps.
         protect: Groups that must stay whole: names of groups or tensors, with wildcards.  A tensor's name
             stands for every group that has an axis of it, whether the tensor makes or reads its units.
         only: If given, all other groups stay whole.
         ratios: Fraction to keep of some groups, by pattern; the other groups serve the budget.
-        target: Runtime whose steps count (``fxprune.targets``).
+        target: Runtime whose steps count (``fxprune.targets``); for budgets of latency with threads and batch, as
+            ``"onnxruntime-cpu?threads=2&batch=8"``.
         blocks: How matrices of units (heads x width, groups x channels) shrink: whole rows, equally many
             units inside each row, or rows from four rows on (``"auto"``).
         seed: Of everything random.

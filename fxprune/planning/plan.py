@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from fxprune import targets
 from fxprune.coupling.analysis import Analysis
 from fxprune.coupling.couple import analyse
 from fxprune.coupling.groups import Coupling
@@ -27,10 +28,12 @@ from fxprune.planning.atoms import Mode
 from fxprune.planning.attempts import Attempts, Lessons, Way, ways_to
 from fxprune.planning.choice import freeze, ratios_of
 from fxprune.planning.explicit import plan_units
+from fxprune.planning.latency import latency_model
 from fxprune.planning.notes import gap_notes, nothing_to_prune
 from fxprune.planning.options import PlanOptions
 from fxprune.planning.problem import Scope, Width
 from fxprune.planning.solve import Options, Solution, solve
+from fxprune.planning.timing import meet
 from fxprune.plans import Axis, Budget, Plan
 from fxprune.structures.cut import cut
 from fxprune.structures.find import choose_structures
@@ -66,8 +69,10 @@ def plan(
 
     Args:
         trace: A traced model; it is not changed.
-        budget: Fraction of MACs, parameters or channels to keep.  Channels are counted over
-            the units that may go and that no ratio decides about.
+        budget: Fraction of MACs, parameters, time or channels to keep.  Channels are counted over
+            the units that may go and that no ratio decides about.  Time is that of one run on the target, by a model
+            of its operators; where this machine is the target up to four models are made and measured until
+            it is met within 3 %.
         criterion: Importance of units: a name from ``fxprune.criteria`` or one with its own options.
         scope: How the budget is spent, like the options down to ``target``, and ``blocks`` and ``seed``: see
             ``fxprune.planning.options.PlanOptions``.
@@ -138,35 +143,37 @@ def spend(
     frozen = freeze(coupling, options.protect, options.only, scores.units)
     decided = ratios_of(coupling, options.ratios)
 
-    def choose(way: Way, lessons: Lessons) -> Solution:
-        how = Options(
-            scope=options.scope,
-            blocks=way.blocks,
-            keep_at_least=options.keep_at_least,
-            widths=_widths(analysis, way.step),
-            ratios=decided,
-            ties=lessons.ties,
-        )
-        return solve(coupling, scores.units, lessons.stays, budget, how)
+    target = targets.get(options.target)
+    latency = latency_model(analysis, target, batch=target.batch) if budget.quantity == "latency" else None
 
-    made = Attempts(trace, budget, scores.units, choose).run(
-        ways_to(coupling, options.blocks, options.step, other_steps=options.align == "auto"),
-        Lessons(frozen.units),
-    )
-    if not made.solution.n_atoms and budget.fraction < 1:
-        raise nothing_to_prune(coupling, frozen, made.solution.notes)
-    gap = gap_notes(coupling, frozen, budget, made.solution, made.way.step)
-    return replace(made.plan, notes=(*scores.notes, *made.notes, *made.solution.notes, *gap))
+    def planned(budget: Budget) -> Plan:
+        def choose(way: Way, lessons: Lessons) -> Solution:
+            how = Options(
+                scope=options.scope,
+                blocks=way.blocks,
+                keep_at_least=options.keep_at_least,
+                widths=_widths(analysis, way.step),
+                ratios=decided,
+                ties=lessons.ties,
+                latency=latency,
+            )
+            return solve(coupling, scores.units, lessons.stays, budget, how)
+
+        made = Attempts(trace, budget, scores.units, choose).run(
+            ways_to(coupling, options.blocks, options.step, other_steps=options.align == "auto"),
+            Lessons(frozen.units),
+        )
+        if not made.solution.n_atoms and budget.fraction < 1:
+            raise nothing_to_prune(coupling, frozen, made.solution.notes)
+        gap = gap_notes(coupling, frozen, budget, made.solution, made.way.step)
+        return replace(made.plan, notes=(*scores.notes, *made.notes, *made.solution.notes, *gap))
+
+    return planned(budget) if latency is None else meet(trace, budget, planned, target)
 
 
 def _check_budget(budget: Budget) -> None:
     if not isinstance(budget, Budget):  # a number, most likely
         raise PlanError(f"{budget!r} is no budget", advice="write fxprune.Budget(macs=0.5) to keep half")
-    if budget.quantity == "latency":
-        raise PlanError(
-            "Budget(latency=) is reserved for a later release",
-            advice="use Budget(macs=) with the default align='auto', which gives widths that run fast",
-        )
 
 
 def _widths(analysis: Analysis, step: int) -> list[Width]:

@@ -9,7 +9,7 @@ from typing import Literal
 import numpy as np
 from scipy.sparse import csr_array
 
-from fxprune.coupling.cost import Terms
+from fxprune.coupling.cost import CostModel, Terms
 from fxprune.coupling.groups import Coupling
 from fxprune.labels import BoolArray, FloatArray, IntArray
 from fxprune.planning.alignment import Chains, Lane, Streams
@@ -109,21 +109,25 @@ class Problem:
             found.setdefault((weight.tobytes(), lane.fixed, lane.size, lane.step), lane)
         return list(found.values())
 
-    def meter(self, quantity: str, chains: Chains, ratios: FloatArray) -> tuple[Meter, int]:
+    def meter(
+        self, model: CostModel, terms: Terms | None, chains: Chains, ratios: FloatArray
+    ) -> tuple[Meter, int]:
         """The budgeted quantity over chains, and its dense value.
 
-        ``"channels"`` counts removable units of groups without a ratio of their own.
+        Args:
+            model: Has the forms of the terms.
+            terms: What is budgeted; None: removable units of groups without a ratio of their own.
+            chains: How streams hang together.
+            ratios: float64[n_groups], share that a group keeps, NaN where the budget decides.
         """
         sizes = np.array([len(atoms) for atoms in self.members], np.int64)
-        if quantity == "channels":
+        if terms is None:
             free = np.isnan(ratios)
             weight = self.content[free].sum(axis=0, keepdims=True).astype(np.float64)
             weight[:, (self.content[~free] > 0).any(axis=0)] = 0
             terms = Terms(np.ones(1, np.int64), np.zeros((1, 1), np.int64), np.full(1, -1))
             base = np.zeros(1, np.int64)
         else:
-            model = self.coupling.cost
-            terms = model.params if quantity == "params" else model.macs
             removable = self.atoms.of_unit >= 0
             base = model.counts(~removable)
             weight = self._per_atom(model.forms, removable) / np.maximum(sizes, 1)

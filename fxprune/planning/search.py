@@ -95,8 +95,8 @@ class Meter:
         chain, term = self._pairs
         padded = np.append(forms, 1)
         factors, divisor = self.terms.factors[term], self.terms.divisor[term]
-        after = self.terms.const[term] * (padded[factors] + shift[chain[:, None], factors]).prod(axis=1)
-        after //= np.where(divisor >= 0, np.maximum(padded[divisor] + shift[chain, divisor], 1), 1)
+        below = np.where(divisor >= 0, padded[divisor] + shift[chain, divisor], 1)
+        after = self.terms.of(term, padded[factors] + shift[chain[:, None], factors], below)
         result = np.zeros(len(state), np.int64)
         np.add.at(result, chain, after - self.terms.values(forms)[term])
         return result

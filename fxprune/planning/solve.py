@@ -8,10 +8,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from fxprune.coupling.blocks import close
+from fxprune.coupling.cost import CostModel, Terms
 from fxprune.coupling.groups import Coupling
 from fxprune.labels import BoolArray, FloatArray, IntArray
 from fxprune.planning.alignment import make_chains
 from fxprune.planning.atoms import Mode, make_atoms
+from fxprune.planning.latency import LatencyModel
 from fxprune.planning.problem import Problem, Scope, Width
 from fxprune.planning.search import Meter, cut_chains
 from fxprune.plans import Budget
@@ -39,6 +41,7 @@ class Options:
         widths: Axes that should end on a step.
         ratios: float64[n_groups], share that a group keeps, NaN where the budget decides; None: nowhere.
         ties: Pairs of units that go together though the coupling does not ask for it.
+        latency: The time of the model, for budgets of latency.
     """
 
     scope: Scope = "global"
@@ -47,6 +50,7 @@ class Options:
     widths: Sequence[Width] = ()
     ratios: FloatArray | None = None
     ties: Sequence[tuple[IntArray, IntArray]] = ()
+    latency: LatencyModel | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,16 +96,16 @@ def solve(
     problem = Problem.of(coupling, atoms)
     streams = problem.streams(scope=options.scope, keep_at_least=options.keep_at_least, ratios=ratios)
     chains = make_chains(streams, problem.lanes(options.widths))
-    meter, dense = problem.meter(budget.quantity, chains, ratios)
+    model, terms = _spent_on(coupling, budget, options)
+    meter, dense = problem.meter(model, terms, chains, ratios)
 
     def spent(fraction: float) -> _Spent:
         state = _nearest(meter, fraction, dense)
         keep = close(coupling.blocks, problem.keep(chains.atoms_kept(state)))
         counted = meter.value(state)
-        if budget.quantity == "channels":
+        if terms is None:
             return _Spent(state, keep, counted, counted)
-        terms = coupling.cost.params if budget.quantity == "params" else coupling.cost.macs
-        return _Spent(state, keep, counted, int(terms.values(coupling.cost.counts(keep)).sum()))
+        return _Spent(state, keep, counted, int(terms.values(model.counts(keep)).sum()))
 
     found = spent(budget.fraction)
     if found.value != found.counted:
@@ -112,6 +116,15 @@ def solve(
     by_choice = bool(state.sum() > (chains.score == -np.inf).sum())
     held = (atoms.of_unit < 0) & ~frozen
     return Solution(keep, value, dense, len(atoms.score), exhausted, by_choice, held, atoms.notes)
+
+
+def _spent_on(coupling: Coupling, budget: Budget, options: Options) -> tuple[CostModel, Terms | None]:
+    """What the budget counts; None: channels."""
+    if budget.quantity == "latency":
+        assert options.latency is not None
+        return options.latency.cost, options.latency.terms
+    model = coupling.cost
+    return model, {"params": model.params, "macs": model.macs}.get(budget.quantity)
 
 
 @dataclass(frozen=True, eq=False)

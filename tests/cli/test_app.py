@@ -338,7 +338,8 @@ def test_compress(nets: str) -> None:
     [
         (("plan", "nets.py:make"), "give one budget"),
         (("plan", "nets.py:make", "--macs", "0.5", "--params", "0.5"), "give only one budget"),
-        (("plan", "nets.py:make", "--latency", "0.5"), "reserved for a later release; use --macs"),
+        (("plan", "nets.py:make", "--latency-ms", "0"), "no time in milliseconds"),
+        (("plan", "nets.py:make", "--latency", "0.5", "--macs", "0.5"), "give only one budget"),
         (("inspect", "nets.py:make", "--dim", "1"), "give that, too"),
         (("plan", "nets.py:make", "--macs", "1.5"), "1.5 is not a fraction to keep"),
         (("plan", "nets.py:make", "--macs", "0.5", "--align", "x"), "neither auto nor a number"),

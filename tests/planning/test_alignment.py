@@ -303,7 +303,8 @@ def test_steps_are_differences(coupling: Coupling, quantity: str, seed: int) -> 
     problem = Problem.of(coupling, atoms)
     nowhere = np.full(len(coupling.groups), np.nan)
     made = make_chains(problem.streams(scope="global", keep_at_least=1, ratios=nowhere), [])
-    meter, dense = problem.meter(quantity, made, nowhere)
+    terms = {"macs": coupling.cost.macs, "params": coupling.cost.params}.get(quantity)
+    meter, dense = problem.meter(coupling.cost, terms, made, nowhere)
     assert quantity == "channels" or dense == getattr(coupling.cost.dense, quantity)
     state = rng.integers(0, made.length + 1)
     for direction in (1, -1):

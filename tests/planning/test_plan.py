@@ -222,7 +222,6 @@ def test_meta_weights_are_planned_by_shape() -> None:
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"budget": Budget(latency=0.5)}, "reserved for a later release"),
         ({"align": 0}, "align=0 is no step"),
         ({"align": "fast"}, "align='fast' is no step"),
         ({"keep_at_least": 0}, "would empty a layer"),

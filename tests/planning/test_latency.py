@@ -1,0 +1,203 @@
+"""The latency model against times worked out by hand, and budgets of time against a stopwatch that says what it is told."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import fxprune
+from fxprune import targets
+from fxprune.coupling.analysis import Analysis
+from fxprune.coupling.couple import analyse
+from fxprune.errors import PlanError
+from fxprune.planning.latency import LatencyModel, latency_model
+from fxprune.planning.timing import ROUNDS, Stopwatch, Timed
+from fxprune.plans import Budget, Plan
+from fxprune.resizing.resolve import keep_mask
+
+AVX512 = targets.get("onnxruntime-cpu-avx512")
+FACTS = AVX512.facts
+
+
+def modelled(net: nn.Module, *shape: int, batch: int = 1) -> tuple[Analysis, LatencyModel]:
+    analysis = analyse(fxprune.trace(net.eval(), torch.randn(2, *shape)))
+    return analysis, latency_model(analysis, AVX512, batch=batch)
+
+
+def dense_ms(net: nn.Module, *shape: int, batch: int = 1) -> float:
+    analysis, model = modelled(net, *shape, batch=batch)
+    return model.milliseconds(np.ones(analysis.coupling.n_units, bool))
+
+
+def conv_ms(pixels: int, inputs: int, outputs: int, taps: int = 9) -> float:
+    weights = 4 * inputs * outputs * taps / FACTS.weights
+    return (pixels * float(AVX512.convolution(inputs, outputs, taps)) + weights) / 1e6
+
+
+def test_a_convolution_takes_what_the_facts_say() -> None:
+    net = nn.Sequential(nn.Conv2d(32, 64, 3, padding=1), nn.BatchNorm2d(64), nn.ReLU())
+    assert dense_ms(net, 32, 10, 12) == pytest.approx(conv_ms(120, 32, 64), rel=1e-3)
+    assert dense_ms(nn.Conv2d(32, 64, 3, stride=2, padding=1), 32, 10, 12) == pytest.approx(
+        conv_ms(30, 32, 64), rel=1e-3
+    )
+
+
+def test_batches_multiply_work_and_not_weights() -> None:
+    net, rows = nn.Linear(64, 96), 4
+    macs, weights = 64 * 96 / FACTS.matrix / 1e6, 4 * 64 * 96 / FACTS.weights / 1e6
+    assert dense_ms(net, 64) == pytest.approx(macs + weights, rel=1e-3)
+    assert dense_ms(net, rows, 64, batch=8) == pytest.approx(8 * rows * macs + weights, rel=1e-3)
+
+
+def test_depthwise_and_narrow_groups() -> None:
+    deep = nn.Conv2d(64, 64, 3, padding=1, groups=64)
+    assert dense_ms(deep, 64, 8, 8) == pytest.approx(64 * 64 * 9 / FACTS.depthwise[0] / 1e6, rel=1e-3)
+    narrow, whole = (nn.Conv2d(64, 64, 3, padding=1, groups=g, bias=False) for g in (8, 4))
+    # Eight groups of 8 are merged to four of 16, which read no more than their own weights.
+    assert dense_ms(narrow, 64, 8, 8) == pytest.approx(dense_ms(whole, 64, 8, 8), rel=0.05)
+
+
+def test_what_is_left_takes_less_time_in_steps_of_blocks() -> None:
+    net = nn.Sequential(nn.Conv2d(3, 64, 3), nn.ReLU(), nn.Conv2d(64, 32, 3), nn.GELU(), nn.Conv2d(32, 4, 1))
+    analysis, model = modelled(net, 3, 12, 12)
+    units = analysis.coupling.axes["0.weight", 0]
+
+    def time(width: int) -> float:
+        keep = np.ones(analysis.coupling.n_units, bool)
+        keep[units[width:]] = False
+        return model.milliseconds(keep)
+
+    assert time(64) > time(48) > time(32) > time(16)
+    assert time(62) == pytest.approx(time(64), rel=0.03)  # the export fills it up
+    assert model.by_operator(np.ones(analysis.coupling.n_units, bool)).keys() == {
+        "aten::conv2d",
+        "aten::gelu",
+    }
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_search_counts_the_models_time(seed: int) -> None:
+    """By the facts about another machine: nothing is measured, and the plan is what was asked."""
+    torch.manual_seed(seed)
+    net = nn.Sequential(
+        *(nn.Conv2d(3, 96, 3), nn.ReLU(), nn.Conv2d(96, 128, 3), nn.ReLU(), nn.Conv2d(128, 64, 3, groups=2)),
+        *(nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, 10)),
+    )
+    trace = fxprune.trace(net.eval(), torch.randn(2, 3, 16, 16))
+    analysis = analyse(trace)
+    model = latency_model(analysis, AVX512)
+    dense = model.milliseconds(np.ones(analysis.coupling.n_units, bool))
+    made = fxprune.plan(trace, Budget(latency=0.5), target=AVX512.name)
+    share = model.milliseconds(keep_mask(analysis, made)) / dense
+    assert 0.38 < share <= 0.505
+    assert "latency by facts alone: target 'onnxruntime-cpu-avx512' is another machine" in made.notes
+    fxprune.verify(trace, made, fxprune.slim(trace, made))
+
+
+def test_a_transformer_is_timed_too() -> None:
+    layer = nn.TransformerEncoderLayer(32, 4, 64, batch_first=True)
+    trace = fxprune.trace(layer.eval(), torch.randn(2, 6, 32))
+    made = fxprune.plan(trace, Budget(latency=0.6), target=AVX512.name, align=1)
+    assert made.predicted.macs < 0.8 * made.dense.macs
+
+
+# --- measuring -----------------------------------------------------------------------------------
+
+
+def net() -> nn.Module:
+    torch.manual_seed(0)
+    layers = (nn.Conv2d(3, 192, 3), nn.ReLU(), nn.Conv2d(192, 320, 1), nn.ReLU(), nn.Conv2d(320, 10, 1))
+    return nn.Sequential(*layers).eval()
+
+
+def told(monkeypatch: pytest.MonkeyPatch, ratio: object, *, spread: float = 0.01) -> list[float]:
+    """A stopwatch that computes the ratio from the share of parameters left; what it was asked."""
+    asked: list[float] = []
+    dense = sum(p.numel() for p in net().parameters())
+
+    def measure(watch: Stopwatch, module: nn.Module) -> Timed:
+        share = sum(p.numel() for p in module.parameters()) / dense
+        asked.append(share)
+        value = ratio(share)  # type: ignore[operator]
+        return Timed(value, value * (1 - spread), value * (1 + spread), 20.0)
+
+    monkeypatch.setattr(Stopwatch, "measure", measure)
+    return asked
+
+
+def planned(budget: Budget, **options: object) -> Plan:
+    trace = fxprune.trace(net(), torch.randn(1, 3, 12, 12))
+    return fxprune.plan(trace, budget, align=1, **options)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("law", [lambda s: s, lambda s: s**0.5, lambda s: 0.2 + 0.8 * s, lambda s: s**1.5])
+def test_a_wish_is_met_as_it_is_measured(law: object, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = told(monkeypatch, law)
+    made = planned(Budget(latency=0.6))
+    assert len(asked) <= ROUNDS
+    share = made.predicted.params / made.dense.params
+    assert law(share) == pytest.approx(0.6, rel=0.035)  # type: ignore[operator]
+    (note,) = (n for n in made.notes if n.startswith("measured: "))
+    assert "60.0 % was asked" in note
+    assert "threads 1, batch 1" in note
+
+
+def test_what_cannot_be_met_ends_with_the_nearest(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = told(monkeypatch, lambda share: 0.8 + 0.2 * share)
+    made = planned(Budget(latency=0.3))
+    assert len(asked) <= ROUNDS
+    assert made.predicted.params < 0.1 * made.dense.params
+
+
+def test_a_busy_machine_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    told(monkeypatch, lambda share: share, spread=0.2)
+    assert any("too busy for this wish" in note for note in planned(Budget(latency=0.6)).notes)
+
+
+def test_milliseconds_are_a_share_of_what_the_dense_model_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+    told(monkeypatch, lambda share: share)
+    made = planned(Budget(latency_ms=12.0))
+    assert made.predicted.params / made.dense.params == pytest.approx(0.6, rel=0.035)
+    with pytest.raises(PlanError, match="takes 20 ms here, no more than the 25 ms"):
+        planned(Budget(latency_ms=25.0))
+    with pytest.raises(PlanError, match="is measured, and target 'any' is another machine"):
+        planned(Budget(latency_ms=12.0), target="any")
+
+
+@pytest.mark.parametrize("target", ["onnxruntime-cpu", "onnxruntime-cpu?threads=2&batch=3"])
+def test_a_stopwatch_runs_both_models(target: str) -> None:
+    trace = fxprune.trace(net(), torch.randn(1, 3, 12, 12))
+    small = fxprune.slim(trace, fxprune.plan(trace, Budget(macs=0.1), align=1))
+    with Stopwatch(trace, targets.get(target), seconds=0.3) as watch:
+        timed = watch.measure(small)
+    assert 0 < timed.low <= timed.ratio <= timed.high
+    assert timed.dense_ms > 0
+
+
+def test_a_plan_for_this_machine_is_measured() -> None:
+    trace = fxprune.trace(net(), torch.randn(1, 3, 24, 24))
+    made = fxprune.plan(trace, Budget(latency=0.6))
+    assert any(note.startswith("measured: ") for note in made.notes)
+    assert made.predicted.macs < made.dense.macs
+    fxprune.verify(trace, made, fxprune.slim(trace, made))
+
+
+# --- words -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("value", [0, -1.0, float("inf"), float("nan"), True, "3"])
+def test_milliseconds_are_a_time(value: object) -> None:
+    with pytest.raises(PlanError, match="latency_ms"):
+        Budget(latency_ms=value)  # type: ignore[arg-type]
+    assert Budget(latency_ms=2500).quantity == "latency"
+
+
+def test_a_target_has_threads_and_batch() -> None:
+    target = targets.get("onnxruntime-cpu-avx2?batch=8&threads=2")
+    assert (target.threads, target.batch, target.measurable) == (2, 8, False)
+    assert targets.get().measurable
+    for odd in ("threads=0", "threads=two", "batch", "cores=2", "threads=2&"):
+        with pytest.raises(PlanError, match="neither threads=N nor batch=N"):
+            targets.get(f"onnxruntime-cpu?{odd}")
