@@ -21,23 +21,25 @@ def pin_steering(walk: Walk) -> None:
     """Pin what decides in Python, and what parts that never ran could read."""
     if walk.trace.kind != "recorded":
         return
+    seen: set[fx.Node] = set()  # a detector reads numbers hundreds of times, most by way of the same tensors
     for graph in (walk.trace.graph, *walk.trace.extras):
         for node in graph.graph.nodes:
             walk.node = node
             if isinstance(node.target, torch._ops.OpOverload) and node.target._schema.name in READS:
                 walk.pin(
-                    _decisive(walk, node), "Python code decides by a number computed from these channels"
+                    _decisive(walk, node, seen),
+                    "Python code decides by a number computed from these channels",
                 )
     _pin_around_idle(walk)
 
 
-def _decisive(walk: Walk, read: fx.Node) -> list[IntArray]:
+def _decisive(walk: Walk, read: fx.Node, seen: set[fx.Node]) -> list[IntArray]:
     """Labels of the last tensors that have any on the way to a number that Python reads.
 
-    What a sum reads is not meant: channels that go are zeros there.
+    What a sum reads is not meant: channels that go are zeros there.  Nodes that were seen before are passed by.
     """
     found: list[IntArray] = []
-    stack, seen = list(read.all_input_nodes), set[fx.Node]()
+    stack = list(read.all_input_nodes)
     while stack:
         node = stack.pop()
         if node in seen:
