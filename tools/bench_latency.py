@@ -1,13 +1,15 @@
-"""Latency at half the MACs in onnxruntime: dense, fxprune's default plan, and Torch-Pruning.
+"""Latency in onnxruntime: what fxprune's plans and files are worth beside the peers'.
 
-    python tools/bench_latency.py                          # table into tools/results/LATENCY.md
+    python tools/bench_latency.py                          # table into tools/results/LATENCY.md, some hours of a core
     python tools/bench_latency.py --models resnet18 mobilenet_v2 --rounds 30
+    python tools/bench_latency.py --table                  # only the table, from the rows that are there
 
-Every model is cut to half its MACs by magnitude (l1, groups ranked globally for fxprune, one ratio for all
-layers for Torch-Pruning, found by bisection), with random weights: widths decide the latency, not values.
-Torch-Pruning runs twice, with its default settings and with ``round_to=16``.  All ONNX files of one model are
-timed in one run, interleaved, on one thread, batch 1, and every file has passed the same parity check
-with torch.  Needs the ``peers`` extra.
+Every model has random weights of one seed (widths decide the latency, not values) and is cut by magnitude: to half
+of its MACs (fxprune's default, and without steps), to half and 0.7 of its measured time, and by Torch-Pruning
+to half of the MACs, as it is and with ``round_to=16`` (one ratio for all layers, found by bisection).  Dense files
+are torch's own export and fxprune's.  All files of one model are timed in one run, interleaved, batch 1; each of
+fxprune's has passed the parity check with torch.  Ratios are of processor time on one thread.  Peers need the ``peers`` extra.
+Models that have a row are not measured again, unless with ``--anew``.
 """
 
 from __future__ import annotations
@@ -15,35 +17,62 @@ from __future__ import annotations
 import argparse
 import json
 import tempfile
+import time
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 
+import numpy as np
 import torch
 import torchvision
 from machine_note import machine_note
 from torch import nn
 
 import fxprune
+from fxprune.bench.table import BenchRow
+from fxprune.coupling.couple import analyse
+from fxprune.criteria.score import score
+from fxprune.plans import Budget, Plan
+from fxprune.resizing.resolve import keep_mask
 
-MODELS = ("resnet18", "resnet50", "mobilenet_v2", "mobilenet_v3_large", "efficientnet_b0", "densenet121")
-ROOT = Path(__file__).resolve().parent.parent
+MODELS = (
+    *(
+        "resnet18",
+        "resnet50",
+        "vgg16_bn",
+        "mobilenet_v2",
+        "mobilenet_v3_large",
+        "efficientnet_b0",
+        "densenet121",
+    ),
+    *("regnet_y_400mf", "shufflenet_v2_x1_0", "googlenet", "convnext_tiny", "vit_b_16", "swin_t"),
+)
+RESULTS = Path(__file__).resolve().parent / "results"
+WISHES = (0.5, 0.7)
+TORCH, DENSE, DEFAULT, FREE = "torch's dense file", "dense", "half the MACs", "half the MACs, align=1"
+PEER, ROUNDED = "Torch-Pruning", "Torch-Pruning round_to=16"
+
+Row = dict[str, object]
 
 
-def _model(name: str) -> nn.Module:
+def made(name: str) -> nn.Module:
     torch.manual_seed(0)
-    model: nn.Module = torchvision.models.get_model(name).eval()
+    options = {"init_weights": True, "aux_logits": False} if name == "googlenet" else {}
+    model: nn.Module = torchvision.models.get_model(name, **options).eval()
     return model
 
 
-def _peer(name: str, x: torch.Tensor, round_to: int | None) -> nn.Module:
+def by_peer(name: str, x: torch.Tensor, round_to: int | None, seconds: float) -> nn.Module:
     """Torch-Pruning at the uniform ratio that comes closest to half the MACs."""
     import torch_pruning as tp
 
-    low, high = 0.05, 0.8
+    low, high, until = 0.05, 0.8, time.monotonic() + seconds
     best: tuple[float, nn.Module] | None = None
     for _ in range(7):
+        if time.monotonic() > until:
+            raise TimeoutError
         ratio = (low + high) / 2
-        model = _model(name)
+        model = made(name)
         dense, _params = tp.utils.count_ops_and_params(model, x)
         outputs = [m for m in model.modules() if isinstance(m, nn.Linear) and m.out_features == 1000]
         pruner = tp.pruner.MagnitudePruner(
@@ -62,54 +91,127 @@ def _peer(name: str, x: torch.Tensor, round_to: int | None) -> nn.Module:
     return best[1]
 
 
-def _slim(name: str, x: torch.Tensor) -> nn.Module:
-    trace = fxprune.trace(_model(name), x)
-    plan = fxprune.plan(trace, fxprune.Budget(macs=0.5))
-    slim = fxprune.slim(trace, plan)
-    fxprune.verify(trace, plan, slim)
-    return slim
+def importance(trace: fxprune.Trace, plan: Plan) -> float:
+    """Share of the l1 scores of units that may go that a plan keeps."""
+    scores = score(trace, "l1").units
+    scored = ~np.isnan(scores)
+    return float(scores[scored & keep_mask(analyse(trace), plan)].sum() / scores[scored].sum())
 
 
-def _row(name: str, rounds: int) -> list[dict[str, object]]:
+def measured(name: str, rounds: int, seconds: float) -> list[Row]:
     x = torch.randn(1, 3, 224, 224)
-    models = {"dense": _model(name), "fxprune": _slim(name, x)}
+    trace = fxprune.trace(made(name), x)
+    budgets = {DEFAULT: (Budget(macs=0.5), {}), FREE: (Budget(macs=0.5), {"align": 1})}
+    budgets |= {f"latency={wish}": (Budget(latency=wish), {}) for wish in WISHES}
+    plans = {label: fxprune.plan(trace, budget, **options) for label, (budget, options) in budgets.items()}  # type: ignore[arg-type]
+    models = {DENSE: trace.model, **{label: fxprune.slim(trace, plan) for label, plan in plans.items()}}
     failed: dict[str, str] = {}
-    for label, step in (("Torch-Pruning", None), ("Torch-Pruning round_to=16", 16)):
+    peers: dict[str, nn.Module] = {}
+    for label, step in ((PEER, None), (ROUNDED, 16)):
         try:
-            models[label] = _peer(name, x, step)
+            peers[label] = by_peer(name, x, step, seconds)
         except Exception as error:  # noqa: BLE001 - the peer's failures are part of the table
             failed[label] = type(error).__name__
-    with tempfile.TemporaryDirectory() as folder:
-        files: dict[str, str | Path | nn.Module] = {}
-        for label, model in models.items():
-            path = Path(folder) / f"{label.replace(' ', '_')}.onnx"
-            fxprune.export_onnx(model, x, path)
-            files[label] = path
-        table = fxprune.benchmark(files, x, repeats=rounds)
-    dense = table.rows[0]
-    rows: list[dict[str, object]] = [
-        {
-            "model": name,
-            "tool": row.name,
-            "macs": (row.macs or 0) / (dense.macs or 1),
-            "params": (row.params or 0) / (dense.params or 1),
-            "median_ms": row.median_ms,
-            "speedup": row.speedup,
-            "low": row.speedup_low,
-            "high": row.speedup_high,
+    facts: dict[str, Row] = {
+        label: {
+            "macs": plan.predicted.macs / plan.dense.macs,
+            "importance": importance(trace, plan),
+            "notes": list(plan.notes),
         }
-        for row in table.rows
-    ]
+        for label, plan in plans.items()
+    }
+    with tempfile.TemporaryDirectory() as folder:
+        files = {TORCH: Path(folder) / "torch.onnx"}
+        torch.onnx.export(trace.model, (x,), str(files[TORCH]), dynamo=True, verbose=False)
+        for number, (label, model) in enumerate((models | peers).items()):
+            # Peers' models are written as torch writes them: our passes are ours.
+            passes: list[str] | None = [] if label in peers else None
+            report = fxprune.export_onnx(model, x, Path(folder) / f"{number}.onnx", passes=passes)
+            files[label] = report.path
+            facts.setdefault(label, {})["passes"] = dict(report.passes)
+        table = fxprune.benchmark(files, x, repeats=rounds, memory=False)
+    for label in peers:
+        facts[label]["macs"] = (table[label].macs or 0) / (table[TORCH].macs or 1)
+    base = table[DENSE]
+    rows = [row_of(name, row, base, facts.get(row.name, {})) for row in table.rows]
     return rows + [{"model": name, "tool": t, "failed": why} for t, why in failed.items()]
 
 
-def _line(row: dict[str, object]) -> str:
-    if "failed" in row:
-        return f"| {row['model']} | {row['tool']} | {row['failed']} | | | |"
-    return (
-        f"| {row['model']} | {row['tool']} | {row['macs']:.2f} | {row['params']:.2f} | {row['median_ms']:.1f} | "
-        f"{row['speedup']:.2f} ({row['low']:.2f}..{row['high']:.2f}) |"
-    )
+def row_of(name: str, row: BenchRow, base: BenchRow, facts: Mapping[str, object]) -> Row:
+    """Ratios to torch's dense file and to ours."""
+    assert row.cpu_ms and base.cpu_ms and row.cpu_speedup and base.cpu_speedup
+    return {
+        "model": name,
+        "tool": row.name,
+        "cpu_ms": row.cpu_ms,
+        "over_torch": row.cpu_speedup,
+        "low": row.cpu_speedup_low,
+        "high": row.cpu_speedup_high,
+        "of_dense": base.cpu_ms / row.cpu_ms,
+        "wall_over_torch": row.speedup,
+        **facts,
+    }
+
+
+def page(rows: list[Row], rounds: int) -> str:
+    """The tables."""
+    by: dict[str, dict[str, Row]] = {}
+    for row in rows:
+        by.setdefault(str(row["model"]), {})[str(row["tool"])] = row
+    lines = [
+        "# Latency in onnxruntime",
+        "",
+        f"`python tools/bench_latency.py` wrote this: one thread, batch 1, 224 x 224, processor time, medians of {rounds} "
+        f"interleaved rounds with paired ratios. {machine_note()}.",
+        "",
+        "Cells: times as fast as torch's own dense file · efficiency (that times the MACs left). A star: what fxprune makes faster "
+        "in the file (narrow groups, Gemm, padding) is in it.",
+        "",
+        "| model | dense file | half the MACs | the same, align=1 | Torch-Pruning | its round_to=16 |",
+        "|---|---|---|---|---|---|",
+    ]
+    for name, tools in by.items():
+        cells = [_plain(tools.get(DENSE))] + [_cell(tools.get(t)) for t in (DEFAULT, FREE, PEER, ROUNDED)]
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    lines += [
+        "",
+        "Budgets of time: what is left of the dense file's time (fxprune's own), measured in this run; MACs left; share of "
+        "the l1 importance kept.",
+        "",
+        "| model | latency=0.5 | MACs | importance | latency=0.7 | MACs | importance | half the MACs: time | importance |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    for name, tools in by.items():
+        cells = []
+        for label in (*(f"latency={wish}" for wish in WISHES), DEFAULT):
+            row = tools.get(label, {})
+            cells += [_share(row, "time")] + ([_share(row, "macs")] if label != DEFAULT else [])
+            cells.append(_share(row, "importance"))
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+def _share(row: Mapping[str, object], what: str) -> str:
+    value = 1 / float(str(row["of_dense"])) if what == "time" and "of_dense" in row else row.get(what)
+    return "–" if value is None else f"{float(str(value)):.3f}"
+
+
+def _plain(row: Row | None) -> str:
+    if row is None:
+        return "–"
+    return f"{float(str(row['over_torch'])):.2f}{_star(row)}"
+
+
+def _cell(row: Row | None) -> str:
+    if row is None or "failed" in row:
+        return "–" if row is None else str(row["failed"])
+    speed = float(str(row["over_torch"]))
+    return f"{speed:.2f} · {speed * float(str(row['macs'])):.2f}{_star(row)}"
+
+
+def _star(row: Row) -> str:
+    passes = row.get("passes")
+    return "*" if isinstance(passes, dict) and set(passes) - {"pooling"} else ""
 
 
 def main() -> None:
@@ -118,24 +220,27 @@ def main() -> None:
     )
     parser.add_argument("--models", nargs="*", default=list(MODELS))
     parser.add_argument("--rounds", type=int, default=50)
-    parser.add_argument("--out", type=Path, default=ROOT / "tools" / "results")
+    parser.add_argument(
+        "--seconds", type=float, default=600.0, help="most that a peer may take for one model"
+    )
+    parser.add_argument("--anew", action="store_true", help="measure models that have rows again")
+    parser.add_argument("--table", action="store_true", help="only write the table")
+    parser.add_argument("--out", type=Path, default=RESULTS)
     options = parser.parse_args()
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
     options.out.mkdir(parents=True, exist_ok=True)
-    head = "| model | tool | MACs kept | params kept | median ms | speed-up (95 % interval) |\n|---|---|---|---|---|---|"
-    rows = []
-    for name in options.models:
-        found = _row(name, options.rounds)
-        rows += found
-        print("\n".join(_line(r) for r in found), flush=True)
-        (options.out / "latency.json").write_text(json.dumps(rows, indent=1))
-        (options.out / "LATENCY.md").write_text(
-            f"# Latency at half the MACs\n\n`python tools/bench_latency.py` wrote this: onnxruntime, one thread, batch 1, "
-            f"median of {options.rounds} interleaved rounds, speed-up paired with the dense model. {machine_note()}.\n\n{head}\n"
-            + "\n".join(_line(r) for r in rows)
-            + "\n"
-        )
+    file = options.out / "latency.json"
+    rows: list[Row] = json.loads(file.read_text()) if file.exists() else []
+    known = {row["model"] for row in rows}
+    for name in () if options.table else options.models:
+        if name in known and not options.anew:
+            continue
+        rows = [row for row in rows if row["model"] != name] + measured(name, options.rounds, options.seconds)
+        file.write_text(json.dumps(rows, indent=1) + "\n")
+        (options.out / "LATENCY.md").write_text(page(rows, options.rounds))
+        print(name, "done", flush=True)
+    (options.out / "LATENCY.md").write_text(page(rows, options.rounds))
 
 
 if __name__ == "__main__":

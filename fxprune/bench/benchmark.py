@@ -17,6 +17,7 @@ import math
 import random
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
@@ -38,7 +39,13 @@ Progress = Callable[[float, str], None]
 """Told how much is done, from 0 to 1, and what is going on."""
 
 Times = npt.NDArray[np.float64]
-"""float64[rounds, models], seconds of one call."""
+"""float64[rounds, models, 2], seconds of one call: by the wall's clock, and of this thread's processor time."""
+
+APART = 1.15
+"""Times the processor time beyond which the wall's clock says more about the machine than about the model."""
+
+WIDE = 0.2
+"""Width of an interval, as a share of the speed-up, beyond which it says little."""
 
 _SAMPLE_SECONDS = 2e-3
 _MOST_CALLS = 1000
@@ -119,7 +126,8 @@ def benchmark(
         for at, (name, one) in enumerate(loaded.items()):
             tell(_TIMED + (1 - _TIMED) * at / len(field), f"memory of {name}")
             facts = one.facts(call, threads, (costs or {}).get(name), memory=memory)
-            rows.append(_row(name, one.runtime, times[:, 0], times[:, at], calls[at], facts))
+            row = _row(name, one.runtime, times[:, 0, 0], times[:, at, 0], calls[at], facts)
+            rows.append(_with_cpu(row, times[:, 0, 1], times[:, at, 1]) if threads == 1 else row)
     tell(1.0, "done")
     counted = _COUNTED_GIVEN if set(models) <= set(costs or {}) else _COUNTED_ONNX
     return BenchTable(tuple(rows), machine(), threads, call.batch, len(times), warmup, counted)
@@ -165,16 +173,16 @@ def _stage(modules: Sequence[nn.Module], threads: int) -> Iterator[None]:
 
 def _warm_up(one: Contestant, warmup: int) -> int:
     """Run untimed; give the number of calls that fill a sample."""
-    durations = [_timed(one, 1) for _ in range(max(warmup, 1))]
+    durations = [_timed(one, 1)[0] for _ in range(max(warmup, 1))]
     # The first calls allocate; the fastest tells what a call costs.
     return min(max(math.ceil(_SAMPLE_SECONDS / max(min(durations), 1e-9)), 1), _MOST_CALLS)
 
 
-def _timed(one: Contestant, calls: int) -> float:
-    start = time.perf_counter()
+def _timed(one: Contestant, calls: int) -> tuple[float, float]:
+    start, busy = time.perf_counter(), time.thread_time()
     for _ in range(calls):
         one()
-    return (time.perf_counter() - start) / calls
+    return (time.perf_counter() - start) / calls, (time.thread_time() - busy) / calls
 
 
 def _rounds(
@@ -185,7 +193,7 @@ def _rounds(
     order: random.Random,
     tell: Progress,
 ) -> Times:
-    times: list[list[float]] = []
+    times: list[list[tuple[float, float]]] = []
     start = time.perf_counter()
     while True:
         elapsed = time.perf_counter() - start
@@ -193,7 +201,7 @@ def _rounds(
         if done >= 1 and (seconds is None or len(times) >= _LEAST_ROUNDS):
             return np.array(times)
         tell(_TIMED * min(done, 1.0), f"round {len(times) + 1}")
-        turn = dict.fromkeys(range(len(field)), 0.0)
+        turn = dict.fromkeys(range(len(field)), (0.0, 0.0))
         for at in order.sample(range(len(field)), len(field)):
             turn[at] = _timed(field[at], calls[at])
         times.append(list(turn.values()))
@@ -219,6 +227,28 @@ def _row(name: str, runtime: str, first: Times, own: Times, calls: int, facts: F
         params=facts.params,
         macs=facts.macs,
         notes=facts.notes,
+    )
+
+
+def _with_cpu(row: BenchRow, first: Times, own: Times) -> BenchRow:
+    """The same by processor time, which what else runs on the machine does not count for, and a warning if they part."""
+    ratios = first / np.maximum(own, 1e-9)
+    low, high = _interval(ratios)
+    cpu_ms = 1e3 * float(np.median(own))
+    notes = list(row.notes)
+    if row.median_ms > APART * cpu_ms:
+        notes.append(
+            f"the machine was busy: {row.median_ms:.3g} ms by the clock for {cpu_ms:.3g} ms of work; trust the CPU columns"
+        )
+    elif row.speedup_high - row.speedup_low > WIDE * row.speedup:
+        notes.append("the interval is wide: measure longer (--seconds, seconds=), or on a quieter machine")
+    return replace(
+        row,
+        cpu_ms=cpu_ms,
+        cpu_speedup=float(np.median(ratios)),
+        cpu_speedup_low=low,
+        cpu_speedup_high=high,
+        notes=tuple(notes),
     )
 
 

@@ -37,7 +37,11 @@ class BenchRow:
             own loads and runs the file, None if not measured.
         params: Elements of weights.
         macs: Multiply-accumulates for one sample.
-        notes: Why a figure is missing, what was not counted.
+        notes: Why a figure is missing, what was not counted, how far to trust the times.
+        cpu_ms: Median processor time of one call, milliseconds; None with several threads.
+        cpu_speedup: As ``speedup``, of processor times.
+        cpu_speedup_low: As ``speedup_low``.
+        cpu_speedup_high: As ``speedup_high``.
     """
 
     name: str
@@ -55,6 +59,10 @@ class BenchRow:
     params: int | None = None
     macs: int | None = None
     notes: tuple[str, ...] = ()
+    cpu_ms: float | None = None
+    cpu_speedup: float | None = None
+    cpu_speedup_low: float | None = None
+    cpu_speedup_high: float | None = None
 
 
 @dataclass(frozen=True)
@@ -152,6 +160,11 @@ _COLUMNS: dict[str, Callable[[BenchRow], str]] = {
     "p10..p90": lambda row: f"{_milliseconds(row.p10_ms)}..{_milliseconds(row.p90_ms)}",
     "speed-up": lambda row: (
         f"{_digits(row.speedup)} ({_digits(row.speedup_low)}..{_digits(row.speedup_high)})"
+    ),
+    "CPU": lambda row: (
+        "-"
+        if row.cpu_ms is None or row.cpu_speedup is None
+        else f"{_milliseconds(row.cpu_ms)} ×{_digits(row.cpu_speedup)}"
     ),
     "file": lambda row: _scaled(row.size_bytes, "B"),
     "peak memory": lambda row: _scaled(row.peak_memory_bytes, "B"),

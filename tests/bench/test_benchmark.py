@@ -506,3 +506,31 @@ def test_senseless_options(options: dict[str, int]) -> None:
 def test_no_models() -> None:
     with pytest.raises(FxpruneError, match="nothing to measure"):
         benchmark({}, IMAGE)
+
+
+# --- processor time --------------------------------------------------------------------------
+
+
+def test_processor_time_stands_beside_the_clock(tmp_path: Path) -> None:
+    small, large = nn.Linear(8, 8), nn.Linear(1024, 1024)
+    table = benchmark({"small": small, "again": nn.Linear(8, 8)}, torch.ones(1, 8), repeats=5, memory=False)
+    for row in table.rows:
+        assert row.cpu_ms is not None
+        assert row.cpu_ms > 0
+        assert row.cpu_speedup_low is not None and row.cpu_speedup is not None
+        assert row.cpu_speedup_low <= row.cpu_speedup
+    assert table["small"].cpu_speedup == 1
+    assert " CPU " in table.to_text(200)
+    several = benchmark({"large": large}, torch.ones(4, 1024), repeats=5, threads=2, memory=False)
+    assert several["large"].cpu_ms is None
+
+
+def test_a_busy_machine_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The clock stands still for twice the work that is done."""
+    from fxprune.bench import benchmark as module
+
+    monkeypatch.setattr(module, "_timed", lambda one, calls: (0.004, 0.002))
+    table = benchmark({"a": nn.Linear(2, 2)}, torch.ones(1, 2), repeats=5, memory=False)
+    assert any(
+        "the machine was busy: 4 ms by the clock for 2 ms of work" in note for note in table["a"].notes
+    )
