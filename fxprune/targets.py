@@ -15,18 +15,25 @@ block was measured with ``python tools/runtime_facts.py`` (``tools/results/RUNTI
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
 from fxprune.errors import PlanError
+from fxprune.support.files import write_text
+from fxprune.support.reading import regular_file, shown
 
 __all__ = ["DEFAULT_TARGET", "Target", "get", "names"]
 
 DEFAULT_TARGET = "onnxruntime-cpu"
+
+FORMAT = "fxprune-target"
+LONGEST = 1 << 16  # letters of a file of facts
 
 Number = int | npt.NDArray[np.int64]
 IntArray = npt.NDArray[np.int64]
@@ -185,11 +192,66 @@ def _at(curve: Curve, channels: Number) -> FloatArray:
     return np.asarray(np.interp(channels, np.array(widths), np.array(speeds)))
 
 
+def save(facts: Facts, machine: str, path: Path) -> None:
+    """Write facts about a machine, which ``get`` reads by the file's path.
+
+    Args:
+        facts: As ``fxprune.onnx.calibrate`` measures them.
+        machine: Where, in words.
+        path: A ``.json`` file.
+    """
+    write_text(path, json.dumps({"format": FORMAT, "machine": machine, **asdict(facts)}, indent=1) + "\n")
+
+
+def _load(path: Path) -> Facts:
+    """Facts of a file.
+
+    Raises:
+        PlanError: It is none, or damaged.
+    """
+    advice = "write one with `fxprune calibrate --out FILE.json` on the machine that is meant"
+    try:
+        held = json.loads(regular_file(path, error=PlanError, advice=advice).read_text("utf-8")[:LONGEST])
+    except ValueError as error:
+        raise PlanError(f"{shown(path)} is no JSON: {error}", advice=advice) from error
+    if not isinstance(held, dict) or held.pop("format", None) != FORMAT:
+        raise PlanError(f"{shown(path)} holds no facts about a machine", advice=advice)
+    held.pop("machine", None)
+    names = {f.name for f in fields(Facts)}
+    if set(held) != names or not all(_is_fact(name, value) for name, value in held.items()):
+        raise PlanError(f"{shown(path)} is damaged, or of another version of fxprune", advice=advice)
+    return Facts(**{name: _tupled(value) for name, value in held.items()})  # type: ignore[arg-type]  # checked above
+
+
+def _is_fact(name: str, value: object) -> bool:
+    """A number above zero, a pair of them, or a curve of ascending widths."""
+    if name == "block":
+        return type(value) is int and 1 <= value <= 1024
+    if name in ("matrix", "weights", "elements"):
+        return _is_speed(value)
+    if not isinstance(value, list) or not value:
+        return False
+    if name == "depthwise":
+        return len(value) == 2 and all(map(_is_speed, value))
+    points = [p for p in value if isinstance(p, list) and len(p) == 2 and all(map(_is_speed, p))]
+    widths = [p[0] for p in points]
+    return len(points) == len(value) and widths == sorted(set(widths))
+
+
+def _is_speed(value: object) -> bool:
+    return type(value) in (int, float) and 0 < value < 1e9  # type: ignore[operator]
+
+
+def _tupled(value: object) -> object:
+    return tuple(map(_tupled, value)) if isinstance(value, list) else value
+
+
 def get(name: str = DEFAULT_TARGET) -> Target:
     """The facts about a runtime.
 
     Args:
-        name: One of `names`, on request with threads and batch: ``"onnxruntime-cpu?threads=2&batch=8"``.
+        name: One of `names`, or a file that ``fxprune calibrate`` wrote on the machine that is meant; on request with
+            threads and batch: ``"onnxruntime-cpu?threads=2&batch=8"``.
 
     Raises:
         PlanError: There is no such target.
@@ -199,11 +261,17 @@ def get(name: str = DEFAULT_TARGET) -> Target:
         (16, 2)
     """
     base, _, query = name.partition("?")
+    counts = _counts(name, query)
+    if base.endswith(".json"):
+        found = Target(base, _load(Path(base)))
+        return replace(found, threads=counts.get("threads", 1), batch=counts.get("batch", 1))
     if base != DEFAULT_TARGET and base not in _FIXED:
-        raise PlanError(f"there is no target '{base}'", advice=f"choose from {', '.join(names())}")
+        raise PlanError(
+            f"there is no target '{base}'",
+            advice=f"choose from {', '.join(names())}, or a file of `fxprune calibrate`",
+        )
     # When asked, not when imported: a plan may be for another machine.
     found = _this_machine() if base == DEFAULT_TARGET else _FIXED[base]
-    counts = _counts(name, query)
     return replace(found, threads=counts.get("threads", 1), batch=counts.get("batch", 1))
 
 

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from fxprune.cli import bench, compress, demo, export, inspect, plan, slim, train
+from fxprune.cli import bench, calibrate, compress, demo, export, inspect, plan, slim, train
 from fxprune.cli.ending import Commands, run
 
 __all__ = ["app", "main"]
@@ -61,6 +61,7 @@ for module, command in (
     (slim, slim.slim),
     (export, export.export),
     (bench, bench.bench),
+    (calibrate, calibrate.calibrate),
     (compress, compress.compress),
     (demo, demo.demo),
     (train, train.train),
