@@ -36,7 +36,8 @@ class Limits:
         return own if tolerance is None else Limits(tolerance, own.floor, own.spread)
 
 
-_LIMITS = {torch.float64: Limits(1e-9, 1e-3, 1e-4), torch.float32: Limits(1e-4, 1.0, 1e-2)}
+# Detectors, whose boxes are exponentials of what a hundred layers make, come to 1.5e-9 in float64 (the census).
+_LIMITS = {torch.float64: Limits(1e-8, 1e-3, 1e-4), torch.float32: Limits(1e-4, 1.0, 1e-2)}
 
 
 @dataclass(frozen=True)

@@ -62,7 +62,7 @@ def verify(
         plan: The plan.
         slim: What ``fxprune.slim`` made, not trained since.
         inputs: Other inputs to compare on.
-        tolerance: Largest ``Proof.error`` allowed; by default 1e-9 in float64 and 1e-4 in float32.
+        tolerance: Largest ``Proof.error`` allowed; by default 1e-8 in float64 and 1e-4 in float32.
         seed: Of the random inputs.
         oracles: Which oracles are asked.
 
