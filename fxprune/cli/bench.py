@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import asdict
+
+from rich.console import Group
+
 from fxprune.cli import options as o
 from fxprune.cli.common import show, steps
 from fxprune.cli.values import parse_files
@@ -10,7 +15,7 @@ __all__ = ["EXAMPLES", "bench"]
 
 EXAMPLES = (
     "Examples:\n\n"
-    "  fxprune bench dense.onnx slim.onnx --threads 2\n\n"
+    "  fxprune bench dense.onnx slim.onnx --threads 2 --profile\n\n"
     "  fxprune bench before=a.onnx after=b.onnx -i 8x3x224x224 --seconds 20 --json > bench.json"
 )
 
@@ -24,11 +29,14 @@ def bench(
     batch: o.BatchSize = None,
     memory: o.Memory = True,
     limit: o.Limit = 60.0,
+    profile: o.Profile = False,
     as_json: o.Json = False,
 ) -> None:
     """Measure ONNX files against the first of them, interleaved, in onnxruntime."""
     from fxprune.bench.benchmark import benchmark
+    from fxprune.bench.profile import profile as operators
     from fxprune.pipeline import onnx_inputs, percent
+    from fxprune.report.sheets import operator_sheet
 
     named = parse_files(files)
     example = onnx_inputs(next(iter(named.values())), inputs or ())
@@ -44,4 +52,10 @@ def bench(
             limit_s=limit,
             progress=percent(ticks),
         )
-    show(table, table.to_json(), as_json)
+    if not profile:
+        show(table, table.to_json(), as_json)
+        return
+    with steps().step("profile"):
+        times = operators(named, example, threads=threads)
+    data = {**json.loads(table.to_json()), "operators": [asdict(entry) for entry in times]}
+    show(Group(table, operator_sheet(times).rich()), data, as_json)

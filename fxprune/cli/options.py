@@ -374,6 +374,12 @@ BatchSize = Annotated[
 Memory = Annotated[
     bool, typer.Option("--memory/--no-memory", help="Measure peak memory, too.", rich_help_panel=_MEASURE)
 ]
+Profile = Annotated[
+    bool,
+    typer.Option(
+        "--profile", help="Show where the time goes, operator by operator, too.", rich_help_panel=_MEASURE
+    ),
+]
 Limit = Annotated[
     float,
     typer.Option(

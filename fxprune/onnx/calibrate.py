@@ -146,12 +146,12 @@ def measured_layers(block: int) -> dict[str, list[Layer]]:
     }
 
 
-def calibrate(tell: Callable[[float, str], None] | None = None, *, rounds: int = ROUNDS) -> Facts:
+def calibrate(tell: Callable[[float, str], None] | None = None, *, rounds: int | None = None) -> Facts:
     """Measure the facts about onnxruntime on this machine, on one thread.
 
     Args:
         tell: Told how much is done, from 0 to 1, and what is measured.
-        rounds: Samples of every layer.
+        rounds: Samples of every layer, 50 by default.
 
     Example:
         >>> facts = calibrate(rounds=2)
@@ -166,7 +166,7 @@ def calibrate(tell: Callable[[float, str], None] | None = None, *, rounds: int =
             tell(number / len(table), fact)
         speeds[fact] = [
             layer.macs / seconds / 1e9
-            for layer, seconds in zip(layers, layer_seconds(layers, rounds), strict=True)
+            for layer, seconds in zip(layers, layer_seconds(layers, rounds or ROUNDS), strict=True)
         ]
 
     def curve(fact: str) -> Curve:

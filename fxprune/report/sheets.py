@@ -20,6 +20,7 @@ from fxprune.plans import Plan
 from fxprune.report.words import count, say_no_gain, say_passes, share
 
 if TYPE_CHECKING:  # a report shows what all stages made and imports none of them
+    from fxprune.bench.profile import OperatorTimes
     from fxprune.bench.table import BenchTable
     from fxprune.inspection.explain import GroupRow, WidthRow
     from fxprune.onnx.export import ExportReport
@@ -31,6 +32,7 @@ __all__ = [
     "export_json",
     "export_sheet",
     "group_sheet",
+    "operator_sheet",
     "pin_sheet",
     "plan_view",
     "result_view",
@@ -213,6 +215,20 @@ def export_sheet(report: ExportReport) -> Sheet:
 def export_json(report: ExportReport) -> dict[str, object]:
     """An export as plain values."""
     return {**asdict(report), "path": str(report.path)}
+
+
+def operator_sheet(times: Sequence[OperatorTimes]) -> Sheet:
+    """Milliseconds and nodes by operator, file beside file."""
+    kinds = list(dict.fromkeys(kind for entry in times for kind in entry.milliseconds))
+    columns = [f"{entry.name}, ms>" for entry in times] + [f"nodes in {entry.name}>" for entry in times]
+
+    def row(kind: str) -> tuple[str, ...]:
+        spent = [f"{entry.milliseconds.get(kind, 0.0):.3f}" for entry in times]
+        return (kind, *spent, *(str(entry.nodes.get(kind, 0)) for entry in times))
+
+    total = ("all", *(f"{entry.total:.3f}" for entry in times), *(str(sum(e.nodes.values())) for e in times))
+    footer = "of the graphs as onnxruntime optimises them; a profile makes every node a little slower"
+    return Sheet("where the time goes", ("operator", *columns), (*map(row, kinds), total), footer)
 
 
 def bench_sheet(table: BenchTable) -> Sheet:

@@ -244,6 +244,33 @@ def test_plan_slim_export_bench(nets: str) -> None:
     assert "batch 2" in shown
 
 
+def test_where_the_time_goes(nets: str) -> None:
+    done("export", nets, *INPUT, "-o", "dense.onnx", "--passes", "none")
+    words = ("bench", "dense.onnx", "--repeats", 5, "--no-memory", "--profile")
+    shown = done(*words).stdout
+    assert "where the time goes" in shown
+    (operators,) = json.loads(done(*words, "--json").stdout)["operators"]
+    assert operators["name"] == "dense"
+    assert set(operators["nodes"]) == set(operators["milliseconds"])
+    assert all(f" {kind} " in shown for kind in operators["nodes"])
+
+
+def test_a_plan_for_a_wished_time(nets: str) -> None:
+    words = ("plan", nets, *INPUT, "--latency", 0.6, "--target", "onnxruntime-cpu-avx512", "--json")
+    plan = fxprune.Plan.from_json(done(*words).stdout)
+    assert any("latency by facts alone" in note for note in plan.notes)
+
+
+def test_calibration_writes_a_target(nets: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fxprune.onnx.calibrate.ROUNDS", 1)
+    facts = json.loads(done("calibrate", "-o", "cpu.json", "--json").stdout)
+    assert facts["block"] in (8, 16)
+    words = ("plan", nets, *INPUT, "--latency", 0.6, "--target", "cpu.json", "--json")
+    assert fxprune.Plan.from_json(done(*words).stdout).predicted.params < PARAMS_DENSE
+    Path("odd.json").write_text("{}")
+    assert "holds no facts about a machine" in refused(*words[:-3], "--target", "odd.json")
+
+
 def test_plan_options(nets: str) -> None:
     text = done(
         "plan", nets, *INPUT, "--channels", 0.5, "--align", 1, "--ratio", "stem=0.25", "--json"
