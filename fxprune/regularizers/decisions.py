@@ -76,8 +76,8 @@ def cut_by(groups: Sequence[Group], plan: Plan) -> IntArray:
         PlanError: The groups carry no trace.
     """
     axes = analyse(trace_of(groups)).coupling.axes
-    found = [np.delete(axes[axis], list(kept)) for axis, kept in plan.kept.items() if axis in axes]
-    return np.unique(np.concatenate(found)) if found else np.zeros(0, np.int64)
+    cut = [np.delete(axes[axis], list(kept)) for axis, kept in plan.kept.items() if axis in axes]
+    return np.unique(np.concatenate(cut)) if cut else np.zeros(0, np.int64)
 
 
 def plan_for(

@@ -345,15 +345,15 @@ class IncReg(GroupRegularizer):
         """
         if not self._columns:
             return super().plan(budget, options)
-        made = plan_for(self.groups, self.removed_units(), None, budget)
-        made = with_crops(trace_of(self.groups), made, self.crops())
+        plan = plan_for(self.groups, self.removed_units(), None, budget)
+        plan = with_crops(trace_of(self.groups), plan, self.crops())
         masked = self.masked()
         left, pruned = sum(m.left for m in masked), sum(m.pruned for m in masked)
         note = (
             f"{left} of {pruned} pruned columns stay in the slim model as zeros, since neither a channel nor a border of a "
             "kernel is empty there; fine-tuning may use them again"
         )
-        return replace(made, notes=(*made.notes, note)) if left else made
+        return replace(plan, notes=(*plan.notes, note)) if left else plan
 
     def _kept(self) -> BoolArray:
         return np.asarray(self.alive().cpu().numpy())

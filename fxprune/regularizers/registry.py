@@ -77,7 +77,7 @@ class MethodInfo:
 
         Where it takes ``**options``, these are those of the class it inherits from.
         """
-        found: dict[str, tuple[object, object]] = {}
+        taken: dict[str, tuple[object, object]] = {}
         for cls in self.method.__mro__:
             constructor = vars(cls).get("__init__")
             if constructor is None:
@@ -87,10 +87,10 @@ class MethodInfo:
             for parameter in parameters:
                 if parameter.kind in (parameter.KEYWORD_ONLY, parameter.POSITIONAL_OR_KEYWORD):
                     default = ... if parameter.default is parameter.empty else None
-                    found.setdefault(parameter.name, (hints.get(parameter.name, typing.Any), default))
+                    taken.setdefault(parameter.name, (hints.get(parameter.name, typing.Any), default))
             if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
                 break
-        return {name: value for name, value in found.items() if name not in ("model", "groups")}
+        return {name: value for name, value in taken.items() if name not in ("model", "groups")}
 
     def _hints(self, constructor: Callable[..., None]) -> Mapping[str, object]:
         try:

@@ -50,7 +50,7 @@ def _tensors(model: nn.Module, group: Group) -> dict[str, Tensor]:
     owner, _ = find_parameters(model, [name for name, _ in group.indices])
     known: dict[str, Tensor] = dict(owner.named_parameters(remove_duplicate=False))
     known |= dict(owner.named_buffers(remove_duplicate=False))
-    found = {}
+    tensors = {}
     for name, _ in group.indices:
         if group.blocks or name not in known or not part(known[name]).whole:
             raise PlanError(
@@ -58,8 +58,8 @@ def _tensors(model: nn.Module, group: Group) -> dict[str, Tensor]:
                 tensor=name,
                 advice="reorder whole tensors without layout constraints, before the model is sharded",
             )
-        found[name] = held(known[name])
-    return found
+        tensors[name] = held(known[name])
+    return tensors
 
 
 def reorder_(model: nn.Module, groups: Sequence[Group]) -> dict[str, IntArray]:

@@ -138,14 +138,14 @@ class Running:
 
     def tensors(self) -> tuple[dict[str, Tensor], dict[str, list[int]]]:
         """All tensors, whole and on the CPU, and how those of the method are split; every process has to ask."""
-        found = {f"model.{name}": tensor for name, tensor in model_state(self.model).items()}
+        tensors = {f"model.{name}": tensor for name, tensor in model_state(self.model).items()}
         for number, entries in self.optimizer.state_dict()["state"].items():
             for name, value in entries.items():
                 if isinstance(value, Tensor):
-                    found[f"optimizer.{number}.{name}"] = assembled(value)
+                    tensors[f"optimizer.{number}.{name}"] = assembled(value)
         state = {} if self.method is None else self.method.state_dict()
         split = {name: dims for name, value in state.items() if (dims := shard_dims(value)) is not None}
-        return found | {f"method.{name}": assembled(value) for name, value in state.items()}, split
+        return tensors | {f"method.{name}": assembled(value) for name, value in state.items()}, split
 
     def numbers(self) -> dict[str, object]:
         """What of the optimizer's state is no tensor."""
@@ -373,19 +373,19 @@ def read_checkpoint(path: Path) -> Checkpoint:
     match = _NAME.fullmatch(path.name)
     assert match is not None
     try:
-        found = read_tensors(path)
-        if found.metadata.get("format") != FORMAT or found.metadata.get("version") != str(VERSION):
+        contents = read_tensors(path)
+        if contents.metadata.get("format") != FORMAT or contents.metadata.get("version") != str(VERSION):
             raise ValueError("it was not written by this version of fxprune train")
-        if not found.checked:
+        if not contents.checked:
             raise ValueError("its digest is missing")
-        text = found.metadata["facts"]
+        text = contents.metadata["facts"]
         facts = _Facts.model_validate_json(text)
-        _check(facts, int(match["phase"]), int(match["step"]), found.tensors)
+        _check(facts, int(match["phase"]), int(match["step"]), contents.tensors)
     except FxpruneError as error:
         raise FxpruneError(f"{path.name} cannot be read: {error.what}", advice="remove it") from error
     except (ValidationError, ValueError, KeyError) as error:
         raise FxpruneError(f"{path.name} cannot be read: {reason(error)}", advice="remove it") from error
-    tensors = dict(found.tensors)
+    tensors = dict(contents.tensors)
     for name in facts.strided:
         # Sums run in the order of the memory: the same bits need the same layout.
         tensors[name] = tensors[name].contiguous(memory_format=torch.channels_last)

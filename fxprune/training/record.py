@@ -143,7 +143,7 @@ def read_record(path: str | Path) -> Record:
     advice = "pass a record.json of fxprune train"
     text = read_text(path, limit=_LARGEST, advice=advice)
     try:
-        found = _File.model_validate_json(text)
+        record = _File.model_validate_json(text)
         data = json.loads(text)
     except (ValidationError, ValueError, RecursionError) as error:
         raise FxpruneError(f"{shown(path)} is no record of a run: {reason(error)}", advice=advice) from error
@@ -159,7 +159,7 @@ def read_record(path: str | Path) -> Record:
         )
     costs = {name: Cost(**data[name]) for name in ("dense", "slim")}
     values = {key: value for key, value in data.items() if key not in ("format", "version")}
-    return Record(**{**values, **costs, "notes": found.notes})
+    return Record(**{**values, **costs, "notes": record.notes})
 
 
 def reason(error: Exception) -> str:

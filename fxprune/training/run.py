@@ -210,9 +210,9 @@ class _Run:
             facts: dict[str, object] = {"plan": plan.to_json(), "kind": kind}
             self._train(FINETUNE, phase, spread, optimizer, None, steps, facts)
             self._measure("finetuned", spread)
-            made = slim(self._trace_dense(), plan, kind="graph" if kind == "graph" else "module")
-            load_model_state(made, model_state(inner(spread)))
-            return made.eval()
+            finetuned = slim(self._trace_dense(), plan, kind="graph" if kind == "graph" else "module")
+            load_model_state(finetuned, model_state(inner(spread)))
+            return finetuned.eval()
         self.ledger.accuracy["finetuned"] = self.ledger.accuracy["pruned"]
         return model.cpu().to(memory_format=torch.contiguous_format).eval()
 

@@ -148,8 +148,8 @@ def team(
 
 
 def _accelerator() -> str:
-    found = torch.accelerator.current_accelerator()
-    return "cpu" if found is None else found.type
+    accelerator = torch.accelerator.current_accelerator()
+    return "cpu" if accelerator is None else accelerator.type
 
 
 def computes_bf16(device: str) -> bool:

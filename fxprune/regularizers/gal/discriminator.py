@@ -114,8 +114,8 @@ class Adversary:
     ) -> None:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            made = Discriminator(inputs, paper_code=paper_code)
-        self.judge = made.to(device=like.device, dtype=like.dtype)
+            judge = Discriminator(inputs, paper_code=paper_code)
+        self.judge = judge.to(device=like.device, dtype=like.dtype)
         self._restraint: Restraint = restraint
         self._strength = strength
         self._averaging = averaging

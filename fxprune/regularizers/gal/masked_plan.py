@@ -143,13 +143,13 @@ def spend_on_structures(
             high = middle
         else:
             low = middle + 1
-    made = _without(trace, masks, alive, values, candidates[:low])
-    if getattr(made.predicted, budget.quantity) > target:
+    plan = _without(trace, masks, alive, values, candidates[:low])
+    if getattr(plan.predicted, budget.quantity) > target:
         raise PlanError(
             f"cutting every structure still leaves more than {budget.fraction:.0%} of the {budget.quantity}",
             advice='mask channels as well: on=("block", "channel")',
         )
-    return made
+    return plan
 
 
 def _without(

@@ -114,30 +114,30 @@ def make_masks(
     unknown = [kind for kind in on if kind not in KINDS]
     if unknown or not on:
         raise PlanError(f"on={list(on)!r} names no masks", advice=f"choose among {', '.join(KINDS)}")
-    found = _Finder(trace, protect)
-    structures = [s for kind in ("block", "branch") if kind in on for s in found.structures(kind)]
-    atoms = found.channels(groups) if "channel" in on else np.full(found.coupled.n_units, -1, np.int64)
+    finder = _Finder(trace, protect)
+    structures = [s for kind in ("block", "branch") if kind in on for s in finder.structures(kind)]
+    atoms = finder.channels(groups) if "channel" in on else np.full(finder.coupled.n_units, -1, np.int64)
     first = len(structures)
     mask_of = np.where(atoms < 0, -1, atoms + first)
-    names = [s.name for s in structures] + found.atom_names(groups, atoms)
+    names = [s.name for s in structures] + finder.atom_names(groups, atoms)
     if not names:
-        listed = "; ".join(f"{name}: {why}" for name, why in list(found.skipped.items())[:4])
+        listed = "; ".join(f"{name}: {why}" for name, why in list(finder.skipped.items())[:4])
         raise PlanError(
             f"nothing in this model can carry a mask on {' or '.join(on)}"
             + (f" ({listed})" if listed else ""),
             advice='choose other kinds, on=("channel",) say',
         )
-    layers = found.layers(structures, mask_of, len(names))
+    layers = finder.layers(structures, mask_of, len(names))
     return Masks(
         structures=tuple(structures),
         names=tuple(names),
         kinds=tuple([_kind_of(s) for s in structures] + ["channel"] * (len(names) - first)),
-        family=np.concatenate([np.full(first, -1, np.int64), found.families(atoms)]),
+        family=np.concatenate([np.full(first, -1, np.int64), finder.families(atoms)]),
         units=mask_of,
-        gates=tuple(found.gates(layers, structures, len(names))),
-        slices=tuple(found.slices(layers, structures, len(names))),
-        wholes={k: found.wholes[s.name] for k, s in enumerate(structures) if s.kind == "residual"},
-        skipped=found.skipped,
+        gates=tuple(finder.gates(layers, structures, len(names))),
+        slices=tuple(finder.slices(layers, structures, len(names))),
+        wholes={k: finder.wholes[s.name] for k, s in enumerate(structures) if s.kind == "residual"},
+        skipped=finder.skipped,
     )
 
 
@@ -165,7 +165,7 @@ class _Finder:
     def _readers(self) -> dict[fx.Node, Axis]:
         """Operators that read units through a parameter of their own, and the axis of it that they sum over."""
         consumers = {axis for group in self.coupled.groups for axis in group.consumers}
-        found = {}
+        readers = {}
         for node in self.analysis.consumed:
             for source in node.all_input_nodes:
                 name = self.data.owner(str(source.target)) if source.op == "get_attr" else ""
@@ -173,8 +173,8 @@ class _Finder:
                 # Where groups share the positions of a weight, they share no masks.
                 plain = self.analysis.calls[node].integer("groups", 1) == 1
                 if plain and len(axes) == 1 and self.data.readers(name) == {node}:
-                    found[node] = axes[0]
-        return found
+                    readers[node] = axes[0]
+        return readers
 
     # --- what can carry a mask -----------------------------------------------------------------
 
@@ -275,25 +275,25 @@ class _Finder:
 
     def gates(self, layers: Sequence[IntArray], structures: Sequence[Structure], none: int) -> list[Gate]:
         """Every place where masked units are read."""
-        made = []
+        gates = []
         for node, read in self.analysis.consumed.items():
             here = self._at(layers, node, structures, none)
             for argument, arrays in read:
                 entries = [layer[self.analysis.units(array)] for array in arrays for layer in here]
                 entries = [e for e in entries if (e != none).any()]
                 if entries:
-                    made.append(Gate(node, argument, tuple(entries), node in self.readers))
-        return made
+                    gates.append(Gate(node, argument, tuple(entries), node in self.readers))
+        return gates
 
     def slices(
         self, layers: Sequence[IntArray], structures: Sequence[Structure], none: int
     ) -> list[SliceFold]:
         """The weights behind those places."""
-        made = []
+        folds = []
         for node, axis in self.readers.items():
             entries = np.array(
                 [layer[self.coupled.axes[axis]] for layer in self._at(layers, node, structures, none)]
             )
             if (entries != none).any():
-                made.append(SliceFold(axis, entries))
-        return made
+                folds.append(SliceFold(axis, entries))
+        return folds

@@ -225,14 +225,14 @@ class GAL(Regularizer):
             self.student.vector.point.grad = None
         self.student.vector.moving = True
         try:
-            made = self._features(self.student(*args, **kwargs))
+            features = self._features(self.student(*args, **kwargs))
         finally:
             self.student.vector.moving = False
         with self._clock.running(is_step=False):
-            judged = self._adversary.learn(target, made.detach(), self._read_rate())
-            result = alignment_loss(self._adversary.score(made), made, target, self._mu)
+            judged = self._adversary.learn(target, features.detach(), self._read_rate())
+            result = alignment_loss(self._adversary.score(features), features, target, self._mu)
         self._seen += 1
-        self._watched = {"discriminator": judged, "distance": (made.detach() - target).square().mean()}
+        self._watched = {"discriminator": judged, "distance": (features.detach() - target).square().mean()}
         return result
 
     @property

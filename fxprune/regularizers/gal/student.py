@@ -85,16 +85,16 @@ class Student(nn.Module):
 
     def __init__(self, trace: Trace, owner: nn.Module, masks: Masks, start: Tensor) -> None:
         super().__init__()
-        made = draft(trace)
-        values = _insert_values(made)
+        drafted = draft(trace)
+        values = _insert_values(drafted)
         modules: list[tuple[fx.Node, nn.Module]]
-        modules = [(_insert_block(made, masks, k, values), _Block(k)) for k in masks.wholes]
-        modules += [(_insert_gate(made, gate, values), _Units(gate)) for gate in masks.gates]
+        modules = [(_insert_block(drafted, masks, k, values), _Block(k)) for k in masks.wholes]
+        modules += [(_insert_gate(drafted, gate, values), _Units(gate)) for gate in masks.gates]
         self.vector = MaskVector(start)
-        made.root.add_module(PLACE, self.vector)
+        drafted.root.add_module(PLACE, self.vector)
         for node, module in modules:
-            made.root.add_module(str(node.target), module)
-        self.graph = shared(trace, made).module(training=True)
+            drafted.root.add_module(str(node.target), module)
+        self.graph = shared(trace, drafted).module(training=True)
         # Not a submodule: the student's own parameters are the masks and what the graph reads.
         self._parts = [(owner, self.graph), *_paired(owner, self.graph)]
 
@@ -120,31 +120,31 @@ def _paired(owner: nn.Module, graph: fx.GraphModule) -> list[tuple[nn.Module, nn
     return pairs
 
 
-def _insert_values(made: Draft) -> fx.Node:
-    first = next(n for n in made.graph.nodes if n.op not in ("placeholder", "get_attr"))
-    with made.graph.inserting_before(first):
-        return made.graph.call_module(PLACE)
+def _insert_values(drafted: Draft) -> fx.Node:
+    first = next(n for n in drafted.graph.nodes if n.op not in ("placeholder", "get_attr"))
+    with drafted.graph.inserting_before(first):
+        return drafted.graph.call_module(PLACE)
 
 
-def _insert_block(made: Draft, masks: Masks, entry: int, values: fx.Node) -> fx.Node:
+def _insert_block(drafted: Draft, masks: Masks, entry: int, values: fx.Node) -> fx.Node:
     """Multiply a residual branch's output."""
-    output = made.copies[masks.structures[entry].output]
-    with made.graph.inserting_after(output):
-        node = made.graph.call_module(f"{PLACE}_block_{entry}", (output, values))
+    output = drafted.copies[masks.structures[entry].output]
+    with drafted.graph.inserting_after(output):
+        node = drafted.graph.call_module(f"{PLACE}_block_{entry}", (output, values))
     output.replace_all_uses_with(node, delete_user_cb=lambda user: user is not node)
     return node
 
 
-def _insert_gate(made: Draft, gate: Gate, values: fx.Node) -> fx.Node:
+def _insert_gate(drafted: Draft, gate: Gate, values: fx.Node) -> fx.Node:
     """Multiply one argument of an operator."""
-    reader = made.copies[gate.node]
+    reader = drafted.copies[gate.node]
     name, _, number = gate.argument.partition(".")
     argument = arguments_by_name(reader)[name]
     source = argument[int(number)] if number else argument  # type: ignore[index]
     assert isinstance(source, fx.Node)
-    with made.graph.inserting_before(reader):
+    with drafted.graph.inserting_before(reader):
         place = f"{PLACE}_{gate.node.name}_{gate.argument.replace('.', '_')}"
-        node = made.graph.call_module(place, (source, values))
+        node = drafted.graph.call_module(place, (source, values))
     # A tensor may be read in two places of one call; only this one is meant.
     reader.args, reader.kwargs = _replaced(reader, name, number, node)
     return node

@@ -85,10 +85,10 @@ def _clusters(blocks: Sequence[Block], n: int) -> list[list[Block]]:
     units = [np.concatenate([x.ravel() for x in _parts(b)]) for b in blocks]
     owner = [np.full(len(u), n + i) for i, u in enumerate(units)]
     label = components(n + len(blocks), np.concatenate(units), np.concatenate(owner))
-    found: dict[int, list[Block]] = {}
+    clusters: dict[int, list[Block]] = {}
     for i, block in enumerate(blocks):
-        found.setdefault(int(label[n + i]), []).append(block)
-    return list(found.values())
+        clusters.setdefault(int(label[n + i]), []).append(block)
+    return list(clusters.values())
 
 
 def _serve(blocks: Sequence[Block], label: IntArray, free: BoolArray, real: BoolArray) -> None:

@@ -58,12 +58,12 @@ def units_without_columns(groups: Sequence[Group], layout: TermLayout, alive: Bo
         Unit ids; a unit with a consumer outside the layout is never among them.
     """
     gone = channel_dead(layout, alive)
-    found = [np.zeros(0, np.int64)]
+    units = [np.zeros(0, np.int64)]
     for group in groups:
         if group.pinned is None and group.consumers and all(name in gone for name, _ in group.consumers):
             dead = [gone[axis[0]][group.indices[axis]].all(axis=1) for axis in group.consumers]
-            found.append(group.units[np.logical_and.reduce(dead)])
-    return np.concatenate(found)
+            units.append(group.units[np.logical_and.reduce(dead)])
+    return np.concatenate(units)
 
 
 def crops_of(layout: TermLayout, alive: BoolArray) -> tuple[Crop, ...]:
@@ -104,7 +104,7 @@ def masked_of(
         cropped: Kernels that are really cropped.
     """
     crops = {crop.tensor: crop for crop in cropped}
-    found = []
+    masked = []
     for slot in layout.slots:
         dead = _dead(layout, slot, alive)
         left = dead[~removed[slot.name]]
@@ -112,5 +112,5 @@ def masked_of(
         if crop is not None:
             spans = zip(crop.before, crop.kernel, crop.after, strict=True)
             left = left[(slice(None), *(slice(b, k - a) for b, k, a in spans))]
-        found.append(Masked(slot.name, dead.size, int(dead.sum()), int(left.sum())))
-    return tuple(found)
+        masked.append(Masked(slot.name, dead.size, int(dead.sum()), int(left.sum())))
+    return tuple(masked)

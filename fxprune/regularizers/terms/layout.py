@@ -163,9 +163,9 @@ def find_parameters(model: nn.Module, names: Iterable[str]) -> tuple[nn.Module, 
     wanted = set(names)
     inner: object = model
     while isinstance(inner, nn.Module):
-        found = {n: p for n, p in inner.named_parameters(remove_duplicate=False) if n in wanted}
-        if found or not wanted:
-            return inner, found
+        parameters = {n: p for n, p in inner.named_parameters(remove_duplicate=False) if n in wanted}
+        if parameters or not wanted:
+            return inner, parameters
         inner = getattr(inner, "module", getattr(inner, "_orig_mod", None))
     raise PlanError(
         f"none of the groups' tensors is a parameter of this {type(model).__name__}",
@@ -188,16 +188,16 @@ def _roles(group: Group, counted: _Counted) -> dict[Axis, Axis]:
 
     A bias or an affine parameter belongs to the last producer before it in the graph.
     """
-    made = set(group.producers)
-    modules = {name.rpartition(".")[0] for name, _ in made}
+    producers = set(group.producers)
+    modules = {name.rpartition(".")[0] for name, _ in producers}
     roles: dict[Axis, Axis] = {}
     leader = group.producers[0] if group.producers else ("", 0)
     for axis in group.members:
-        leader = axis if axis in made else leader
+        leader = axis if axis in producers else leader
         if axis[0] not in counted.parameters or (counted.only is not None and axis[0] not in counted.only):
             continue
-        read = axis in group.consumers and axis not in made
-        own = axis in made or axis[0].rpartition(".")[0] in modules
+        read = axis in group.consumers and axis not in producers
+        own = axis in producers or axis[0].rpartition(".")[0] in modules
         if counted.members == "all" or (not read and (own or counted.members == "producers")):
             roles[axis] = leader
     return roles

@@ -198,9 +198,9 @@ class GroupView:
             locals_ = list(torch._foreach_sign(locals_))
         factors = [f.to(t.dtype) for f, t in zip(factors, locals_, strict=True)]
         n = self._vectors
-        made = list(torch._foreach_mul(locals_[:n], factors[:n])) if n else []
-        made += [t * f for t, f in zip(locals_[n:], factors[n:], strict=True)]
-        return [wrapped(m, t) for m, t in zip(made, tensors, strict=True)]
+        gradients = list(torch._foreach_mul(locals_[:n], factors[:n])) if n else []
+        gradients += [t * f for t, f in zip(locals_[n:], factors[n:], strict=True)]
+        return [wrapped(m, t) for m, t in zip(gradients, tensors, strict=True)]
 
     # Aggregation -----------------------------------------------------------------------------
 

@@ -210,13 +210,13 @@ def _digits(data: DataOptions, part: Part) -> Images:
     from sklearn.model_selection import train_test_split
 
     assert isinstance(data, DigitsData)
-    found = load_digits()
+    digits = load_digits()
     parts = train_test_split(
-        np.arange(len(found.target)), test_size=_DIGITS_TEST_SHARE, stratify=found.target, random_state=0
+        np.arange(len(digits.target)), test_size=_DIGITS_TEST_SHARE, stratify=digits.target, random_state=0
     )
     mine = parts[0 if part == "train" else 1]
-    pixels = (found.images[mine] * (255 / _DIGITS_LEVELS)).round().astype(np.uint8)
-    return HeldImages(torch.from_numpy(pixels[..., None]), torch.from_numpy(found.target[mine]).long())
+    pixels = (digits.images[mine] * (255 / _DIGITS_LEVELS)).round().astype(np.uint8)
+    return HeldImages(torch.from_numpy(pixels[..., None]), torch.from_numpy(digits.target[mine]).long())
 
 
 _READERS: Mapping[type[DataOptions], Callable[[DataOptions, Part], Images]] = {

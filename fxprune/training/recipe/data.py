@@ -81,7 +81,7 @@ def files_named(pattern: str) -> list[Path]:
     path = usable(pattern, error=RecipeError)
     if not path.name:
         return []
-    return sorted(found for found in path.parent.glob(path.name) if found.is_file())
+    return sorted(file for file in path.parent.glob(path.name) if file.is_file())
 
 
 class FolderData(DataOptions):

@@ -89,11 +89,11 @@ def read_recipe(path: str | Path, changes: Sequence[str] = ()) -> RecipeFile:
         recipe = Recipe.model_validate_json(json.dumps(tree.plain()), strict=True)
     except ValidationError as error:
         raise _refusal(tree, error.errors()) from error
-    made = RecipeFile(recipe, tree, path.stem)
-    _check_methods(made)
-    _check_criterion(made)
-    _check_files(made)
-    return made
+    file = RecipeFile(recipe, tree, path.stem)
+    _check_methods(file)
+    _check_criterion(file)
+    _check_files(file)
+    return file
 
 
 def _with_bases(path: Path, seen: tuple[Path, ...] = ()) -> Tree:
@@ -172,14 +172,14 @@ def _absolute_model(text: str, folder: Path) -> str:
 
 def _refusal(tree: Tree, faults: Sequence[ErrorDetails]) -> RecipeError:
     """One error for everything wrong, in the order of the lines."""
-    found: dict[object, tuple[str, str, str]] = {}
+    refusals: dict[object, tuple[str, str, str]] = {}
     for fault in faults:
         # What tells the members of a union apart is itself a value with a line.
         tagged = fault["type"] == "union_tag_invalid"
         place = walk(tree, (*fault["loc"], "source") if tagged else fault["loc"])
         where, what, advice = str(place.where), *_words(tree, fault)
-        found.setdefault((where, _written(tree, fault["loc"])), (where, what, advice))
-    first, *others = sorted(found.values(), key=lambda f: (f[0].partition(":")[0], _line(f[0])))
+        refusals.setdefault((where, _written(tree, fault["loc"])), (where, what, advice))
+    first, *others = sorted(refusals.values(), key=lambda f: (f[0].partition(":")[0], _line(f[0])))
     more = "".join(f"\n{where}: {what}" for where, what, _ in others)
     return RecipeError(first[1] + more, source=first[0], advice=first[2])
 
@@ -234,9 +234,9 @@ def _words(tree: Tree, fault: ErrorDetails) -> tuple[str, str]:
 # --- what only other parts know ---------------------------------------------------------------
 
 
-def _check_methods(made: RecipeFile) -> None:
-    recipe = made.recipe
-    listed = isinstance(walk(made.tree, ("method",)).value, list)
+def _check_methods(file: RecipeFile) -> None:
+    recipe = file.recipe
+    listed = isinstance(walk(file.tree, ("method",)).value, list)
     for number, method in enumerate(recipe.method):
         prefix = f"method.{number}" if listed else "method"
         place: Key = ("method", number) if listed else ("method",)
@@ -244,53 +244,53 @@ def _check_methods(made: RecipeFile) -> None:
             info = method_info(method.name)
             info.check(method.options)
         except WrongOption as error:
-            where = walk(made.tree, (*place, error.option or "name")).where
+            where = walk(file.tree, (*place, error.option or "name")).where
             raise RecipeError(error.what, source=str(where), advice=error.advice) from error
         if not info.one_shot and not recipe.epochs_of("sparse"):
-            raise made.error(
+            raise file.error(
                 prefix, f"method {method.name} needs epochs to act in", advice="set sparse.epochs above 0"
             )
         if info.one_shot and recipe.budget is None:
-            raise made.error(prefix, f"method {method.name} needs a budget", advice="add budget: {macs: 0.5}")
+            raise file.error(prefix, f"method {method.name} needs a budget", advice="add budget: {macs: 0.5}")
     if recipe.finetune.start == "scratch":
-        _check_scratch(made)
+        _check_scratch(file)
 
 
-def _check_criterion(made: RecipeFile) -> None:
+def _check_criterion(file: RecipeFile) -> None:
     """One's own, named by ``file.py:Name``, can be made."""
     try:
-        criterion_named(made.recipe.plan.criterion)
+        criterion_named(file.recipe.plan.criterion)
     except PlanError as error:
-        raise made.error("plan.criterion", error.what, advice=error.advice) from error
+        raise file.error("plan.criterion", error.what, advice=error.advice) from error
 
 
-def _check_scratch(made: RecipeFile) -> None:
-    if not made.recipe.epochs_of("finetune"):
-        raise made.error(
+def _check_scratch(file: RecipeFile) -> None:
+    if not file.recipe.epochs_of("finetune"):
+        raise file.error(
             "finetune.start", "training from scratch needs epochs", advice="set finetune.epochs above 0"
         )
-    if "@" in made.recipe.model:
-        raise made.error(
+    if "@" in file.recipe.model:
+        raise file.error(
             "finetune.start",
-            f"{made.recipe.model} comes with trained weights: nothing is left to start from scratch with",
+            f"{file.recipe.model} comes with trained weights: nothing is left to start from scratch with",
             advice="name the model without its weights, and give those as weights:",
         )
 
 
-def _check_files(made: RecipeFile) -> None:
-    for key, path, kind in _named_files(made.recipe):
+def _check_files(file: RecipeFile) -> None:
+    for key, path, kind in _named_files(file.recipe):
         there = {"file": path.is_file, "folder": path.is_dir}[kind]
         if not there():
-            raise made.error(
+            raise file.error(
                 key,
                 f"there is no {kind} {path}",
                 advice="a relative path starts from the folder of the recipe it is written in",
             )
-    data = made.recipe.data
+    data = file.recipe.data
     if isinstance(data, NpzData):
         for key, pattern in (("data.train", data.train), ("data.test", data.test)):
             if not files_named(pattern):
-                raise made.error(
+                raise file.error(
                     key, f"no file is named {pattern}", advice="check the path and the wildcards"
                 )
 

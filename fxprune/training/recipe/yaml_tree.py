@@ -189,21 +189,21 @@ class _Reading:
 
     def _mapping(self, node: yaml.MappingNode, depth: int) -> dict[str, Tree]:
         self._collection(node, "map")
-        found: dict[str, Tree] = {}
+        mapping: dict[str, Tree] = {}
         for key_node, value_node in node.value:
             if not isinstance(key_node, yaml.ScalarNode):
                 raise self._error(key_node, "a key is a list or a mapping", "write a word")
             key = str(self._scalar(key_node))
-            if key in found:
+            if key in mapping:
                 raise self._error(
                     key_node,
-                    f"'{key}' stands twice, first in line {found[key].where.line}",
+                    f"'{key}' stands twice, first in line {mapping[key].where.line}",
                     "remove one of them",
                 )
             inner = self.tree(value_node, depth + 1)
             # A block's own mark is its first child's; the key's line is where a person looks.
-            found[key] = Tree(inner.value, Where(self._name, key_node.start_mark.line + 1, self._folder))
-        return found
+            mapping[key] = Tree(inner.value, Where(self._name, key_node.start_mark.line + 1, self._folder))
+        return mapping
 
     def _collection(self, node: yaml.Node, kind: str) -> None:
         if node.tag != f"{_TAG}{kind}":
