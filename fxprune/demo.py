@@ -272,10 +272,10 @@ def run_demo(
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        made = _run(make_folder(out), seed, epochs, finetune_epochs, widths, bench_seconds, watcher)
+        outcome = _run(make_folder(out), seed, epochs, finetune_epochs, widths, bench_seconds, watcher)
     finally:
         torch.set_num_threads(threads)
-    return replace(made, seconds=round(time.monotonic() - started, 1))
+    return replace(outcome, seconds=round(time.monotonic() - started, 1))
 
 
 def _run(
@@ -312,12 +312,12 @@ def _run(
     with watcher.step("accuracy of the ONNX files") as ticks:
         onnx = {name: _onnx_accuracy(report.path, digits) for name, report in result.exports.items()}
         ticks.note(", ".join(f"{name} {share(value)}" for name, value in onnx.items()))
-    made = DemoResult(reached, onnx, result, folder / "demo.png", 0.0)
-    plot_demo(reached, result.widths, result.bench, made.picture)
+    outcome = DemoResult(reached, onnx, result, folder / "demo.png", 0.0)
+    plot_demo(reached, result.widths, result.bench, outcome.picture)
     write_text(
-        result.paths.report, result.markdown(_TITLE, first=(made.sheet().markdown(), "![demo](demo.png)"))
+        result.paths.report, result.markdown(_TITLE, first=(outcome.sheet().markdown(), "![demo](demo.png)"))
     )
-    return made
+    return outcome
 
 
 def _learn(title: str, model: nn.Module, digits: Digits, epochs: int, seed: int, watcher: Watcher) -> float:

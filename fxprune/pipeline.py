@@ -169,9 +169,9 @@ def onnx_inputs(path: Path, specs: Sequence[str] = ()) -> Inputs:
         return find_inputs(nothing, specs)
     ports = open_session(path).inputs
     sizes = ("x".join(str(size) if isinstance(size, int) else "1" for size in port.shape) for port in ports)
-    made = find_inputs(nothing, [f"{shape}:{port.dtype}" for shape, port in zip(sizes, ports)])
-    assert isinstance(made, tuple)
-    return dict(zip((port.name for port in ports), made, strict=True))
+    values = find_inputs(nothing, [f"{shape}:{port.dtype}" for shape, port in zip(sizes, ports)])
+    assert isinstance(values, tuple)
+    return dict(zip((port.name for port in ports), values, strict=True))
 
 
 # --- the whole chain -------------------------------------------------------------------------

@@ -139,9 +139,9 @@ class Target:
         """
         facts = self.facts
         inputs, outputs, taps, groups = np.broadcast_arrays(inputs, outputs, taps, groups)
-        read, made = inputs // groups, outputs // groups
-        least = np.minimum(read, made)
-        macs = groups * read * made * taps
+        read, produced = inputs // groups, outputs // groups
+        least = np.minimum(read, produced)
+        macs = groups * read * produced * taps
         if facts.block == 1:
             return np.asarray(macs / _at(facts.blocked, least))
         full = np.minimum(self.filled(inputs), self.filled(outputs))
@@ -151,12 +151,12 @@ class Target:
             self.filled(inputs) * self.filled(outputs) * taps / _at(facts.blocked, full),
             macs / np.where(taps > 1, _at(facts.plain, least), _at(facts.pointwise, least)),
         )
-        whole = (read % facts.block == 0) & (made % facts.block == 0)
+        whole = (read % facts.block == 0) & (produced % facts.block == 0)
         several = macs / np.where(whole, _at(facts.blocked, least), _at(facts.narrow, least))
         deep = np.where(
             quartered, self.filled(groups) * taps / facts.depthwise[0], groups * taps / facts.depthwise[1]
         )
-        return np.where(groups == 1, one, np.where((read == 1) & (made == 1), deep, several))
+        return np.where(groups == 1, one, np.where((read == 1) & (produced == 1), deep, several))
 
     def groups_together(self, groups: int, inputs: int, outputs: int) -> int:
         """How many neighbouring groups to make one, with zeros between them.
@@ -263,16 +263,16 @@ def get(name: str = DEFAULT_TARGET) -> Target:
     base, _, query = name.partition("?")
     counts = _counts(name, query)
     if base.endswith(".json"):
-        found = Target(base, _load(Path(base)))
-        return replace(found, threads=counts.get("threads", 1), batch=counts.get("batch", 1))
+        runtime = Target(base, _load(Path(base)))
+        return replace(runtime, threads=counts.get("threads", 1), batch=counts.get("batch", 1))
     if base != DEFAULT_TARGET and base not in _FIXED:
         raise PlanError(
             f"there is no target '{base}'",
             advice=f"choose from {', '.join(names())}, or a file of `fxprune calibrate`",
         )
     # When asked, not when imported: a plan may be for another machine.
-    found = _this_machine() if base == DEFAULT_TARGET else _FIXED[base]
-    return replace(found, threads=counts.get("threads", 1), batch=counts.get("batch", 1))
+    runtime = _this_machine() if base == DEFAULT_TARGET else _FIXED[base]
+    return replace(runtime, threads=counts.get("threads", 1), batch=counts.get("batch", 1))
 
 
 def _counts(name: str, query: str) -> dict[str, int]:

@@ -119,8 +119,8 @@ class _InTorch:
         if self.writes:
             notes += ("writes into its inputs: the time includes a copy of them at each call",)
         with torch.inference_mode(False):  # its operators are the ones that the counter knows
-            found = cost or torch_cost.measure(self.module, call.args, call.kwargs)
-        return Facts(None, None, found.params, found.macs, notes)
+            counted = cost or torch_cost.measure(self.module, call.args, call.kwargs)
+        return Facts(None, None, counted.params, counted.macs, notes)
 
 
 def _own(call: Call) -> Call:

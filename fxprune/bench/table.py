@@ -95,8 +95,8 @@ class BenchTable:
         Raises:
             KeyError: There is none.
         """
-        found = {row.name: row for row in self.rows}
-        return found[name]
+        rows = {row.name: row for row in self.rows}
+        return rows[name]
 
     def to_json(self) -> str:
         """The table as JSON text; the field names are those of the attributes, with their units."""

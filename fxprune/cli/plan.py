@@ -60,7 +60,7 @@ def plan(
     batches, loss = evidence(data)
     traced = traced_model(opened_model(model, weights, inputs, allow_pickle, writes=out))
     with steps().step("plan"):
-        made = spend(traced, budget, options, criterion=criterion, data=batches, loss=loss)
+        planned = spend(traced, budget, options, criterion=criterion, data=batches, loss=loss)
     if out is not None:
-        write(out, made.to_json())
-    show(plan_view(made, width_table(traced, made)), made.to_json(), as_json)
+        write(out, planned.to_json())
+    show(plan_view(planned, width_table(traced, planned)), planned.to_json(), as_json)

@@ -36,25 +36,25 @@ def slim(
     from fxprune.slimming.slim import save
     from fxprune.slimming.slim import slim as apply
 
-    made = read_plan(plan_file)
+    plan = read_plan(plan_file)
     opened = opened_model(model, weights, inputs, allow_pickle, writes=out)
     traced = traced_model(opened)
-    made = recounted(traced, made)
+    plan = recounted(traced, plan)
     with steps().step("slim") as ticks:
-        small = apply(traced, made)
+        small = apply(traced, plan)
         ticks.note(f"as a {small.fxprune_kind}")
     facts: dict[str, object] = {
         "file": str(out),
         "kind": small.fxprune_kind,
-        "dense": asdict(made.dense),
-        "slim": asdict(made.predicted),
+        "dense": asdict(plan.dense),
+        "slim": asdict(plan.predicted),
         "proof": None,
     }
     if check:
         with steps().step("verify") as ticks:
-            proof = verify(traced, made, small)
+            proof = verify(traced, plan, small)
             ticks.note(str(proof))
         facts["proof"] = json.loads(proof.to_json())
-    save(small, opened.plan_from_dense(made), out)
+    save(small, opened.plan_from_dense(plan), out)
     say(f"wrote {out}")
-    show(cost_sheet(made).rich(), facts, as_json)
+    show(cost_sheet(plan).rich(), facts, as_json)

@@ -61,13 +61,13 @@ class View:
 
     def axes(self, members: Members) -> list[Axis]:
         """Axes along which units are made, and with ``"all"`` those along which they are summed over."""
-        found: dict[Axis, None] = {}
+        axes: dict[Axis, None] = {}
         for group in self.coupling.groups:
             if group.pinned is None:
-                found.update(dict.fromkeys(group.producers))
+                axes.update(dict.fromkeys(group.producers))
                 if members == "all":
-                    found.update(dict.fromkeys(group.consumers))
-        return list(found)
+                    axes.update(dict.fromkeys(group.consumers))
+        return list(axes)
 
     def weight(self, name: str) -> torch.Tensor:
         """A weight to read.

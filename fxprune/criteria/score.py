@@ -145,20 +145,20 @@ def criterion_named(name: str) -> Criterion:
 def _own(name: str) -> Criterion:
     """A criterion of the user's: an instance, or a class that needs no arguments."""
     try:
-        found = named_object(name)
-        made = found() if isinstance(found, type) else found
+        named = named_object(name)
+        criterion = named() if isinstance(named, type) else named
     except FxpruneError as error:
         raise PlanError(error.what, source=error.source, advice=error.advice) from error
     except TypeError as error:
         raise PlanError(
             f"{name} cannot be made: {error}", advice="name a class that needs no arguments"
         ) from error
-    if not isinstance(made, Criterion):
+    if not isinstance(criterion, Criterion):
         raise PlanError(
             f"{name} is no criterion",
             advice="give it name, needs, normalise and score, as fxprune.criteria.base says",
         )
-    return made
+    return criterion
 
 
 def _by_group_mean(coupling: Coupling, units: FloatArray) -> FloatArray:

@@ -161,10 +161,10 @@ def output_tensors(outputs: object) -> dict[str, torch.Tensor]:
     if isinstance(outputs, torch.Tensor):
         return {"output": outputs}
     flat, _ = pytree.tree_flatten_with_path(outputs)
-    found = [(path, leaf) for path, leaf in flat if isinstance(leaf, torch.Tensor)]
-    names = ["_".join(_key(entry) for entry in path) for path, _ in found]
+    tensors = [(path, leaf) for path, leaf in flat if isinstance(leaf, torch.Tensor)]
+    names = ["_".join(_key(entry) for entry in path) for path, _ in tensors]
     names = [f"output_{name}" if name[:1].isdigit() else name for name in names]
-    return dict(zip(_distinct(names), [leaf for _, leaf in found]))
+    return dict(zip(_distinct(names), [leaf for _, leaf in tensors]))
 
 
 @contextlib.contextmanager

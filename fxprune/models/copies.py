@@ -91,14 +91,14 @@ def _deepcopy(value: object, memo: dict[int, object]) -> object:
         memo[id(value)] = entries = value.copy()
         return entries
     if isinstance(value, nn.Module) and _is_its_attributes(value):
-        made = type(value).__new__(type(value))
-        memo[id(value)] = made
+        module = type(value).__new__(type(value))
+        memo[id(value)] = module
         # The state may be a new dictionary each time: nothing is remembered by its id.
         state = value.__getstate__().items()
-        made.__setstate__(
+        module.__setstate__(
             {name: part if type(part) in _PLAIN else _deepcopy(part, memo) for name, part in state}
         )
-        return made
+        return module
     return copy.deepcopy(value, memo)
 
 

@@ -141,9 +141,9 @@ def _from_specs(specs: Sequence[str], model: nn.Module, allow_pickle: bool) -> I
     if files:
         return readers[Path(files[0]).suffix](Path(files[0]), model, allow_pickle)
     random = torch.Generator().manual_seed(_SEED)
-    made = [_Spec.parse(spec) for spec in specs]
-    named = [spec for spec in made if spec.name]
-    if named and len(named) < len(made):
+    parsed = [_Spec.parse(spec) for spec in specs]
+    named = [spec for spec in parsed if spec.name]
+    if named and len(named) < len(parsed):
         raise FxpruneError(
             "some --input have a name and some have not",
             advice="name all of them (input_ids=1x128:int64) or none",
@@ -151,8 +151,8 @@ def _from_specs(specs: Sequence[str], model: nn.Module, allow_pickle: bool) -> I
     if len({spec.name for spec in named}) < len(named):
         raise FxpruneError("two --input have one name", advice="name every argument once")
     if named:
-        return {spec.name: spec.make(random) for spec in made}
-    return tuple(spec.make(random) for spec in made)
+        return {spec.name: spec.make(random) for spec in parsed}
+    return tuple(spec.make(random) for spec in parsed)
 
 
 @dataclass(frozen=True)

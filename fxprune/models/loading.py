@@ -187,35 +187,35 @@ def named_object(spec: str) -> object:
     """
     source, _, name = spec.rpartition(":")
     module = _import_file(source) if source.endswith(".py") else _import_module(source)
-    made: object = module
+    value: object = module
     for part in name.split("."):
-        if not hasattr(made, part):
+        if not hasattr(value, part):
             public = [key for key in vars(module) if not key.startswith("_")]
             raise FxpruneError(
                 f"{source} has no '{name}'", advice=near(name, public, otherwise="check the spelling")
             )
-        made = getattr(made, part)
-    return made
+        value = getattr(value, part)
+    return value
 
 
 def _from_factory(spec: str) -> Loaded:
-    made = named_object(spec)
-    if not isinstance(made, nn.Module):
-        if not callable(made):
+    model = named_object(spec)
+    if not isinstance(model, nn.Module):
+        if not callable(model):
             raise FxpruneError(
-                f"{spec} is neither a model nor callable, but of type {type(made).__name__}",
+                f"{spec} is neither a model nor callable, but of type {type(model).__name__}",
                 advice="name a function without arguments that returns the model",
             )
-        made = _call(made, spec)
+        model = _call(model, spec)
     inputs: object | None = None
-    if isinstance(made, tuple) and len(made) == 2:
-        made, inputs = made
-    if not isinstance(made, nn.Module):
+    if isinstance(model, tuple) and len(model) == 2:
+        model, inputs = model
+    if not isinstance(model, nn.Module):
         raise FxpruneError(
-            f"{spec} returned {_kind(made)}, not a torch.nn.Module",
+            f"{spec} returned {_kind(model)}, not a torch.nn.Module",
             advice="return the model, or (model, example_inputs)",
         )
-    return Loaded(made, spec, inputs)
+    return Loaded(model, spec, inputs)
 
 
 def _call(factory: Callable[[], object], spec: str) -> object:
@@ -233,14 +233,14 @@ def _import_file(source: str) -> ModuleType:
     path = regular_file(source, advice="check the path in MODEL")
     # A name of its own: a user's models.py must not replace an installed module of that name.
     name = f"fxprune_user_{path.stem}_{abs(hash(path.resolve())):x}"
-    found = importlib.util.spec_from_file_location(name, path)
-    if found is None or found.loader is None:
+    spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None or spec.loader is None:
         raise FxpruneError(f"{path} is not a Python file", advice=_FORMS)
-    module = importlib.util.module_from_spec(found)
+    module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module  # dataclasses and pickling look their module up
     _on_path(path.resolve().parent)
     try:
-        found.loader.exec_module(module)
+        spec.loader.exec_module(module)
     except BaseException as error:
         del sys.modules[name]
         raise _import_error(str(path), error) from error

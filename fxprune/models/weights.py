@@ -234,17 +234,17 @@ def _strip_prefix(given: dict[str, Tensor], own: Mapping[str, Tensor]) -> dict[s
 
 
 def _refuse(path: str | Path, what: str, faults: Mapping[str, Mapping[str, str]]) -> None:
-    found = {title: texts for title, texts in faults.items() if texts}
-    if not found:
+    nonempty = {title: texts for title, texts in faults.items() if texts}
+    if not nonempty:
         return
     lines = [f"the weights in {shown(path)} do not fit {what}"]
-    for title, texts in found.items():
+    for title, texts in nonempty.items():
         lines.append(f"  {title} ({len(texts)}):")
         lines += [f"    {name}{':' * (' ' in text)} {text}" for name, text in list(texts.items())[:_SHOWN]]
         lines += [f"    ... and {len(texts) - _SHOWN} more"] if len(texts) > _SHOWN else []
     raise SliceError(
         "\n".join(lines),
-        tensor=next(iter(next(iter(found.values())))),
+        tensor=next(iter(next(iter(nonempty.values())))),
         advice="check that MODEL is the network these weights were trained for, and that the file is whole",
     )
 

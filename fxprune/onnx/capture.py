@@ -196,7 +196,7 @@ def _translate(
     program: torch.export.ExportedProgram, opset: int, input_names: Sequence[str], output_names: Sequence[str]
 ) -> torch.onnx.ONNXProgram:
     try:
-        made = torch.onnx.export(
+        translated = torch.onnx.export(
             program,
             dynamo=True,
             verbose=False,
@@ -206,8 +206,8 @@ def _translate(
         )
     except Exception as error:
         raise _translation_error(program, error) from error
-    assert made is not None
-    return made
+    assert translated is not None
+    return translated
 
 
 def _translation_error(program: torch.export.ExportedProgram, error: BaseException) -> ExportError:

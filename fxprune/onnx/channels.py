@@ -97,20 +97,20 @@ def streams(graph: ir.Graph) -> list[Stream]:
     for node in graph:
         rule = _RULES.get(node.op_type, _unknown) if node.domain == "" else _unknown
         rule(walk, node)
-    found: dict[ir.Value, Stream] = {}
+    by_root: dict[ir.Value, Stream] = {}
     for value in list(walk.parent):
-        found.setdefault(walk.root(value), Stream(0)).values.append(value)
+        by_root.setdefault(walk.root(value), Stream(0)).values.append(value)
     for value, place in walk.held:
-        found[walk.root(value)].places.append(place)
+        by_root[walk.root(value)].places.append(place)
     for value in walk.fixed:
         if value in walk.parent:
-            found[walk.root(value)].free = False
-    for stream in found.values():
+            by_root[walk.root(value)].free = False
+    for stream in by_root.values():
         widths = {shape[1] for v in stream.values if (shape := sizes(v)) is not None and len(shape) > 1}
         known = all((s := sizes(v)) is not None and len(s) > 1 for v in stream.values)
         stream.width = next((w for w in widths if w is not None), 0)
         stream.free &= known and len(widths) == 1 and stream.width > 1 and _alone(stream.places)
-    return [stream for stream in found.values() if stream.places]
+    return [stream for stream in by_root.values() if stream.places]
 
 
 def _alone(places: Sequence[Place]) -> bool:

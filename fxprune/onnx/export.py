@@ -273,12 +273,12 @@ def _external_name(model: ir.Model, target: Path) -> str:
 def _older_weights(target: Path) -> set[str]:
     """Names of weights of earlier exports to this path, of killed ones too."""
     named = re.compile(rf"{re.escape(target.name)}\.[0-9a-f]{{16}}\.data")
-    found = {path.name for path in target.parent.iterdir() if named.fullmatch(path.name)}
+    names = {path.name for path in target.parent.iterdir() if named.fullmatch(path.name)}
     former = f"{target.name}.data"  # as earlier versions called them, if the graph says so, too
     if target.with_name(former).exists() and target.exists():
         with contextlib.suppress(ExportError):
-            found |= {path.name for path in data_files(target)} & {former}
-    return found
+            names |= {path.name for path in data_files(target)} & {former}
+    return names
 
 
 def _write(model: ir.Model, path: Path, data: str) -> None:
@@ -364,8 +364,8 @@ def _names(
     if isinstance(input_names, str) or isinstance(output_names, str):
         raise ExportError("input_names and output_names are lists of names", advice="write input_names=['x']")
     inputs = call.names(module) if input_names is None else tuple(input_names)
-    made = tuple(f"{name}_out" if name in inputs else name for name in outputs)
-    outs = made if output_names is None else tuple(output_names)
+    defaults = tuple(f"{name}_out" if name in inputs else name for name in outputs)
+    outs = defaults if output_names is None else tuple(output_names)
     for what, names, count in (("input", inputs, len(call.tensors)), ("output", outs, len(outputs))):
         if len(names) != count:
             raise ExportError(

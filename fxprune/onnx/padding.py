@@ -62,8 +62,8 @@ def _time(place: Place, new: int, target: Target) -> float:
         inputs = new
     # What is made at one width and read at another is the other stream's affair: taken as it would be padded.
     other = target.filled(inputs if place.dim == 0 else outputs)
-    read, made = (other, outputs) if place.dim == 0 else (inputs, other)
-    return float(target.convolution(read, made, taps))
+    read, produced = (other, outputs) if place.dim == 0 else (inputs, other)
+    return float(target.convolution(read, produced, taps))
 
 
 def _widen(stream: Stream, width: int) -> None:

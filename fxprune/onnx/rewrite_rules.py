@@ -120,5 +120,5 @@ def linear_as_gemm(model: ir.Model, target: Target) -> int:
 
 
 def _applied(rule: type[RewriteRuleClassBase], model: ir.Model) -> int:
-    made = rule.rule()
-    return RewriteRuleSet([made]).apply_to_model(model)
+    rewrite = rule.rule()
+    return RewriteRuleSet([rewrite]).apply_to_model(model)

@@ -110,10 +110,10 @@ def _draw_latency(axes: Axes, table: BenchTable) -> None:
     axes.set_xlim(0, 1.35 * max(row.p90_ms for row in rows))
     axes.invert_yaxis()
     threads = f"{table.threads} thread{'s' * (table.threads > 1)}"
-    made = (
+    caption = (
         f"{m.cpu}, {m.cores} cores, {m.capability}; onnxruntime {m.onnxruntime}, torch {m.torch}; {threads}"
     )
-    axes.set_xlabel(plot(made), fontsize=6, loc="left")
+    axes.set_xlabel(plot(caption), fontsize=6, loc="left")
     _titles(axes, "latency of one call, median and p10..p90, ms", "")
 
 

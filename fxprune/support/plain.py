@@ -55,11 +55,11 @@ def digest(data: object) -> str:
 
 
 def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
+    mapping = dict(pairs)
+    if len(mapping) < len(pairs):
         names = [name for name, _ in pairs]
         raise ValueError(f"{_shown(next(n for n in names if names.count(n) > 1))} stands there twice")
-    return found
+    return mapping
 
 
 def _refuse(constant: str) -> NoReturn:

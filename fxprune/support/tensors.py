@@ -139,10 +139,10 @@ def _unreadable(path: str | Path, cause: Exception, error: type[FxpruneError], a
 
 def _digest(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:
     """SHA-256 in hexadecimal; every text is written with its length, so that no two contents look alike."""
-    found = hashlib.sha256()
-    found.update(json.dumps(sorted(metadata.items())).encode())
+    digest = hashlib.sha256()
+    digest.update(json.dumps(sorted(metadata.items())).encode())
     for name in sorted(tensors):
         tensor = tensors[name]
-        found.update(json.dumps([name, str(tensor.dtype), list(tensor.shape)]).encode())
-        found.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
-    return found.hexdigest()
+        digest.update(json.dumps([name, str(tensor.dtype), list(tensor.shape)]).encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
