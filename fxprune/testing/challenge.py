@@ -78,7 +78,7 @@ def challenge(
         return Challenge("engine", doubted[0], frozenset(), 0)
     for number, (make, chosen) in enumerate(made_by):
         try:
-            made = make()
+            planned = make()
         except PlanError as error:
             # Layouts, pins and emptied layers refuse units that are asked for; what the planner chooses
             # itself it must not refuse, and resolving what is left must find no contradiction.
@@ -89,7 +89,7 @@ def challenge(
             continue
         except Exception as error:  # noqa: BLE001
             return Challenge("engine", headline(error, most=200), frozenset(refused), proved)
-        by, how = _carried_out(trace, made, ("graph", "auto") if number % 4 == 0 else ("graph",), oracles)
+        by, how = _carried_out(trace, planned, ("graph", "auto") if number % 4 == 0 else ("graph",), oracles)
         if by:
             return Challenge(by, how, frozenset(refused), proved)
         proved += 1
@@ -99,16 +99,16 @@ def challenge(
 def makers(trace: Trace, plans: Iterable[Plan] | None = None) -> Iterator[Maker]:
     """Functions that make a plan each: the given plans, or arbitrary removals and half of all channels."""
     if plans is not None:
-        for made in plans:
-            yield partial(_given, made), False
+        for planned in plans:
+            yield partial(_given, planned), False
         return
     for keep in removals(analyse(trace).coupling):
         yield partial(plan_units, trace, keep), False
     yield partial(plan, trace, HALF, align=1), True
 
 
-def _given(made: Plan) -> Plan:
-    return made
+def _given(planned: Plan) -> Plan:
+    return planned
 
 
 def removals(coupling: Coupling, seed: int = 0) -> Iterator[BoolArray]:
@@ -149,15 +149,15 @@ def _fitting(block: Block, rng: np.random.Generator) -> Iterator[IntArray]:
 
 
 def _carried_out(
-    trace: Trace, made: Plan, kinds: Sequence[Kind], oracles: tuple[OracleName, ...]
+    trace: Trace, planned: Plan, kinds: Sequence[Kind], oracles: tuple[OracleName, ...]
 ) -> tuple[str, str]:
     for kind in kinds:
         try:
-            small = slim(trace, made, kind=kind)
+            small = slim(trace, planned, kind=kind)
         except Exception as error:  # noqa: BLE001
             return "engine", headline(error, most=200)
         try:
-            verify(trace, made, small, oracles=oracles)
+            verify(trace, planned, small, oracles=oracles)
         except Exception as error:  # noqa: BLE001
             return "verify", headline(error, most=200)
     return "", ""

@@ -47,10 +47,10 @@ def slim_is_what_is_left(sample: Sample) -> str:
     And no label is dropped: whatever the removed positions hold, what is left stays the same.
     """
     with lone(sample) as one:
-        made = plans(one)
-        if not made and not set(one.free()) <= set("- "):
+        allowed = plans(one)
+        if not allowed and not set(one.free()) <= set("- "):
             return "units may go, but no removal is possible"
-        for each in made:
+        for each in allowed:
             gone = f"when {_told(each.kept)} are kept"
             oracle, dense = zeroed(one, each)
             goal, small = left(one, oracle, dense), slimmed(one, each)
@@ -87,8 +87,8 @@ def networks_are_proved(sample: Sample) -> str:
         return ""
     trace = framed(sample)
     trace.memo.clear()  # its rule may be another one by now
-    found = challenge(trace, plans=() if sample.op in UNPROVED else None)
-    return f"{found.by}: {found.how}" if found.by else ""
+    outcome = challenge(trace, plans=() if sample.op in UNPROVED else None)
+    return f"{outcome.by}: {outcome.how}" if outcome.by else ""
 
 
 LAWS: Mapping[str, Law] = {

@@ -149,13 +149,13 @@ _getitem.__name__ = "getitem"
 
 def _masks(one: Lone, seed: int) -> Iterator[BoolArray]:
     """Single units, random sets of units, rows, columns and random cells of blocks."""
-    found = one.coupling
+    coupling = one.coupling
     rng = np.random.default_rng(seed)
-    on_axes = np.unique(np.concatenate([*found.axes.values(), np.zeros(0, np.int64)]))
-    free = on_axes[~found.pinned[on_axes]]
+    on_axes = np.unique(np.concatenate([*coupling.axes.values(), np.zeros(0, np.int64)]))
+    free = on_axes[~coupling.pinned[on_axes]]
 
     def without(units: IntArray | int) -> BoolArray:
-        keep = np.ones(found.n_units, bool)
+        keep = np.ones(coupling.n_units, bool)
         keep[units] = False
         return keep
 
@@ -163,7 +163,7 @@ def _masks(one: Lone, seed: int) -> Iterator[BoolArray]:
         yield without(unit)
     for _ in range(3 if len(free) > 1 else 0):
         yield without(rng.choice(free, rng.integers(1, len(free)), replace=False))
-    for block in found.blocks[:6]:
+    for block in coupling.blocks[:6]:
         h, d = block.cells.shape
         if h > 1:
             yield without(block.cells[rng.integers(h)])
@@ -175,13 +175,13 @@ def _masks(one: Lone, seed: int) -> Iterator[BoolArray]:
 
 def plans(one: Lone, seed: int = 0) -> list[Plan]:
     """The plans that these masks allow."""
-    made = []
+    allowed = []
     for keep in _masks(one, seed):
         try:
-            made.append(plan_units(one.trace, keep))
+            allowed.append(plan_units(one.trace, keep))
         except PlanError:
             continue
-    return made
+    return allowed
 
 
 def tensors(result: object) -> list[torch.Tensor]:
@@ -189,14 +189,14 @@ def tensors(result: object) -> list[torch.Tensor]:
     return [t for t in tree_leaves(result) if isinstance(t, torch.Tensor)]
 
 
-def _left(trace: Trace, made: Plan) -> Resolution:
+def _left(trace: Trace, plan: Plan) -> Resolution:
     analysis = analyse(trace)
-    return resolve(analysis, keep_mask(analysis, made))
+    return resolve(analysis, keep_mask(analysis, plan))
 
 
-def zeroed(one: Lone, made: Plan) -> tuple[Oracle, list[torch.Tensor]]:
+def zeroed(one: Lone, plan: Plan) -> tuple[Oracle, list[torch.Tensor]]:
     """What the oracle says the dense call gives, dead positions included."""
-    oracle = Oracle(_left(one.trace, made), torch.float64)
+    oracle = Oracle(_left(one.trace, plan), torch.float64)
     with torch.no_grad():
         return oracle, tensors(oracle.run(*one.trace.args))
 
@@ -232,17 +232,17 @@ def _lines(oracle: Oracle, value: Value) -> list[tuple[list[int], BoolArray]]:
     return [(list(order), mask) for order, mask in lines.items()]
 
 
-def slimmed(one: Lone, made: Plan) -> list[torch.Tensor]:
+def slimmed(one: Lone, plan: Plan) -> list[torch.Tensor]:
     """What the operator gives on what is left of its operands."""
     with torch.no_grad():
-        return tensors(slim(one.trace, made, kind="graph")(*one.trace.args))
+        return tensors(slim(one.trace, plan, kind="graph")(*one.trace.args))
 
 
-def dead(one: Lone, made: Plan, name: str) -> torch.Tensor:
+def dead(one: Lone, plan: Plan, name: str) -> torch.Tensor:
     """Positions of a labelled operand that are gone."""
     tensor = one.trace.tensor(name)
     gone = torch.zeros(tensor.shape, dtype=torch.bool)
-    for (at, dim), index in made.kept.items():
+    for (at, dim), index in plan.kept.items():
         if at == name:
             lost = torch.ones(tensor.shape[dim], dtype=torch.bool)
             lost[list(index)] = False
@@ -250,10 +250,10 @@ def dead(one: Lone, made: Plan, name: str) -> torch.Tensor:
     return gone
 
 
-def disturb(one: Lone, made: Plan) -> None:
+def disturb(one: Lone, plan: Plan) -> None:
     """Change whatever the removed positions hold."""
     for name in one.names:
         tensor = one.trace.tensor(name)
         if tensor.is_floating_point() or tensor.is_complex():
-            gone = dead(one, made, name)
+            gone = dead(one, plan, name)
             tensor.data[gone] = 3 * tensor.data[gone] + 1

@@ -134,14 +134,14 @@ def unnoticed_faults(*samples: Sample) -> tuple[str, ...]:
         ()
     """
     _with_rules(samples)
-    found = []
+    unnoticed = []
     for op in dict.fromkeys(s.name for s in samples):
         its = [s for s in samples if s.name == op]
         for slip in slips_of(op, its):
             with applied(slip):
                 if not any(b for sample in its for b in _broken(sample)):
-                    found.append(slip.name)
-    return tuple(found)
+                    unnoticed.append(slip.name)
+    return tuple(unnoticed)
 
 
 def _with_rules(samples: Sequence[Sample]) -> None:

@@ -101,8 +101,8 @@ def in_row(op: str, **faces: Callable[..., object]) -> Patch:
 def family_of(op: str) -> str:
     """Name of the module that holds an operator's row."""
     row = row_of(op)
-    found = [n for n, module in vars(ops).items() if any(row is r for r in getattr(module, "RULES", ()))]
-    return found[0] if found else "pointwise"
+    families = [n for n, module in vars(ops).items() if any(row is r for r in getattr(module, "RULES", ()))]
+    return families[0] if families else "pointwise"
 
 
 def ops_of(row: OpRule) -> frozenset[str]:

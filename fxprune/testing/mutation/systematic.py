@@ -78,11 +78,11 @@ TELLING: dict[str, tuple[str, ...]] = {
 
 def rules() -> list[tuple[str, OpRule]]:
     """Every distinct rule under the name of its first operator: rows that share all code count once."""
-    found: dict[object, tuple[str, OpRule]] = {(ops._POINTWISE.couple,): (TAGGED, ops._POINTWISE)}
+    distinct: dict[object, tuple[str, OpRule]] = {(ops._POINTWISE.couple,): (TAGGED, ops._POINTWISE)}
     for row in ops.RULES:
         key = tuple(_code_of(face) for face in (row.couple, row.resize, row.move))
-        found.setdefault(key, (row.ops[0], row))
-    return list(found.values())
+        distinct.setdefault(key, (row.ops[0], row))
+    return list(distinct.values())
 
 
 def _code_of(face: object) -> object:

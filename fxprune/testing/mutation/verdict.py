@@ -150,10 +150,10 @@ def whole(net: Subject, oracles: tuple[OracleName, ...] = BOTH) -> Challenge:
         AssertionError: It breaks down, or all oracles together do not prove its work right.
     """
     with _analysed_anew(net.trace()), _defences(oracles):
-        found = net.challenged(oracles)
-    unjudged = oracles != BOTH and "could be judged" in found.how
-    assert not found.by or unjudged, f"{net.name}: {found.how}"
-    return found
+        outcome = net.challenged(oracles)
+    unjudged = oracles != BOTH and "could be judged" in outcome.how
+    assert not outcome.by or unjudged, f"{net.name}: {outcome.how}"
+    return outcome
 
 
 def verdict(
@@ -183,12 +183,12 @@ def verdict(
         if expected.by:  # what an oracle cannot judge without a fault tells nothing about one
             continue
         with _analysed_anew(net.trace()), applied(mutant), _defences(oracles):
-            found = net.challenged(oracles)
-        if found.by == "verify":
-            return Verdict(found.by, net.name, found.how, process_time() - start)
-        unexpected = sorted(found.refused - expected.refused)
-        if stopped is None and (found.by or unexpected):
-            stopped = net.name, found.how if found.by else unexpected[0]
+            outcome = net.challenged(oracles)
+        if outcome.by == "verify":
+            return Verdict(outcome.by, net.name, outcome.how, process_time() - start)
+        unexpected = sorted(outcome.refused - expected.refused)
+        if stopped is None and (outcome.by or unexpected):
+            stopped = net.name, outcome.how if outcome.by else unexpected[0]
         if stopped and oracles == BOTH:
             break
     if stopped:

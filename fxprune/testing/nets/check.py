@@ -110,9 +110,9 @@ class Report:
     @property
     def verdict(self) -> Verdict:
         """The worst that happened; refused where no plan was carried out."""
-        found = {finding.verdict for finding in self.findings}
+        verdicts = {finding.verdict for finding in self.findings}
         bad: tuple[Verdict, ...] = ("crashed", "wrong")
-        return next((v for v in bad if v in found), "right" if self.plans else "refused")
+        return next((v for v in bad if v in verdicts), "right" if self.plans else "refused")
 
     @contextmanager
     def trying(self, stage: str, how: str = "", removal: Removal | None = None) -> Iterator[None]:
@@ -196,8 +196,8 @@ class _Trial:
         """Every plan; what costs another trace is tried on the first one only."""
         self._count()
         plans = self._plans() if removal is None else self._removed(removal)
-        for number, (how, made) in enumerate(plans):
-            self._carry_out(made, how, first=number == 0)
+        for number, (how, planned) in enumerate(plans):
+            self._carry_out(planned, how, first=number == 0)
 
     def _count(self) -> None:
         for group in self.found.groups:
@@ -223,42 +223,44 @@ class _Trial:
             if self.only is not None and self.only.how != how:
                 continue
             with self.report.trying("plan", how):
-                made = make(self.trace, random.Random(f"{self.net.seed}/{how}"))
-                key = frozenset(made.kept.items()) if made is not None else frozenset()
-                if made is not None and key and key not in seen:
+                planned = make(self.trace, random.Random(f"{self.net.seed}/{how}"))
+                key = frozenset(planned.kept.items()) if planned is not None else frozenset()
+                if planned is not None and key and key not in seen:
                     seen.add(key)
-                    yield how, made
+                    yield how, planned
 
     # --- one plan ------------------------------------------------------------------------------
 
-    def _carry_out(self, made: Plan, how: str, *, first: bool) -> None:
+    def _carry_out(self, planned: Plan, how: str, *, first: bool) -> None:
         removal = {
             (name, dim): sorted({*range(self.trace.tensor(name).shape[dim])} - {*kept})
-            for (name, dim), kept in made.kept.items()
+            for (name, dim), kept in planned.kept.items()
         }
         smalls: list[nn.Module] = []
         with self.report.trying("slim", how, removal):
-            smalls.append(slim(self.trace, made))
+            smalls.append(slim(self.trace, planned))
         if not smalls:
             return
         self.report.plans += 1
         self.report.modules += smalls[0].fxprune_kind == "module"
-        for stage, run in self._stages(made, smalls, first=first).items():
+        for stage, run in self._stages(planned, smalls, first=first).items():
             if self.only is None or stage in (self.only.stage, *BEFORE.get(self.only.stage, ())):
                 with self.report.trying(stage, how, removal):
                     run()
 
-    def _stages(self, made: Plan, smalls: list[nn.Module], *, first: bool) -> dict[str, Callable[[], object]]:
+    def _stages(
+        self, planned: Plan, smalls: list[nn.Module], *, first: bool
+    ) -> dict[str, Callable[[], object]]:
         """What is tried on a slim model: proof and cost on each, what takes further traces on one a net, by turns."""
         stages: dict[str, Callable[[], object]] = {
-            "verify": lambda: self._verified(made, smalls[0]),
-            "cost": lambda: self._costs(made, smalls[0]),
+            "verify": lambda: self._verified(planned, smalls[0]),
+            "cost": lambda: self._costs(planned, smalls[0]),
         }
         further: dict[str, Callable[[], object]] = {
-            "graph": lambda: self._graph(made, smalls),
+            "graph": lambda: self._graph(planned, smalls),
             "another batch": lambda: self._other_batch(smalls),
             "training": lambda: self._trains(smalls),
-            "save and load": lambda: self._file(made, smalls[0]),
+            "save and load": lambda: self._file(planned, smalls[0]),
             "second slim": lambda: self._again(smalls[0]),
         }
         if self.only is not None:
@@ -269,27 +271,27 @@ class _Trial:
             stages["onnx"] = lambda: self._exported(smalls[0])
         return stages
 
-    def _verified(self, made: Plan, small: nn.Module) -> None:
+    def _verified(self, planned: Plan, small: nn.Module) -> None:
         """Both oracles, on the example and on random inputs, at another batch size where the model has one."""
-        proof = verify(self.trace, made, small)
+        proof = verify(self.trace, planned, small)
         self.report.judged.append(proof.judged.get("masks", 0.0))
 
-    def _graph(self, made: Plan, smalls: list[nn.Module]) -> None:
+    def _graph(self, planned: Plan, smalls: list[nn.Module]) -> None:
         """The other kind of slim model gives the same as the copy of the module, which is what was proved."""
         if smalls[0].fxprune_kind == "module":
-            smalls.append(slim(self.trace, made, kind="graph"))
+            smalls.append(slim(self.trace, planned, kind="graph"))
             _equal("from the graph", *(_outputs(small.eval(), self.inputs) for small in smalls))
 
-    def _costs(self, made: Plan, small: nn.Module) -> None:
+    def _costs(self, planned: Plan, small: nn.Module) -> None:
         cost = measure(small.eval(), self._batched(self.trace))
-        if cost.params != made.predicted.params:
-            raise Wrong(f"{cost.params} parameters, predicted {made.predicted.params}")
+        if cost.params != planned.predicted.params:
+            raise Wrong(f"{cost.params} parameters, predicted {planned.predicted.params}")
         # torch.einsum multiplies where it would sum over one position, and its counter sees products of matrices only;
         # a graph leaves out what nobody reads.
-        hidden = "einsum" in self.net.source and any(len(kept) == 1 for kept in made.kept.values())
+        hidden = "einsum" in self.net.source and any(len(kept) == 1 for kept in planned.kept.values())
         hidden |= small.fxprune_kind == "graph" and self.unread
-        if self.counted and not hidden and cost.macs != made.predicted.macs:
-            raise Wrong(f"{cost.macs} multiply-accumulates, predicted {made.predicted.macs}")
+        if self.counted and not hidden and cost.macs != planned.predicted.macs:
+            raise Wrong(f"{cost.macs} multiply-accumulates, predicted {planned.predicted.macs}")
 
     def _other_batch(self, smalls: Sequence[nn.Module]) -> None:
         """Verify compares the first kind at another size; both must agree there."""
@@ -306,10 +308,10 @@ class _Trial:
         if not any(name in self.net.source for name in STEERED):
             _equal("in training", *(result for result in results if result is not None))
 
-    def _file(self, made: Plan, small: nn.Module) -> None:
+    def _file(self, planned: Plan, small: nn.Module) -> None:
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "slim.safetensors"
-            save(small, made, path)
+            save(small, planned, path)
             again = load(self.net.fresh(), path, self.inputs)
         _equal(
             "after save and load", _outputs(small.eval(), self.inputs), _outputs(again.eval(), self.inputs)
@@ -320,12 +322,12 @@ class _Trial:
         traced = trace(small, self.inputs)
         if not any(g.pinned is None and g.width > 1 for g in analyse(traced).coupling.groups):
             return
-        made = plan(traced, Budget(channels=0.7), criterion="random", align=1, seed=self.net.seed)
-        smaller = slim(traced, made)
-        verify(traced, made, smaller)
+        planned = plan(traced, Budget(channels=0.7), criterion="random", align=1, seed=self.net.seed)
+        smaller = slim(traced, planned)
+        verify(traced, planned, smaller)
         cost = measure(smaller.eval(), self._batched(traced))
-        if cost.params != made.predicted.params:
-            raise Wrong(f"{cost.params} parameters after a second slim, predicted {made.predicted.params}")
+        if cost.params != planned.predicted.params:
+            raise Wrong(f"{cost.params} parameters after a second slim, predicted {planned.predicted.params}")
 
     def _exported(self, small: nn.Module) -> None:
         single = copy.deepcopy(small).float()
@@ -340,14 +342,14 @@ class _Trial:
 
 
 def _by_budget(mode: Mode) -> Callable[[Trace, random.Random], Plan]:
-    def made(traced: Trace, rng: random.Random) -> Plan:
+    def make(traced: Trace, rng: random.Random) -> Plan:
         quantity = rng.choice(("channels", "macs", "params"))
         budget = Budget(**{quantity: rng.choice((0.4, 0.6, 0.8))})
         scope = rng.choice(get_args(Scope))
         seed = rng.randrange(2**31)
         return plan(traced, budget, criterion="random", scope=scope, blocks=mode, align=1, seed=seed)
 
-    return made
+    return make
 
 
 def _by_units(traced: Trace, rng: random.Random) -> Plan | None:

@@ -63,12 +63,12 @@ def kinds(family: str, rows: tuple[Row, ...], *, weight: float = 1.0) -> tuple[K
         >>> kinds("layers", (("linear", "23", "self.{m}({x})", "nn.Linear({l}, {w})"),))[0].lines
         ('{y} = self.{m}({x})',)
     """
-    found = []
+    listed = []
     for name, ranks, lines, *make in rows:
         body = _complete(lines, "{y}")
         members = _complete(make[0], "self.{m}") if make else ()
-        found.append(Kind(name, family, ranks, members, body, weight))
-    return tuple(found)
+        listed.append(Kind(name, family, ranks, members, body, weight))
+    return tuple(listed)
 
 
 def _complete(lines: str | tuple[str, ...], name: str) -> tuple[str, ...]:

@@ -47,7 +47,7 @@ def shrink(net: Net, finding: Finding, *, tries: int = 200) -> Shrunk:
     if net.recipe is None:
         return Shrunk(net, finding, 0)
     left = _Count(tries)
-    small, found = net, finding
+    small, failure = net, finding
     again = True
     while again and left.tries:
         again = False
@@ -57,9 +57,9 @@ def shrink(net: Net, finding: Finding, *, tries: int = 200) -> Shrunk:
                 continue
             same = _same(other, finding)
             if same is not None:
-                small, found, again = other, same, True
+                small, failure, again = other, same, True
                 break
-    return Shrunk(small, _smallest_removal(small, found, left), tries - left.tries)
+    return Shrunk(small, _smallest_removal(small, failure, left), tries - left.tries)
 
 
 @dataclass
@@ -104,9 +104,9 @@ def _smallest_removal(net: Net, finding: Finding, left: _Count) -> Finding:
             for removal in fewer(best.removal or {}):
                 if not left.take():
                     break
-                found = _same(net, finding, removal)
-                if found is not None and _count(found.removal) < _count(best.removal):
-                    best, again = found, True
+                same = _same(net, finding, removal)
+                if same is not None and _count(same.removal) < _count(best.removal):
+                    best, again = same, True
                     break
     return best
 

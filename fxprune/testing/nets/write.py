@@ -124,8 +124,8 @@ class Net:
         assert callable(make)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.seed)
-            made = make() if batch is None else make(batch)
-        return tuple(t.double() if t.is_floating_point() else t for t in made)
+            inputs = make() if batch is None else make(batch)
+        return tuple(t.double() if t.is_floating_point() else t for t in inputs)
 
     def build(self) -> tuple[nn.Module, Inputs]:
         """The module with live weights (no parameter of zero, calibrated batch norm) in float64, and inputs."""
@@ -232,8 +232,8 @@ class Writer:
             given[name] = full
         rng = random.Random(f"{self.recipe.seed}/entry")
         for name, full in given.items():
-            made = self._try(self.entry.first, rng, name, {**self.shapes, name: full})
-            assert made, "an entry does not run"
+            runs = self._try(self.entry.first, rng, name, {**self.shapes, name: full})
+            assert runs, "an entry does not run"
 
     def add(self, step: Step) -> bool:
         """Write a statement if it fits."""
@@ -254,14 +254,14 @@ class Writer:
         except (Unfit, ZeroDivisionError):
             return False
         before = dict(self.names)
-        made = self._run(members, lines, f"h{number}")
-        if made is None:
+        result = self._run(members, lines, f"h{number}")
+        if result is None:
             self._forget(before, f"layer{number}")
             return False
         self.count = number
         self.members += members
         self.lines += lines
-        self.shapes[f"h{number}"] = tuple(made.shape)
+        self.shapes[f"h{number}"] = tuple(result.shape)
         self.read |= {draw.drawn[hole] for hole in "xovuzr" if hole in draw.drawn}
         return True
 
@@ -282,17 +282,17 @@ class Writer:
                 exec("\n".join(lines), self.names)  # noqa: S102
         except (RuntimeError, ValueError, IndexError, AssertionError, TypeError):
             return None
-        made = self.names.get(y)
-        return made if isinstance(made, torch.Tensor) and self._usable(made) else None
+        result = self.names.get(y)
+        return result if isinstance(result, torch.Tensor) and self._usable(result) else None
 
-    def _usable(self, made: torch.Tensor) -> bool:
+    def _usable(self, result: torch.Tensor) -> bool:
         return (
-            made.is_floating_point()
-            and 2 <= made.ndim <= 6
-            and made.shape[0] == self.recipe.batch
-            and 0 < made.numel() <= LARGEST
-            and bool(made.isfinite().all())
-            and 1e-6 < float(made.abs().max()) <= STEEPEST
+            result.is_floating_point()
+            and 2 <= result.ndim <= 6
+            and result.shape[0] == self.recipe.batch
+            and 0 < result.numel() <= LARGEST
+            and bool(result.isfinite().all())
+            and 1e-6 < float(result.abs().max()) <= STEEPEST
         )
 
     def text(self) -> str:

@@ -176,7 +176,7 @@ def examine(probe: Probe, *, draws: int = 3, seed: int = 0) -> Outcome:
     if free.any():
         for gone in subsets(probe, traced, draws, seed):
             try:
-                made = plan_removal(traced, {probe.axis: gone.tolist()})
+                plan = plan_removal(traced, {probe.axis: gone.tolist()})
             except PlanError as error:
                 # That a part of a split would vanish has nothing to do with which channels were drawn.
                 if "emptied" not in str(error):
@@ -185,22 +185,22 @@ def examine(probe: Probe, *, draws: int = 3, seed: int = 0) -> Outcome:
                 continue
             if not len(gone):
                 continue
-            assert not set(made.kept[probe.axis]) & set(gone.tolist()), "what was asked is still there"
-            plans.append(made)
+            assert not set(plan.kept[probe.axis]) & set(gone.tolist()), "what was asked is still there"
+            plans.append(plan)
         if refused:
             plans += rectangles(probe, traced, 2, seed)
     gap = effect = 0.0
-    for made in plans:
+    for plan in plans:
         for kind in ("auto", "graph"):
-            small = slim(traced, made, kind=kind)
-            proof = verify(traced, made, small, tolerance=1e9)
+            small = slim(traced, plan, kind=kind)
+            proof = verify(traced, plan, small, tolerance=1e9)
             gap, effect = max(gap, proof.error), max(effect, proof.effect)
             # Batch sizes that are traced as any size are two at least.
             args, kwargs = _batched(call_arguments(example), traced)
             cost = measure(small.eval(), args, kwargs)
-            assert cost == made.predicted, f"{cost} measured, {made.predicted} predicted"
+            assert cost == plan.predicted, f"{cost} measured, {plan.predicted} predicted"
             if exact and probe.zero:
-                zeroed = run(without_removed(traced.model, made.kept), example)
+                zeroed = run(without_removed(traced.model, plan.kept), example)
                 gap = max(gap, distance(zeroed, run(small.double(), example)))
     verdict = "pinned" if not free.any() else "blocks" if refused else "exact"
     if not exact and verdict != "pinned":

@@ -76,14 +76,14 @@ class Sample:
         """
         namespace, op, variant = (*self._parts, "default")[:3]
         try:
-            found: object = getattr(getattr(getattr(torch.ops, namespace), op), variant)
+            operator: object = getattr(getattr(getattr(torch.ops, namespace), op), variant)
         except AttributeError as error:
             raise FxpruneError(
                 f"torch knows no operator '{self.op}'",
                 advice="import what defines it first, and write mylib::swish",
             ) from error
-        assert isinstance(found, torch._ops.OpOverload)
-        return found
+        assert isinstance(operator, torch._ops.OpOverload)
+        return operator
 
     @property
     def _parts(self) -> tuple[str, ...]:

@@ -17,10 +17,10 @@ def deformed(
 ) -> Sample:
     """A deformable convolution of 3 by 3 taps over five by five pixels, padded by one."""
     n = offset_groups * 9
-    made = (p(2, 2 * n, 5, 5), p(2, n, 5, 5))
+    offset_and_mask = (p(2, 2 * n, 5, 5), p(2, n, 5, 5))
     return Sample(
         "torchvision.deform_conv2d.default",
-        (x, weight, *made, bias, 1, 1, 1, 1, 1, 1, groups, offset_groups, True),
+        (x, weight, *offset_and_mask, bias, 1, 1, 1, 1, 1, 1, groups, offset_groups, True),
         free,
     )
 
