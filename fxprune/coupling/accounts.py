@@ -56,18 +56,18 @@ def adrift(call: Call, rule: OpRule) -> list[IntArray]:
     operands = call.tensors()
     if rule.fills or rule.couple is pointwise or not operands:
         return []
-    made = call.out if isinstance(call.out, tuple) else ()
+    sizes = call.out if isinstance(call.out, tuple) else ()
     # The number that stands for it may not be one that could be there.
-    impossible = min(made, default=1) < 1 or (rule.regroups and prod(operands[0].shape) != prod(made))
+    impossible = min(sizes, default=1) < 1 or (rule.regroups and prod(operands[0].shape) != prod(sizes))
     if not impossible and {name for name, _ in call.unsettled} <= SETTLED:
         return []
     named = [] if impossible else [n for n in DIMS if call.args.get(n) is not None]
     padded = {-1 - k // 2 for name, k in call.unsettled if name == "pad"}
-    found: list[IntArray] = []
+    labels: list[IntArray] = []
     for value in operands:
         dims = {d % max(value.rank, 1) for d in (*padded, *(d for n in named for d in call.integers(n)))}
-        found.extend(a for a in value.arrays if not dims or dims & set(varying(a)))
-    return found
+        labels.extend(a for a in value.arrays if not dims or dims & set(varying(a)))
+    return labels
 
 
 def flaw(call: Call, output: Output) -> str:
@@ -121,8 +121,8 @@ class Ledger:
         if len(self._marks) < n_labels:
             self._marks = np.zeros(2 * n_labels, np.int64)
         self._call += 1
-        made = output if isinstance(output, list) else [output]
-        for array in (*(a for v in made if isinstance(v, Value) for a in v.arrays), *told):
+        results = output if isinstance(output, list) else [output]
+        for array in (*(a for v in results if isinstance(v, Value) for a in v.arrays), *told):
             self._marks[array] = self._call
         lost = [a for v in call.tensors() for a in v.arrays if a.size > 1 and not self._known(a)]
         if lost:
@@ -143,11 +143,11 @@ class Ledger:
         for one, other, _ in ties:
             if one.size and self._first(one) == -self._call and np.array_equal(one, other):
                 self._marks[one] = self._call
-        found = True
-        while found:
-            found = False
+        spreads = True
+        while spreads:
+            spreads = False
             for one, other, _ in ties:
                 for end, far in ((one, other), (other, one)):
                     if end.size and self._first(end) == -self._call != self._first(far):
                         self._marks[end] = self._call
-                        found = True
+                        spreads = True

@@ -92,11 +92,11 @@ def _open(raw: object) -> Iterator[int]:
 
 def _readers(node: fx.Node) -> list[fx.Node]:
     """Who reads a result, copies of it looked through."""
-    found: list[fx.Node] = []
+    readers: list[fx.Node] = []
     for user in node.users:
         copy = qualified_name(user.target) in COPIES
-        found.extend(_readers(user) if copy else [user])
-    return found
+        readers.extend(_readers(user) if copy else [user])
+    return readers
 
 
 def shapes_of(node: fx.Node) -> Shape | list[Shape] | None:

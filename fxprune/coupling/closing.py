@@ -117,7 +117,7 @@ def _equal_rows(walk: Walk, units: IntArray) -> IntArray:
 
 def _blocks(walk: Walk, units: IntArray) -> list[Block]:
     """Layouts over units, each distinct one once."""
-    found: dict[tuple[tuple[int, ...], bytes, bytes], Block] = {}
+    blocks: dict[tuple[tuple[int, ...], bytes, bytes], Block] = {}
     for layout in walk.layouts:
         for level, (cells, rows) in enumerate(layout.levels()):
             if cells.shape[1] == 1:
@@ -135,15 +135,15 @@ def _blocks(walk: Walk, units: IntArray) -> list[Block]:
                 node=layout.node,
             )
             ties = b"" if block.columns is None else block.columns.tobytes()
-            found.setdefault((block.cells.shape, block.cells.tobytes(), ties), block)
-    return list(found.values())
+            blocks.setdefault((block.cells.shape, block.cells.tobytes(), ties), block)
+    return list(blocks.values())
 
 
 def flags(arrays: list[IntArray], units: IntArray, n_units: int) -> BoolArray:
     """bool[n_units], the units of some labels."""
-    found = np.zeros(n_units, bool)
-    found[units[joined(arrays)]] = True
-    return found
+    marked = np.zeros(n_units, bool)
+    marked[units[joined(arrays)]] = True
+    return marked
 
 
 def _pin_idle(walk: Walk, units: IntArray, n_units: int, blocks: list[Block]) -> None:
@@ -169,8 +169,8 @@ def _pin_padding(walk: Walk, units: IntArray, n_units: int, blurred: BoolArray) 
 
     What reads it further on could let it go, but nothing that is computed up to there says which positions are left.
     """
-    made = flags(walk.produced_labels, units, n_units)
-    padding = np.flatnonzero((flags(walk.padded, units, n_units) & blurred & ~made)[units])
+    produced = flags(walk.produced_labels, units, n_units)
+    padding = np.flatnonzero((flags(walk.padded, units, n_units) & blurred & ~produced)[units])
     if len(padding):
         walk.pins.append((padding, Pin("padding that is counted, and that no layer makes", kind="data")))
 

@@ -115,13 +115,13 @@ def _signatures(at: list[IntArray], closed: Closed) -> tuple[IntArray, int]:
 
 
 def _blocks_of_groups(blocks: list[Block], group_of: IntArray, n_groups: int) -> list[list[Block]]:
-    found: list[list[Block]] = [[] for _ in range(n_groups)]
+    by_group: list[list[Block]] = [[] for _ in range(n_groups)]
     for block in blocks:
         parts = [block.cells.ravel(), block.rows, *([] if block.columns is None else [block.columns])]
         for g in np.unique(group_of[np.concatenate(parts)]):
             if g >= 0:
-                found[g].append(block)
-    return found
+                by_group[g].append(block)
+    return by_group
 
 
 def _name(axes: tuple[Axis, ...], taken: dict[str, int]) -> str:
@@ -137,9 +137,9 @@ def _name(axes: tuple[Axis, ...], taken: dict[str, int]) -> str:
 
 def _reason(walk: Walk, number: int) -> Pin:
     """The pin in full; source lines are looked up only for those that are shown."""
-    made = walk.pins[number][1]
-    if isinstance(made, Pin):
-        return made
-    reason, kind, node = made
+    pin = walk.pins[number][1]
+    if isinstance(pin, Pin):
+        return pin
+    reason, kind, node = pin
     op = str(node.target) if node.op == "call_function" else node.op
     return Pin(reason, op, node.name, source_of(node), kind)

@@ -38,7 +38,7 @@ def _decisive(walk: Walk, read: fx.Node, seen: set[fx.Node]) -> list[IntArray]:
 
     What a sum reads is not meant: channels that go are zeros there.  Nodes that were seen before are passed by.
     """
-    found: list[IntArray] = []
+    labels: list[IntArray] = []
     stack = list(read.all_input_nodes)
     while stack:
         node = stack.pop()
@@ -47,10 +47,10 @@ def _decisive(walk: Walk, read: fx.Node, seen: set[fx.Node]) -> list[IntArray]:
         seen.add(node)
         arrays = _arrays(walk, node)
         if arrays:
-            found.extend(arrays)
+            labels.extend(arrays)
         elif node.op == "call_function" and node not in walk.consumed:
             stack.extend(node.all_input_nodes)
-    return found
+    return labels
 
 
 def _arrays(walk: Walk, node: fx.Node) -> list[IntArray]:

@@ -83,9 +83,9 @@ class Walk:
 
     def padding(self, shape: Shape) -> IntArray:
         """New labels of positions that hold a constant."""
-        found = self.fresh(shape)
-        self.padded.append(found.ravel())
-        return found
+        padding = self.fresh(shape)
+        self.padded.append(padding.ravel())
+        return padding
 
     def tensor_value(self, name: str) -> Value:
         """A parameter, buffer or constant: one label per index of every dimension."""
@@ -237,21 +237,21 @@ class Walk:
         if rule is None:
             self.macs(macs_without_rule(node), [])
             return self._unknown(node, call.tensors())
-        found = self._by_rule(node, rule, call)
+        output = self._by_rule(node, rule, call)
         operands = call.tensors()
-        if isinstance(found, Value) and (rule.fills or (operands and all(v.filled for v in operands))):
-            return replace(found, filled=True)
-        return found
+        if isinstance(output, Value) and (rule.fills or (operands and all(v.filled for v in operands))):
+            return replace(output, filled=True)
+        return output
 
     def _by_rule(self, node: fx.Node, rule: OpRule, call: Call) -> Output:
         """What the rule says; where it fails, or cannot be right, the operator is one without a rule."""
         self.told, self.counted, before = [], False, len(self.ties)
         try:
-            found = rule.couple(self, call)
-            wrong = flaw(call, found)
+            output = rule.couple(self, call)
+            wrong = flaw(call, output)
             # What only moves positions is run on them.
             followed = rule.move is None and not rule.fills and not wrong
-            if followed and self.ledger.forgets(call, found, self.told, self.ties[before:], self.size):
+            if followed and self.ledger.forgets(call, output, self.told, self.ties[before:], self.size):
                 wrong = "forgets channels"
         except Exception as error:  # noqa: BLE001 - whatever a rule did not foresee, its labels stay
             wrong = f"fails ({type(error).__name__}: {error})"
@@ -259,7 +259,7 @@ class Walk:
             if not self.counted:  # what it costs is known without its rule
                 self.macs(macs_without_rule(node), [])
             return self._unknown(node, call.tensors(), f"the rule for {qualified_name(node.target)} {wrong}")
-        return self._settled(node, found)
+        return self._settled(node, output)
 
     def _held_fast(self, call: Call, arrays: Sequence[IntArray]) -> Call:
         """The call without labels that a number moves which only the data know: they stay."""
@@ -276,12 +276,12 @@ class Walk:
 
         return replace(call, args={name: without(a) for name, a in call.args.items()})
 
-    def _settled(self, node: fx.Node, found: Output) -> Output:
+    def _settled(self, node: fx.Node, output: Output) -> Output:
         """Labels along a dimension whose size only the data know stay."""
-        made = node.meta["val"]
-        if isinstance(found, list):
-            return [self._along_settled(v, open_dims(t)) for v, t in zip(found, made, strict=True)]
-        return self._along_settled(found, open_dims(made)) if isinstance(found, Value) else found
+        result = node.meta["val"]
+        if isinstance(output, list):
+            return [self._along_settled(v, open_dims(t)) for v, t in zip(output, result, strict=True)]
+        return self._along_settled(output, open_dims(result)) if isinstance(output, Value) else output
 
     def _along_settled(self, value: Value, dims: frozenset[int]) -> Value:
         loose = [a for a in value.arrays if dims & set(varying(a))] if dims else []

@@ -288,11 +288,11 @@ class _Resolver:
 
     def _in_units(self, value: Value) -> Value:
         """A dense value with unit ids instead of labels."""
-        found = self.dense.get(id(value))
-        if found is None:
-            found = replace(value, arrays=tuple(self.analysis.units(a) for a in value.arrays if varying(a)))
-            self.dense[id(value)] = found
-        return found
+        dense = self.dense.get(id(value))
+        if dense is None:
+            dense = replace(value, arrays=tuple(self.analysis.units(a) for a in value.arrays if varying(a)))
+            self.dense[id(value)] = dense
+        return dense
 
     def _mapped(self, node: fx.Node, argument: object, slim: bool) -> object:
         if isinstance(argument, Value):
@@ -395,8 +395,8 @@ def _scaled(old: object, new: object, symbolic: bool) -> object:
 
 def _unit_arrays(dense: Call) -> list[IntArray]:
     """Units along the operand of a movement and along its results."""
-    made = dense.args["result"]
-    values = [dense.tensors()[0], *(made if isinstance(made, list) else [made])]
+    result = dense.args["result"]
+    values = [dense.tensors()[0], *(result if isinstance(result, list) else [result])]
     return [array for value in values if isinstance(value, Value) for array in value.arrays if varying(array)]
 
 

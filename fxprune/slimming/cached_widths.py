@@ -16,9 +16,9 @@ Setting = Mapping[str, object]
 
 def _groups(setting: Setting, now: int) -> int:
     """The new number of groups, or the present one."""
-    found = next((setting[n] for n in ("groups", "num_groups", "group") if n in setting), now)
-    assert isinstance(found, int)
-    return found
+    groups = next((setting[n] for n in ("groups", "num_groups", "group") if n in setting), now)
+    assert isinstance(groups, int)
+    return groups
 
 
 def _conv(module: nn.Module, setting: Setting) -> None:

@@ -232,14 +232,14 @@ def _crop_module(model: nn.Module, crop: Crop) -> nn.Module:
         conv.padding = tuple(start for start, _ in ends)
         return model
     border = _BORDERS[type(conv)]
-    made = border.__new__(border)
-    made.__dict__.update(conv.__dict__)
-    made.padding = (0,) * len(ends)
-    made.border = _as_pad(ends)
+    bordered = border.__new__(border)
+    bordered.__dict__.update(conv.__dict__)
+    bordered.padding = (0,) * len(ends)
+    bordered.border = _as_pad(ends)
     parent, _, name = path.rpartition(".")
     if not path:
-        return made
-    setattr(model.get_submodule(parent), name, made)
+        return bordered
+    setattr(model.get_submodule(parent), name, bordered)
     return model
 
 

@@ -68,8 +68,8 @@ class Parts:
             constants = {name: _sliced(trace.tensor(name), name, resolution) for name in _constants(trace)}
             return Calls(trace.graph.graph, {**constants, **own})
         root = NamedGraph(type(trace.model).__name__)
-        made = _rewritten(trace, resolution, root, "")
-        return Calls(made.swept(), {**dict(root.named_buffers()), **own})
+        rewritten = _rewritten(trace, resolution, root, "")
+        return Calls(rewritten.swept(), {**dict(root.named_buffers()), **own})
 
     @cached_property
     def graph(self) -> SlimGraph:
@@ -118,34 +118,34 @@ def _rewritten(trace: Trace, resolution: Resolution, root: NamedGraph, prefix: s
         root: Takes what else the graph reads besides the model's tensors.
         prefix: What names of such parts begin with.
     """
-    made = draft(trace, root)
-    _attach_constants(trace, resolution, made, prefix)
+    rewritten = draft(trace, root)
+    _attach_constants(trace, resolution, rewritten, prefix)
     for node, rewrite in resolution.rewrites.items():
-        if node in made.copies:
-            _apply(made.graph, made.copies[node], rewrite)
+        if node in rewritten.copies:
+            _apply(rewritten.graph, rewritten.copies[node], rewrite)
     for node, gather in resolution.gathers.items():
-        if node in made.copies:
-            _apply_gather(made.graph, root, made.copies[node], gather, prefix)
-    drop_gaps(made.graph)
-    return made
+        if node in rewritten.copies:
+            _apply_gather(rewritten.graph, root, rewritten.copies[node], gather, prefix)
+    drop_gaps(rewritten.graph)
+    return rewritten
 
 
-def _attach_constants(trace: Trace, resolution: Resolution, made: Draft, prefix: str) -> None:
+def _attach_constants(trace: Trace, resolution: Resolution, rewritten: Draft, prefix: str) -> None:
     """Tensors that the graph made itself, under names that no other graph of the root uses."""
     for name, nodes in _constants(trace).items():
         constant = _sliced(trace.tensor(name), name, resolution)
-        set_tensor(made.root, prefix + name, constant, persistent=False)
+        set_tensor(rewritten.root, prefix + name, constant, persistent=False)
         for node in nodes:
-            made.copies[node].target = prefix + name
+            rewritten.copies[node].target = prefix + name
 
 
 def _constants(trace: Trace) -> dict[str, list[fx.Node]]:
     """Tensors that the graph reads and the model does not hold, and where."""
-    found: dict[str, list[fx.Node]] = {}
+    constants: dict[str, list[fx.Node]] = {}
     for node in trace.graph.graph.nodes:
         if node.op == "get_attr" and str(node.target) not in trace.aliases:
-            found.setdefault(str(node.target), []).append(node)
-    return found
+            constants.setdefault(str(node.target), []).append(node)
+    return constants
 
 
 def _apply(graph: fx.Graph, node: fx.Node, rewrite: Rewrite) -> None:

@@ -198,18 +198,18 @@ def load(model: nn.Module, path: str | Path, example_inputs: ExampleInputs) -> n
         fxprune.errors.SliceError: there is no file no-such-file.safetensors
               what to do: pass a file written by fxprune.save
     """
-    plan, kind, found = _read(path)
+    plan, kind, content = _read(path)
     result = _applied(_trace(model, example_inputs), plan, kind, trusted=True)
-    fill(result, found.tensors, path, what="the slim model")
-    if not found.checked:
+    fill(result, content.tensors, path, what="the slim model")
+    if not content.checked:
         warn_unchecked(path)
     return result
 
 
 def _read(path: str | Path) -> tuple[Plan, Kind, Content]:
     """Plan, kind and content of a file; never unpickles."""
-    found = read_tensors(path, error=SliceError, advice="pass a file written by fxprune.save")
-    facts = dict(found.metadata)
+    content = read_tensors(path, error=SliceError, advice="pass a file written by fxprune.save")
+    facts = dict(content.metadata)
     if facts.get("format") != FORMAT or facts.keys() - {DIGEST} != {"format", "kind", "plan"}:
         raise SliceError(f"{shown(path)} was not written by fxprune.save", advice="pass such a file")
     kinds: dict[str, Kind] = {"module": "module", "graph": "graph"}
@@ -218,4 +218,4 @@ def _read(path: str | Path) -> tuple[Plan, Kind, Content]:
             f"{shown(path)} names an unknown kind of model: {facts['kind']!r}",
             advice="pass a file written by fxprune.save",
         )
-    return Plan.from_json(facts["plan"]), kinds[facts["kind"]], found
+    return Plan.from_json(facts["plan"]), kinds[facts["kind"]], content

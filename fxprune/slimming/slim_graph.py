@@ -140,10 +140,10 @@ class SlimGraph(NamedGraph):
         self._others: list[NamedGraph] = []
         super().__init__(name)
 
-    def settle(self, made: Made) -> None:
+    def settle(self, first: Made) -> None:
         """Take the first graph."""
-        self._made = [made]
-        self.graph = made.graph
+        self._made = [first]
+        self.graph = first.graph
 
     def recompile(self) -> PythonCode:
         """Write the code of the first graph anew."""
@@ -159,16 +159,16 @@ class SlimGraph(NamedGraph):
         return {**super()._state(), "_made": ways}
 
     def _restore(self, state: Mapping[str, Any]) -> None:
-        made = [Made(graph.unpacked(), *others) for graph, *others in state["_made"]]
-        super()._restore({**state, "_made": made})
+        graphs = [Made(graph.unpacked(), *others) for graph, *others in state["_made"]]
+        super()._restore({**state, "_made": graphs})
 
     def run_for(self, way: Way) -> int:
         """The number of the graph for a way, made now if there is none."""
-        found = next((k for k, made in enumerate(self._made) if made.fits(way)), None)
-        if found is None and _get_current_dispatch_mode() is not None:
+        number = next((k for k, graph in enumerate(self._made) if graph.fits(way)), None)
+        if number is None and _get_current_dispatch_mode() is not None:
             # Whoever watches the operators sees to types himself (a comparison in float64, an export).
-            found = next((k for k, made in enumerate(self._made) if made.fits(way, any_kind=True)), None)
-        return self._make(way) if found is None else found
+            number = next((k for k, graph in enumerate(self._made) if graph.fits(way, any_kind=True)), None)
+        return self._make(way) if number is None else number
 
     def _make(self, way: Way) -> int:
         try:
@@ -197,12 +197,12 @@ class SlimGraph(NamedGraph):
                 return self.run_for(way)
             if self._maker is None:
                 raise SliceError("the user's model cannot be copied")
-            made = self._maker.make(self, way, len(self._made))
+            further = self._maker.make(self, way, len(self._made))
         other = NamedGraph(type(self).__name__)
         # The same dictionaries: what is cast, moved or trained here is so there.
         other.__dict__.update({name: self.__dict__[name] for name in SHARED})
-        other.graph = made.graph
-        self._made.append(made)
+        other.graph = further.graph
+        self._made.append(further)
         self._others.append(other)
         return len(self._others)
 

@@ -80,18 +80,18 @@ def _is_current(known: Trace) -> bool:
 
 
 def _cut(trace: Trace, chosen: Sequence[Structure]) -> Trace:
-    made = draft(trace)
-    gone = {made.copies[s.output] for s in chosen}
-    dead = {made.copies[n] for s in chosen for n in s.nodes}
-    joins = dict.fromkeys((made.copies[j], s.kind) for s in chosen for j in s.joins)
+    rewritten = draft(trace)
+    gone = {rewritten.copies[s.output] for s in chosen}
+    dead = {rewritten.copies[n] for s in chosen for n in s.nodes}
+    joins = dict.fromkeys((rewritten.copies[j], s.kind) for s in chosen for j in s.joins)
     for join, kind in joins:
         if kind == "residual":
             _bypass(join, gone)
         else:
-            _fill(made.graph, join, gone)
-    _sweep(made.graph, dead)
-    graph = shared(trace, made).root
-    graph.graph = made.graph
+            _fill(rewritten.graph, join, gone)
+    _sweep(rewritten.graph, dead)
+    graph = shared(trace, rewritten).root
+    graph.graph = rewritten.graph
     names = tuple(s.name for s in chosen)
     # The graph first: the model is made from it.
     small = Trace(

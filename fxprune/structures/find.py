@@ -86,11 +86,11 @@ def find_structures(trace: Trace) -> tuple[Structure, ...]:
         for which structures are worth cutting.
     """
     data = DataFlow(trace)
-    found = [*_residuals(data), *_branches(trace, data)]
+    structures = [*_residuals(data), *_branches(trace, data)]
     order = {node: k for k, node in enumerate(trace.graph.graph.nodes)}
-    found.sort(key=lambda s: order[s.output])
-    names = named([(s.nodes, s.parameters) for s in found], trace)
-    return tuple(_checked(trace, data, replace(s, name=n)) for s, n in zip(found, names, strict=True))
+    structures.sort(key=lambda s: order[s.output])
+    names = named([(s.nodes, s.parameters) for s in structures], trace)
+    return tuple(_checked(trace, data, replace(s, name=n)) for s, n in zip(structures, names, strict=True))
 
 
 def choose_structures(trace: Trace, names: Sequence[str]) -> tuple[Structure, ...]:
@@ -99,20 +99,20 @@ def choose_structures(trace: Trace, names: Sequence[str]) -> tuple[Structure, ..
     Raises:
         PlanError: There is no such structure, or it cannot be removed.
     """
-    found = {s.name: s for s in find_structures(trace)}
+    structures = {s.name: s for s in find_structures(trace)}
     for name in names:
-        if name not in found:
+        if name not in structures:
             raise PlanError(
                 f"the model has no structure '{name}'",
-                advice=f"its structures: {', '.join(found) or 'none'}",
+                advice=f"its structures: {', '.join(structures) or 'none'}",
             )
-        if not found[name].removable:
+        if not structures[name].removable:
             raise PlanError(
-                f"structure '{name}' cannot be removed: {found[name].reason}",
-                node=found[name].output.name,
+                f"structure '{name}' cannot be removed: {structures[name].reason}",
+                node=structures[name].output.name,
                 advice="take it out of the plan",
             )
-    return tuple(s for s in found.values() if s.name in set(names))
+    return tuple(s for s in structures.values() if s.name in set(names))
 
 
 # --- residual branches -------------------------------------------------------------------------------
@@ -129,8 +129,12 @@ def _residuals(data: DataFlow) -> Iterator[Structure]:
                 continue
             length = _shortcut(data, private, other)
             if length is not None and data.distance(private, branch) > length:
-                made = _structure(data, "residual", branch, private, (node,))
-                yield replace(made, removable=False, reason=why) if (why := _scaled(node, branch)) else made
+                structure = _structure(data, "residual", branch, private, (node,))
+                yield (
+                    replace(structure, removable=False, reason=why)
+                    if (why := _scaled(node, branch))
+                    else structure
+                )
 
 
 def _summands(node: fx.Node) -> tuple[fx.Node, fx.Node] | None:
@@ -169,8 +173,8 @@ def _branches(trace: Trace, data: DataFlow) -> Iterator[Structure]:
             joins = data.users(operand)
             private = data.private(operand)
             if all(qualified_name(j.target) in CONCATENATIONS for j in joins) and data.weights(private):
-                made = _structure(data, "branch", operand, private, tuple(joins))
-                yield replace(made, units=_joined_units(analysis, operand, joins))
+                structure = _structure(data, "branch", operand, private, tuple(joins))
+                yield replace(structure, units=_joined_units(analysis, operand, joins))
 
 
 def _joined_units(analysis: Analysis, output: fx.Node, joins: Sequence[fx.Node]) -> IntArray:
