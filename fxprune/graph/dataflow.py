@@ -86,12 +86,12 @@ class DataFlow:
 
     def private(self, output: fx.Node) -> frozenset[fx.Node]:
         """Nodes whose every path to the model's output passes the given one; itself too, inputs not."""
-        found, stack = [], [output]
+        dominated, stack = [], [output]
         while stack:
             node = stack.pop()
-            found.append(node)
+            dominated.append(node)
             stack.extend(self._children.get(node, ()))
-        return frozenset(n for n in found if n.op == "call_function")
+        return frozenset(n for n in dominated if n.op == "call_function")
 
     def boundary(self, private: Set[fx.Node]) -> frozenset[fx.Node]:
         """Data from outside that the nodes read."""

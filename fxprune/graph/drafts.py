@@ -82,13 +82,13 @@ def draft(trace: Trace, root: NamedGraph | None = None) -> Draft:
     return Draft(graph, NamedGraph(type(trace.model).__name__) if root is None else root, copies)
 
 
-def shared(trace: Trace, made: Draft) -> Draft:
+def shared(trace: Trace, rewritten: Draft) -> Draft:
     """Attach the model's own tensors, not copies: training the graph trains the model."""
     persistent = set(trace.model.state_dict(keep_vars=True))
-    for name in dict.fromkeys(str(n.target) for n in made.graph.nodes if n.op == "get_attr"):
+    for name in dict.fromkeys(str(n.target) for n in rewritten.graph.nodes if n.op == "get_attr"):
         owner = trace.aliases.get(name, name)
-        set_tensor(made.root, name, trace.tensor(owner), persistent=name in persistent)
-    return made
+        set_tensor(rewritten.root, name, trace.tensor(owner), persistent=name in persistent)
+    return rewritten
 
 
 def arguments_by_name(node: fx.Node) -> dict[str, object]:
@@ -102,10 +102,10 @@ def _attach_modes(graph: fx.Graph, root: NamedGraph, prefix: str) -> None:
     for node in list(graph.nodes):
         if node.op != "call_function":
             continue
-        found = _shim(node, root)
-        if found is None:
+        stand_in = _shim(node, root)
+        if stand_in is None:
             continue
-        shim, operands = found
+        shim, operands = stand_in
         modes = root._modules.setdefault(MODES, nn.Module())
         assert modes is not None
         modes.add_module(prefix + node.name, shim.train(root.training))

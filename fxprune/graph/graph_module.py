@@ -74,13 +74,13 @@ class NamedGraph(fx.GraphModule):
     def __deepcopy__(self, memo: dict[int, object]) -> NamedGraph:
         """A copy of everything, parts that the graph does not name included."""
         kind = type(self).__mro__[1]  # every GraphModule has a class of its own below this one
-        made: fx.GraphModule = fx.GraphModule.__new__(kind)
-        assert isinstance(made, NamedGraph)
-        memo[id(self)] = made
-        made.__dict__.update(copy.deepcopy(self.__dict__, memo))
-        made._graph.owning_module = made
-        made.recompile()
-        return made
+        duplicate: fx.GraphModule = fx.GraphModule.__new__(kind)
+        assert isinstance(duplicate, NamedGraph)
+        memo[id(self)] = duplicate
+        duplicate.__dict__.update(copy.deepcopy(self.__dict__, memo))
+        duplicate._graph.owning_module = duplicate
+        duplicate.recompile()
+        return duplicate
 
     def __reduce__(self) -> tuple[Callable[..., NamedGraph], tuple[object, ...]]:
         """Everything but objects that cannot be pickled, and those as data."""
@@ -100,11 +100,11 @@ class NamedGraph(fx.GraphModule):
 
 
 def _restored(kind: type[NamedGraph], name: str, state: Mapping[str, Any]) -> NamedGraph:
-    made = fx.GraphModule.__new__(kind)
-    assert isinstance(made, NamedGraph)
-    type(made).__name__ = name
-    made._restore(state)
-    return made
+    restored = fx.GraphModule.__new__(kind)
+    assert isinstance(restored, NamedGraph)
+    type(restored).__name__ = name
+    restored._restore(state)
+    return restored
 
 
 def plainly(model: nn.Module) -> nn.Module:

@@ -225,10 +225,10 @@ def record_others(
     """
     chosen = [range(first.reads), *(range(k, k + 1) for k in range(first.reads) if first.reads > 1)]
     ways = [(reads, change) for reads in chosen if reads for change in (_negated, _one)][:MOST_RUNS]
-    found: list[Recording] = []
+    recordings: list[Recording] = []
     seen = _sites(first)
     for k, (reads, change) in enumerate(ways):
-        if k > 1 and not idle_parameters(model, (first, *found)):
+        if k > 1 and not idle_parameters(model, (first, *recordings)):
             break
         try:
             steer = partial(_steered, reads, change)
@@ -237,8 +237,8 @@ def record_others(
             continue
         if not _sites(other) <= seen:
             seen |= _sites(other)
-            found.append(other)
-    return found
+            recordings.append(other)
+    return recordings
 
 
 def _steered(reads: range, change: Callable[[object], object], number: int, value: object) -> object:

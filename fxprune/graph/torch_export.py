@@ -129,8 +129,8 @@ def _without_gradient(graph: fx.Graph, value: object) -> object:
 
 def _is_run(node: fx.Node) -> bool:
     """Whether a call stays though nobody reads its result: the user's code runs it, and it must fit what is left."""
-    made = node.op == "call_function" and isinstance(node.target, torch._ops.OpOverload)
-    return (made and not isinstance(node.meta.get("val"), SIZES)) or node.is_impure()
+    is_call = node.op == "call_function" and isinstance(node.target, torch._ops.OpOverload)
+    return (is_call and not isinstance(node.meta.get("val"), SIZES)) or node.is_impure()
 
 
 def _replace_results(graph: fx.Graph, node: fx.Node, results: object) -> None:

@@ -78,9 +78,9 @@ class Trace:
             TraceError: The model has no such tensor (any more).
         """
         for owner in (self.model, self.graph, *self.extras):
-            found = tensor_at(owner, name)
-            if found is not None:
-                return found
+            tensor = tensor_at(owner, name)
+            if tensor is not None:
+                return tensor
         raise TraceError(f"the model has no tensor '{name}'", tensor=name, advice="trace the model again")
 
     @cached_property
@@ -93,11 +93,11 @@ class Trace:
     def aliases(self) -> dict[str, str]:
         """For names of tied tensors the name under which the tensor is first known."""
         first: dict[int, str] = {}
-        found: dict[str, str] = {}
+        aliases: dict[str, str] = {}
         for named in (self.model.named_parameters, self.model.named_buffers):
             for name, tensor in named(remove_duplicate=False):
-                found[name] = first.setdefault(id(tensor), name)
-        return found
+                aliases[name] = first.setdefault(id(tensor), name)
+        return aliases
 
     @cached_property
     def fingerprint(self) -> str:
@@ -122,10 +122,10 @@ def _on_data(graph: fx.Graph, own: Mapping[str, str]) -> Iterator[fx.Node]:
     data: set[fx.Node] = set()
     for node in graph.nodes:
         source = node.op == "placeholder" or (node.op == "get_attr" and node.target in own)
-        made = node.op == "call_function" and not data.isdisjoint(node.all_input_nodes)
-        if source or (made and not isinstance(node.meta.get("val"), (int, torch.SymInt))):
+        derived = node.op == "call_function" and not data.isdisjoint(node.all_input_nodes)
+        if source or (derived and not isinstance(node.meta.get("val"), (int, torch.SymInt))):
             data.add(node)
-        if made and node in data:
+        if derived and node in data:
             yield node
 
 

@@ -198,9 +198,9 @@ class DryRun:
             return self._call(args, dict(kwargs))
 
     def _empty(self, tensor: torch.Tensor) -> torch.Tensor:
-        made = as_parameter(without_numbers(tensor), tensor)
-        self._namer.learn(made, self._namer.names.constant(tensor))
-        return made
+        empty = as_parameter(without_numbers(tensor), tensor)
+        self._namer.learn(empty, self._namer.names.constant(tensor))
+        return empty
 
 
 def _tensors(model: nn.Module) -> dict[str, torch.Tensor]:
@@ -269,14 +269,14 @@ class _Namer(Watching):
     ) -> object:
         """What an operator returns; not run again where the same values, lying alike, went through it before."""
         laid = (call, *_strides(args), *_strides(kwargs.values()))
-        made = self.names.results.get(laid)
-        if made is not None:
-            return made.again()
+        layout = self.names.results.get(laid)
+        if layout is not None:
+            return layout.again()
         result = op.run(*args, **kwargs)
         if op.makes_new:
-            made = _Made.of(result)
-            if made is not None:
-                self.names.results[laid] = made
+            layout = _Made.of(result)
+            if layout is not None:
+                self.names.results[laid] = layout
         return result
 
     def _call(self, op: _Operator, args: tuple[object, ...], kwargs: Mapping[str, object]) -> int:
@@ -371,8 +371,8 @@ class _Made:
 
     def again(self) -> object:
         """New tensors that lie like these."""
-        made = [torch.empty_strided(s, at, dtype=d, device=where) for s, at, d, where in self.laid]
-        return made[0] if self.kind is None else self.kind(made)
+        tensors = [torch.empty_strided(s, at, dtype=d, device=where) for s, at, d, where in self.laid]
+        return tensors[0] if self.kind is None else self.kind(tensors)
 
 
 def _strides(values: Iterable[object]) -> Iterator[object]:
@@ -420,6 +420,6 @@ class _Plain(TorchFunctionMode):
     ) -> torch.Tensor:
         real = func(*args, **(given if func is torch.from_numpy else {**given, "device": "cpu"}))
         assert isinstance(real, torch.Tensor)
-        made = torch.empty_like(real, device="meta")
-        self.namer.learn(made, self.namer.names.constant(real))
-        return made
+        empty = torch.empty_like(real, device="meta")
+        self.namer.learn(empty, self.namer.names.constant(real))
+        return empty

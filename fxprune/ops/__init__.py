@@ -123,9 +123,9 @@ def overload(name: str, variant: str = "default") -> torch._ops.OpOverload:
         <OpOverload(op='aten.mul', overload='Tensor')>
     """
     namespace, _, op = name.partition("::")
-    found = getattr(getattr(getattr(torch.ops, namespace), op), variant)
-    assert isinstance(found, torch._ops.OpOverload)
-    return found
+    resolved = getattr(getattr(getattr(torch.ops, namespace), op), variant)
+    assert isinstance(resolved, torch._ops.OpOverload)
+    return resolved
 
 
 def rule_for(target: object) -> OpRule | None:

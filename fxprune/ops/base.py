@@ -100,13 +100,13 @@ class Call:
 
     def tensors(self) -> list[Value]:
         """Every tensor argument, lists flattened, in order."""
-        found: list[Value] = []
+        tensors: list[Value] = []
         for value in self.args.values():
             if isinstance(value, Value):
-                found.append(value)
+                tensors.append(value)
             elif isinstance(value, (list, tuple)):
-                found.extend(v for v in value if isinstance(v, Value))
-        return found
+                tensors.extend(v for v in value if isinstance(v, Value))
+        return tensors
 
     def integer(self, name: str, default: int = 0) -> int:
         """An integer argument."""
