@@ -214,12 +214,12 @@ class Attempts:
             return one or other
         return other if not self._meets(one.solution) and other.solution.value < one.solution.value else one
 
-    def _with_reason(self, made: Made, asked: Way, first: Solution) -> Made:
-        if made.way == asked:
-            return made
+    def _with_reason(self, best: Made, asked: Way, first: Solution) -> Made:
+        if best.way == asked:
+            return best
         reached = 100 * first.value / max(first.dense, 1)
         why = f"keeps {reached:.1f} % at least" if not self._meets(first) else "is refused by the graph"
-        return replace(made, notes=(f"planned with {made.way}: {asked} {why}", *made.notes))
+        return replace(best, notes=(f"planned with {best.way}: {asked} {why}", *best.notes))
 
 
 def _best(units: IntArray, count: int, score: FloatArray, frozen: BoolArray) -> IntArray:
@@ -236,8 +236,8 @@ def _slices(arrays: Sequence[IntArray]) -> Iterator[tuple[int, tuple[IntArray, I
     A tensor without some slices of one dimension is a tensor again, and any view, transposition or selection of
     it can be written down.
     """
-    found = [(array, d) for array in arrays if len(varying(array)) > 1 for d in varying(array)]
-    for array, d in sorted(found, key=lambda pair: -pair[0].shape[pair[1]]):
+    pairs = [(array, d) for array in arrays if len(varying(array)) > 1 for d in varying(array)]
+    for array, d in sorted(pairs, key=lambda pair: -pair[0].shape[pair[1]]):
         rows = np.moveaxis(array, d, 0).reshape(array.shape[d], -1)
         left, right = np.broadcast_arrays(rows[:, :1], rows)
         yield len(rows), (left.ravel(), right.ravel())

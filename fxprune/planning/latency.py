@@ -207,17 +207,17 @@ def _convolution(build: _Builder, at: At, call: Call, out: Value, scale: float) 
     groups, taps = call.integer("groups", 1), prod(weight.shape[2:])
     transposed = "transpose" in call.op
     pixels = prod((x if transposed else out).shape[channels + 1 :]) * out.shape[0] ** channels * scale * PICO
-    read, made = build.width(x, channels), build.width(out, channels)
+    read, written = build.width(x, channels), build.width(out, channels)
     bytes_ = BYTES * taps / build.target.facts.weights * PICO
     if groups == 1:
-        build.add(at, pixels, [read, made], CONVOLUTION, taps)
-        build.add(at, bytes_, [read, made])
+        build.add(at, pixels, [read, written], CONVOLUTION, taps)
+        build.add(at, bytes_, [read, written])
     elif x.shape[channels] == groups == out.shape[channels]:
-        build.add(at, pixels, [made], DEPTHWISE, taps)
+        build.add(at, pixels, [written], DEPTHWISE, taps)
     else:
         merged = build.target.merged_width(x.shape[channels] // groups)
-        build.add(at, pixels, [made], GROUPED, taps, merged)
-        build.add(at, bytes_ * merged, [made])
+        build.add(at, pixels, [written], GROUPED, taps, merged)
+        build.add(at, bytes_ * merged, [written])
 
 
 def _linear(build: _Builder, at: At, call: Call, out: Value, scale: float) -> None:

@@ -302,8 +302,8 @@ def _shared_alike(rows: IntArray) -> IntArray:
     """Bundles that occur in every row, equally often."""
     n_bundles = int(rows.max()) + 1
     keys = rows + n_bundles * np.arange(len(rows))[:, None]
-    found, times = np.unique(keys, return_counts=True)
-    bundles = found % n_bundles
+    distinct, times = np.unique(keys, return_counts=True)
+    bundles = distinct % n_bundles
     present = np.bincount(bundles, minlength=n_bundles) == len(rows)
     most = np.zeros(n_bundles, np.int64)
     np.maximum.at(most, bundles, times)

@@ -33,12 +33,12 @@ def matching(groups: Sequence[Group], pattern: str, option: str) -> list[int]:
           what to do: use a group name or a tensor name (wildcards * ? [] allowed); `fxprune inspect` lists them
     """
     named = [number for number, group in enumerate(groups) if group.name == pattern]
-    found = [number for number, group in enumerate(groups) if _fits(group, pattern)]
+    fitting = [number for number, group in enumerate(groups) if _fits(group, pattern)]
     if (
         named and option != "protect"
     ):  # a parameter's name may be a group's, too; protecting more does no harm
-        found = named
-    if not found:
+        fitting = named
+    if not fitting:
         names = dict.fromkeys(name for group in groups for name in _names(group))
         holding = [name for name in names if pattern.strip("*?") in name][:NEAR_MISSES]
         held = f"did you mean {', '.join(map(repr, holding))}?" if holding else ""
@@ -47,7 +47,7 @@ def matching(groups: Sequence[Group], pattern: str, option: str) -> list[int]:
         if meant:
             advice = f"{meant} Otherwise {advice}"
         raise PlanError(f"{option}={pattern!r} fits no group and no tensor", advice=advice)
-    return found
+    return fitting
 
 
 def _names(group: Group) -> list[str]:

@@ -159,14 +159,14 @@ def spend(
             )
             return solve(coupling, scores.units, lessons.stays, budget, how)
 
-        made = Attempts(trace, budget, scores.units, choose).run(
+        best = Attempts(trace, budget, scores.units, choose).run(
             ways_to(coupling, options.blocks, options.step, other_steps=options.align == "auto"),
             Lessons(frozen.units),
         )
-        if not made.solution.n_atoms and budget.fraction < 1:
-            raise nothing_to_prune(coupling, frozen, made.solution.notes)
-        gap = gap_notes(coupling, frozen, budget, made.solution, made.way.step)
-        return replace(made.plan, notes=(*scores.notes, *made.notes, *made.solution.notes, *gap))
+        if not best.solution.n_atoms and budget.fraction < 1:
+            raise nothing_to_prune(coupling, frozen, best.solution.notes)
+        gap = gap_notes(coupling, frozen, budget, best.solution, best.way.step)
+        return replace(best.plan, notes=(*scores.notes, *best.notes, *best.solution.notes, *gap))
 
     return planned(budget) if latency is None else meet(trace, budget, planned, target)
 

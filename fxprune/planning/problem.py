@@ -94,7 +94,7 @@ class Problem:
 
         A group of a grouped convolution is no lane where whole groups go: it keeps its width.
         """
-        found: dict[tuple[bytes, int, int, int], Lane] = {}
+        lanes: dict[tuple[bytes, int, int, int], Lane] = {}
         sizes = np.array([len(atoms) for atoms in self.members], np.int64)
         for width in widths:
             at = self.atoms.of_unit[width.units]
@@ -106,8 +106,8 @@ class Problem:
             if not touched.size or not complete.all() or (times != weight[stream]).any():
                 continue
             lane = Lane(int((at < 0).sum()), weight, len(width.units), width.step)
-            found.setdefault((weight.tobytes(), lane.fixed, lane.size, lane.step), lane)
-        return list(found.values())
+            lanes.setdefault((weight.tobytes(), lane.fixed, lane.size, lane.step), lane)
+        return list(lanes.values())
 
     def meter(
         self, model: CostModel, terms: Terms | None, chains: Chains, ratios: FloatArray

@@ -94,14 +94,14 @@ class _Beside(Watching):
     def _told(self, node: fx.Node, args: tuple[object, ...], result: object) -> str:
         dense = self._resolution.analysis.values.get(node)
         expected = self._resolution.values.get(node, dense)
-        for value, made in zip(_listed(expected), _listed(result), strict=False):
+        for value, tensor in zip(_listed(expected), _listed(result), strict=False):
             if (
                 isinstance(value, Value)
-                and isinstance(made, torch.Tensor)
-                and value.shape != tuple(made.shape)
+                and isinstance(tensor, torch.Tensor)
+                and value.shape != tuple(tensor.shape)
             ):
                 return (
-                    f"gives {list(made.shape)} for {list(value.shape)}: the code holds the size as a number"
+                    f"gives {list(tensor.shape)} for {list(value.shape)}: the code holds the size as a number"
                 )
         if torch.Tag.pointwise in node.target.tags:  # type: ignore[union-attr]
             for before, now in zip(node.args, args, strict=False):

@@ -101,16 +101,16 @@ def _kinds(layouts: Sequence[IntArray], stays: IntArray, score: FloatArray) -> _
     heights = np.array([len(cells) for cells in distinct])
     block = np.repeat(np.arange(len(distinct)), heights)
     starts = np.concatenate([[0], np.cumsum(heights)[:-1]])
-    found = np.setdiff1d(np.concatenate([cells.reshape(-1) for cells in distinct]), stays)
+    units = np.setdiff1d(np.concatenate([cells.reshape(-1) for cells in distinct]), stays)
     position = np.full(len(score), -1, np.int64)
-    position[found] = np.arange(len(found))
-    rows = np.zeros((len(found) + 1, len(block)), np.int64)
+    position[units] = np.arange(len(units))
+    rows = np.zeros((len(units) + 1, len(block)), np.int64)
     for start, cells in zip(starts, distinct, strict=True):
         np.add.at(rows, (position[cells], start + np.arange(len(cells))[:, None]), 1)
     patterns, kind = np.unique(rows[:-1], axis=0, return_inverse=True)
-    order = np.lexsort((found, score[found], kind.reshape(-1)))
+    order = np.lexsort((units, score[units], kind.reshape(-1)))
     cuts = np.cumsum(np.bincount(kind.reshape(-1), minlength=len(patterns)))[:-1]
-    members = np.split(found[order], cuts)
+    members = np.split(units[order], cuts)
     return _Kinds(patterns, starts, block, members, [score[m] for m in members])
 
 

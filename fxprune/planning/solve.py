@@ -107,11 +107,11 @@ def solve(
             return _Spent(state, keep, counted, counted)
         return _Spent(state, keep, counted, int(terms.values(model.counts(keep)).sum()))
 
-    found = spent(budget.fraction)
-    if found.value != found.counted:
+    cut = spent(budget.fraction)
+    if cut.value != cut.counted:
         assert _has_square(coupling), "the search and the cost model disagree"
-        found = _less_at_once(spent, budget.fraction, dense, found)
-    state, keep, value = found.state, found.keep, found.value
+        cut = _less_at_once(spent, budget.fraction, dense, cut)
+    state, keep, value = cut.state, cut.keep, cut.value
     exhausted = bool((state == chains.length).all())
     by_choice = bool(state.sum() > (chains.score == -np.inf).sum())
     held = (atoms.of_unit < 0) & ~frozen

@@ -183,8 +183,8 @@ def meet(trace: Trace, wish: Budget, planned: Callable[[Budget], Plan], target: 
                 f"latency_ms= is measured, and target '{target.name}' {why}",
                 advice="use latency=, a fraction, which is planned by the facts about the target",
             )
-        made = planned(wish)
-        return replace(made, notes=(*made.notes, f"latency by facts alone: target '{target.name}' {why}"))
+        plan = planned(wish)
+        return replace(plan, notes=(*plan.notes, f"latency by facts alone: target '{target.name}' {why}"))
     with Stopwatch(trace, target) as watch:
         aim = wish.latency
         if aim is None:
@@ -206,10 +206,10 @@ def _met(trace: Trace, wish: float, planned: Callable[[Budget], Plan], watch: St
     tries: list[_Try] = []
     aim = wish
     while len(tries) < ROUNDS:
-        made = planned(Budget(latency=aim))
-        if any(made.kept == t.plan.kept for t in tries):
+        plan = planned(Budget(latency=aim))
+        if any(plan.kept == t.plan.kept for t in tries):
             break  # no width moves between the two aims
-        tries.append(_Try(aim, made, watch.measure(slim(trace, made))))
+        tries.append(_Try(aim, plan, watch.measure(slim(trace, plan))))
         if abs(tries[-1].timed.ratio / wish - 1) <= TOLERANCE:
             break
         aim = float(np.clip(_next(tries, wish), 1e-3, 1.0))

@@ -97,12 +97,12 @@ class Oracle(fx.Interpreter):
     @cached_property
     def literals(self) -> frozenset[fx.Node]:
         """Nodes whose numbers depend on no input and no tensor of the model (``ones_like`` reads a shape)."""
-        found: set[fx.Node] = set()
+        literals: set[fx.Node] = set()
         for node in self.graph.nodes:
             name = qualified_name(node.target) if node.op == "call_function" else ""
-            if name.endswith("_like") or (name and found.issuperset(node.all_input_nodes)):
-                found.add(node)
-        return frozenset(found)
+            if name.endswith("_like") or (name and literals.issuperset(node.all_input_nodes)):
+                literals.add(node)
+        return frozenset(literals)
 
     def _named(
         self, node: fx.Node, args: tuple[object, ...], kwargs: Mapping[str, object]

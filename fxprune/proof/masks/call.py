@@ -61,11 +61,11 @@ class Call:
     def state(self, tensor: object) -> Tensor:
         """States of an operand, alive where nothing is noted."""
         assert isinstance(tensor, Tensor)
-        found = self.states.of(tensor)
+        state = self.states.of(tensor)
         return (
             torch.full(tensor.shape, ALIVE, dtype=torch.uint8, device=tensor.device)
-            if found is None
-            else found
+            if state is None
+            else state
         )
 
     def run(self, /, **changed: object) -> object:

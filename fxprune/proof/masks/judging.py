@@ -75,19 +75,19 @@ def judge(
     total, why = 0, dict[str, None]()
     for name, one in expected.items():
         total += one.value.numel()
-        found = (
+        deviation = (
             None
             if one.unjudged
             else _distance(one, dense.get(name), small[name], limits, partial(_entry, noise, name))
         )
-        if isinstance(found, str):
-            return Comparison(math.inf, 0.0, 1.0, fault=found)
-        reason = one.unjudged or (one.doubt if found and found.error > limits.tolerance else "")
-        if reason or found is None:
+        if isinstance(deviation, str):
+            return Comparison(math.inf, 0.0, 1.0, fault=deviation)
+        reason = one.unjudged or (one.doubt if deviation and deviation.error > limits.tolerance else "")
+        if reason or deviation is None:
             why[reason or "a part of an output is gone"] = None
             continue
         judged += one.value.numel()
-        error, effect = max(error, found.error), max(effect, found.effect)
+        error, effect = max(error, deviation.error), max(effect, deviation.effect)
     return Comparison(error, effect, judged / total if total else 1.0, tuple(why))
 
 
@@ -110,7 +110,7 @@ def _distance(
         return f"output of shape {tuple(got.shape)} instead of {tuple(value.shape)}"
     if one.left is not None and not one.inner:
         return None
-    found = distance(value, got, whole, limits)
-    if limits.tolerance < found.error < math.inf:
-        found = distance(value, got, whole, limits, noise())
-    return found
+    deviation = distance(value, got, whole, limits)
+    if limits.tolerance < deviation.error < math.inf:
+        deviation = distance(value, got, whole, limits, noise())
+    return deviation

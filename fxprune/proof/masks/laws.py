@@ -62,10 +62,10 @@ INF = math.inf
 
 def _table(rows: Mapping[str, Law]) -> dict[str, Law]:
     """One entry for each of the operators that a row names."""
-    found: dict[str, Law] = {}
+    laws: dict[str, Law] = {}
     for names, law in rows.items():
-        found.update({n if "::" in n else f"aten::{n}": law for n in names.split()})
-    return found
+        laws.update({n if "::" in n else f"aten::{n}": law for n in names.split()})
+    return laws
 
 
 _LAWS: Mapping[str, Law] = _table(
@@ -164,9 +164,9 @@ _LAWS: Mapping[str, Law] = _table(
 def law_of(func: torch._ops.OpOverload) -> Law | None:
     """The law that an operator obeys, its variants in place included; None if nobody knows."""
     name = func._schema.name
-    found = _LAWS.get(name) or _LAWS.get(name.removesuffix("_"))
-    if found is not None:
-        return found
+    law = _LAWS.get(name) or _LAWS.get(name.removesuffix("_"))
+    if law is not None:
+        return law
     if torch.Tag.view_copy in func.tags:
         return moved()
     if torch.Tag.pointwise in func.tags:

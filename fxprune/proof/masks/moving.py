@@ -141,8 +141,8 @@ def _on_states(call: Call, kept: Sequence[str], clear: Values) -> State | list[S
     except (RuntimeError, NotImplementedError):  # some kernels know floating types only
         result = on(torch.float64)
     leaves = pytree.tree_leaves(result)
-    found: list[State] = [settled(t.round().to(torch.uint8) if t.is_floating_point() else t) for t in leaves]
-    return found[0] if isinstance(result, Tensor) else found
+    states: list[State] = [settled(t.round().to(torch.uint8) if t.is_floating_point() else t) for t in leaves]
+    return states[0] if isinstance(result, Tensor) else states
 
 
 def nothing(call: Call) -> Result:
