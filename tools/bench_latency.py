@@ -25,6 +25,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import torchvision
+from latency_nets import NETS
 from machine_note import machine_note
 from torch import nn
 
@@ -46,6 +47,7 @@ MODELS = (
         "densenet121",
     ),
     *("regnet_y_400mf", "shufflenet_v2_x1_0", "googlenet", "convnext_tiny", "vit_b_16", "swin_t"),
+    *NETS,
 )
 RESULTS = Path(__file__).resolve().parent / "results"
 WISHES = (0.5, 0.7)
@@ -57,6 +59,8 @@ Row = dict[str, object]
 
 def made(name: str) -> nn.Module:
     torch.manual_seed(0)
+    if name in NETS:
+        return NETS[name][0]().eval()
     options = {"init_weights": True, "aux_logits": False} if name == "googlenet" else {}
     model: nn.Module = torchvision.models.get_model(name, **options).eval()
     return model
@@ -99,7 +103,7 @@ def importance(trace: fxprune.Trace, plan: Plan) -> float:
 
 
 def measured(name: str, rounds: int, seconds: float) -> list[Row]:
-    x = torch.randn(1, 3, 224, 224)
+    x = NETS[name][1]() if name in NETS else torch.randn(1, 3, 224, 224)
     trace = fxprune.trace(made(name), x)
     budgets = {DEFAULT: (Budget(macs=0.5), {}), FREE: (Budget(macs=0.5), {"align": 1})}
     budgets |= {f"latency={wish}": (Budget(latency=wish), {}) for wish in WISHES}
@@ -161,7 +165,7 @@ def page(rows: list[Row], rounds: int) -> str:
     lines = [
         "# Latency in onnxruntime",
         "",
-        f"`python tools/bench_latency.py` wrote this: one thread, batch 1, 224 x 224, processor time, medians of {rounds} "
+        f"`python tools/bench_latency.py` wrote this: one thread, batch 1, 224 x 224 (the last three: 128 tokens, 128 x 128, 256 x 256), processor time, medians of {rounds} "
         f"interleaved rounds with paired ratios. {machine_note()}.",
         "",
         "Cells: times as fast as torch's own dense file · efficiency (that times the MACs left). A star: what fxprune makes faster "
