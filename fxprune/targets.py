@@ -2,7 +2,7 @@
 
 onnxruntime's CPU convolutions work on blocks of channels, 16 with AVX-512 and 8 without.  What it costs to be off the
 block was measured with ``python tools/runtime_facts.py`` (``tools/results/RUNTIME.md`` has the table: onnxruntime
-1.30, AVX-512); that of an AVX2 machine is taken to be alike, with blocks of 8.  The facts in short:
+1.32, AVX-512); that of an AVX2 machine is taken to be alike, with blocks of 8.  The facts in short:
 
 * Multiples of 4 run in blocks and cost as much as the next whole block (24 as 32, 100 as 112).
 * Other widths run another kernel and are slower than the next block: 127 channels 1.3 to 1.5 times as slow as 128;
