@@ -17,10 +17,12 @@ from fxprune.coupling.couple import analyse
 from fxprune.errors import PlanError
 from fxprune.graph.trace import Trace, trace
 from fxprune.planning.alignment import good_widths
+from fxprune.planning.atoms import Mode
 from fxprune.planning.plan import plan, plan_removal, plan_units
 from fxprune.plans import Budget, Plan
 from fxprune.proof.verify import verify
 from fxprune.slimming.slim import slim
+from fxprune.testing import random_net
 
 
 class Residual(nn.Module):
@@ -416,3 +418,15 @@ def test_a_square_loses_rows_and_columns_and_the_budget_is_met(quantity: str, fr
     assert measure(slim, trace.args) == made.predicted
     share = getattr(made.predicted, quantity) / getattr(made.dense, quantity)
     assert fraction - 0.05 < share < fraction + 0.006
+
+
+@pytest.mark.parametrize("blocks", ["auto", "whole", "inside"])
+@pytest.mark.parametrize("fraction", [0.3, 0.5, 0.7])
+def test_rows_of_one_layout_are_columns_of_another(blocks: Mode, fraction: float) -> None:
+    """What goes whole from the second takes cells of all rows of the first along (random net 2476)."""
+
+    model, inputs = random_net(2476).build()
+    traced = trace(model, inputs)
+    half = plan(traced, Budget(macs=fraction), blocks=blocks)
+    assert half.predicted.macs <= (fraction + 0.005) * half.dense.macs
+    verify(traced, half, slim(traced, half))
