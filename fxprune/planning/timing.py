@@ -232,7 +232,7 @@ def _said(best: _Try, wish: float, rounds: int, target: Target) -> tuple[str, ..
     timed = best.timed
     stated = (
         f"measured: {100 * timed.ratio:.1f} % of the dense model's {timed.dense_ms:.3g} ms "
-        f"({100 * timed.low:.1f}..{100 * timed.high:.1f} %), {100 * wish:.1f} % was asked; {rounds} models made; "
+        f"({100 * timed.low:.1f}..{100 * timed.high:.1f} %), {100 * wish:.1f} % was asked; {rounds} model{'s' * (rounds != 1)} made; "
         f"threads {target.threads}, batch {target.batch}"
     )
     doubt = "the machine is too busy for this wish to be told from others" if timed.noisy else ""
