@@ -169,7 +169,8 @@ def page(rows: list[Row], rounds: int) -> str:
         f"interleaved rounds with paired ratios. {machine_note()}.",
         "",
         "Cells: times as fast as torch's own dense file · efficiency (that times the MACs left). A star: what fxprune makes faster "
-        "in the file (narrow groups, Gemm, padding) is in it.",
+        "in the file (narrow groups, Gemm, padding) is in it. Errors of Torch-Pruning are of this tool's plain call of it; attention may "
+        "want options that it is not given here. A dash: not measured.",
         "",
         "| model | dense file | half the MACs | the same, align=1 | Torch-Pruning | its round_to=16 |",
         "|---|---|---|---|---|---|",

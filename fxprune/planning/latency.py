@@ -1,7 +1,7 @@
 """A latency model: the time of a traced model on a target as a function of the widths that a plan leaves.
 
 Every operator has a time by the target's facts: convolutions by kind and widths, with the staircase of their blocks;
-products of matrices by multiply-accumulates, and by bytes where weights are read for few rows; the rest by passes over
+products of matrices by multiply-accumulates, and by bytes where weights are read for few rows; the rest by sweeps over
 their results.  The sum is a sum of terms over forms, as ``fxprune.coupling.cost`` has them, so the search for a plan
 spends it as it spends multiply-accumulates.  Absolute times are rough; ratios of two plans of one model are what it is for,
 and a measurement corrects them.
@@ -23,7 +23,7 @@ from fxprune.labels import BoolArray, IntArray, varying
 from fxprune.ops.base import Call, Value
 from fxprune.ops.contract import CONVOLUTIONS
 from fxprune.ops.named import LINEAR, PRODUCTS
-from fxprune.ops.timing import passes
+from fxprune.ops.sweeps import sweeps
 from fxprune.targets import Target
 
 __all__ = ["LatencyModel", "latency_model"]
@@ -55,7 +55,7 @@ class LatencyTerms(Terms):
         """Values of some terms at some values of their forms."""
         total = self.const[term] * factors.prod(axis=-1).astype(np.float64) / np.maximum(divisor, 1)
         kind, taps = np.broadcast_to(self.kind[term], total.shape), self.taps[term]
-        one, other = factors[..., 0], factors[..., 1] if factors.shape[-1] > 1 else 1
+        one, other = factors[..., 0], factors[..., 1]
         convolution, filled = self.target.convolution, self.target.filled
         width = np.maximum(self.group[term], 1)
         each, full = np.maximum(one, 1), np.maximum(filled(one), 1)
@@ -222,17 +222,15 @@ def _convolution(build: _Builder, at: At, call: Call, out: Value, scale: float) 
 
 def _linear(build: _Builder, at: At, call: Call, out: Value, scale: float) -> None:
     """The bytes of the weights; the multiply-accumulates are counted with those of other products."""
-    weight = call.tensor("weight")
-    _, forms = build.size(weight)
-    rest, _ = build.size(weight)
+    rest, forms = build.size(call.tensor("weight"))
     build.add(at, rest * BYTES / build.target.facts.weights * PICO, forms)
 
 
 def _elements(build: _Builder, at: At, call: Call, out: Value, scale: float) -> None:
-    times = passes(call.op)
-    if times:
+    count = sweeps(call.op)
+    if count:
         rest, forms = build.size(out)
-        build.add(at, rest * times * scale / build.target.facts.elements * PICO, forms)
+        build.add(at, rest * count * scale / build.target.facts.elements * PICO, forms)
 
 
 def _nothing(build: _Builder, at: At, call: Call, out: Value, scale: float) -> None:

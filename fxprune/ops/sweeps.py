@@ -1,13 +1,14 @@
-"""What operators cost a runtime beside multiply-accumulates: passes over their result.
+"""What operators cost a runtime beside multiply-accumulates: sweeps over their result.
 
-A pass is one reading and writing of a float32 result by plain code.  Views cost nothing, nor does what a runtime fuses
-into the layer before: batch norm, an activation that a convolution's kernel applies, a sum of two paths.  Measured with
-onnxruntime (``python tools/runtime_facts.py``), relative to an addition.
+A sweep is one reading and writing of a float32 result by plain code.  Views cost nothing, nor does what a runtime fuses
+into the layer before: batch norm, an activation that a convolution's kernel applies.  The numbers are rough, from chains of
+single operators timed by hand in onnxruntime, relative to an addition: no tool makes them yet, and a measurement of the
+whole model corrects what they miss.
 """
 
 from __future__ import annotations
 
-__all__ = ["passes"]
+__all__ = ["sweeps"]
 
 _FUSED = frozenset(
     f"aten::{name}"
@@ -52,7 +53,7 @@ _VIEWS = frozenset(
         ),
     )
 )
-_PASSES = {
+_SWEEPS = {
     **{
         f"aten::{name}": 2.0
         for name in ("layer_norm", "group_norm", "native_layer_norm", "instance_norm", "rms_norm")
@@ -68,16 +69,16 @@ _PASSES = {
 }
 
 
-def passes(op: str) -> float:
-    """Passes over the result of an operator.
+def sweeps(op: str) -> float:
+    """Sweeps over the result of an operator.
 
     Args:
         op: Qualified name, as ``aten::gelu``.
 
     Example:
-        >>> passes("aten::gelu"), passes("aten::view"), passes("aten::add")
+        >>> sweeps("aten::gelu"), sweeps("aten::view"), sweeps("aten::add")
         (2.7, 0.0, 1.0)
     """
     if op in _FUSED or op in _VIEWS:
         return 0.0
-    return _PASSES.get(op, 1.0)
+    return _SWEEPS.get(op, 1.0)
