@@ -79,6 +79,26 @@ FOUND = (
         "a median over what is left, and numbers written in place where a channel is gone, in the mask oracle",
         "tests/proof/test_masked.py::test_statistics_run_over_what_is_left",
     ),
+    (
+        "padding that only a later layer reads, counted before it",
+        "tests/testing/test_probes.py::test_arbitrary_channels",
+    ),
+    (
+        "rows of one layout that are columns of another, under a budget",
+        "tests/planning/test_plan.py::test_rows_of_one_layout_are_columns_of_another",
+    ),
+    (
+        "weights so small that attention is a mean: a wrong scale of its logits did not show",
+        "tests/slimming/test_sameness.py::test_what_is_small_on_the_example_is_compared",
+    ),
+    (
+        "a copy of the module that is right and does more than was planned",
+        "tests/slimming/test_sameness.py::test_a_copy_that_does_more_than_was_planned_is_not_taken",
+    ),
+    (
+        "plans by hand of recorded models, whose code makes numbers of widths",
+        "tests/slimming/test_rehearsal.py::test_a_plan_by_hand_is_rehearsed_before_it_is_applied",
+    ),
 )
 """Kinds of faults that random nets showed, and the test that each became."""
 

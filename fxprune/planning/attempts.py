@@ -19,10 +19,10 @@ from fxprune.graph.trace import Trace
 from fxprune.labels import BoolArray, FloatArray, IntArray, varying
 from fxprune.planning.atoms import Mode
 from fxprune.planning.explicit import plan_units
-from fxprune.planning.rehearsal import rehearse
 from fxprune.planning.solve import EXCESS, Solution
 from fxprune.plans import Budget, Plan
 from fxprune.resizing.resolve import CrossedError, EmptiedError
+from fxprune.slimming.rehearsal import rehearse
 
 __all__ = ["Attempts", "Lessons", "Made", "Way", "ways_to"]
 

@@ -15,6 +15,7 @@ import torch
 from torch import nn
 from torch.utils import _pytree as pytree
 
+from fxprune.coupling.cost import counted_macs
 from fxprune.graph.live import live_value
 from fxprune.graph.values import Calls, DryRun, Inputs, Names, UnknownValue
 from fxprune.models.calls import untouched_random_state
@@ -29,6 +30,9 @@ SCALES = (1.0, 8.0)
 DRAWS = 8
 """Weights and inputs that are compared: a maximum, say, may hide on one what another shows."""
 
+GAINS = (1.0, 3.0)
+"""Factors of the weights, by turns of the draws: small ones make attention a mean, which no scale of its logits moves."""
+
 TYPES = ((torch.float64, 1e-9), (None, 2.0**-6))
 """Types to compare in, the first in which both run, None for the model's own.
 
@@ -42,6 +46,7 @@ def difference(
     graph: Callable[[], nn.Module],
     dense: nn.Module,
     inputs: Inputs,
+    work: int,
 ) -> str:
     """Why a module cannot stand for a graph, or empty.
 
@@ -51,6 +56,7 @@ def difference(
         graph: Makes the graph a module, which only numbers need.
         dense: The model both were made from.
         inputs: Example inputs.
+        work: Multiply-accumulates that the example may cost.
     """
     names = Names()
     names.share(_tensors(module))
@@ -62,7 +68,7 @@ def difference(
     rewritten = DryRun(calls(), names)
     wanted = _named(rewritten, inputs)
     if got != wanted or isinstance(got, str):
-        why = _in_numbers(module, graph(), inputs)
+        why = _in_numbers(module, graph(), inputs) or _in_work(module, inputs, work)
         if why:
             return why
     elif copy.calls - rewritten.calls:
@@ -108,6 +114,12 @@ def _is_empty(module: nn.Module) -> bool:
     return any(t.is_meta for t in _tensors(module).values())
 
 
+def _in_work(module: nn.Module, inputs: Inputs, work: int) -> str:
+    """Padding to a fixed size, say, leaves the result as it is and makes the code do more than was planned."""
+    done = counted_macs(lambda: _run(copied(module, torch.clone), copy.deepcopy(inputs)))
+    return f"{done} multiply-accumulates instead of {work}" if done > work else ""
+
+
 def _in_numbers(module: nn.Module, graph: nn.Module, inputs: Inputs) -> str:
     """Why the numbers differ, or empty."""
     if _is_empty(module):
@@ -137,7 +149,8 @@ def _drawn_apart(
     generator = torch.Generator().manual_seed(draw)
     values = _live(module, dtype, generator)
     if draw:
-        values = {key: _reordered(value, generator) for key, value in values.items()}
+        gain = GAINS[draw // len(SCALES) % len(GAINS)] if dtype else 1.0
+        values = {key: gain * _reordered(value, generator) for key, value in values.items()}
     graph, module = (copied(m, lambda t: _value(t, values, dtype)) for m in (graph, module))
     samples = _samples(inputs, dtype, generator if draw else None)
     for given in samples[draw % len(samples) :][: 1 if draw else None]:
@@ -147,6 +160,8 @@ def _drawn_apart(
             if draw:
                 return ""  # the model does not take these inputs
             raise
+        if draw and not any(bool(t.isfinite().any()) for t in wanted if isinstance(t, torch.Tensor)):
+            return ""  # too large for the model
         if why := _unequal(_run(module, given, dtype), wanted, tolerance):
             return why
     return ""

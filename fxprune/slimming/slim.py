@@ -7,13 +7,11 @@ from typing import Literal
 
 import torch
 from torch import nn
-from torch.utils import _pytree as pytree
 
 from fxprune.coupling.couple import analyse
 from fxprune.errors import FxpruneError, PlanError, SliceError
 from fxprune.graph.trace import ExampleInputs, Trace
 from fxprune.graph.trace import trace as _trace
-from fxprune.models.conditions import private
 from fxprune.models.weights import check_values, fill
 from fxprune.plans import Plan
 from fxprune.resizing.resolve import Resolution, keep_mask, resolve
@@ -21,6 +19,7 @@ from fxprune.slimming.crop import crop_
 from fxprune.slimming.graph_copy import Parts
 from fxprune.slimming.module_copy import module_copy
 from fxprune.slimming.recount import recounted
+from fxprune.slimming.rehearsal import stumble
 from fxprune.slimming.sameness import difference
 from fxprune.structures.cut import cut, cut_sources
 from fxprune.support.reading import shown
@@ -120,14 +119,14 @@ def _hard_coded(resolution: Resolution) -> tuple[str, ...]:
 def _difference(parts: Parts, module: nn.Module) -> str:
     """Why the module copy cannot stand for the graph, or empty."""
     trace = parts.trace
-    inputs = trace.args, dict(trace.kwargs)
     if trace.kind == "recorded":
-        # On copies: the code may count its calls, or write into its inputs.
-        args, kwargs = pytree.tree_map_only(torch.Tensor, torch.Tensor.clone, inputs)
-        with torch.no_grad(), torch.random.fork_rng(devices=[]):
-            private(module)(*args, **kwargs)
-        return ""
-    return difference(module, lambda: parts.calls, lambda: parts.graph, trace.model, inputs)
+        problem, node = stumble(parts, module)
+        where = source_of(node) if problem and node is not None else ""
+        return f"{problem} ({where})" if where else problem
+    inputs = trace.args, dict(trace.kwargs)
+    # What a plan states is for one sample and rounded down.
+    work = (parts.resolution.cost.macs + 1) * parts.resolution.analysis.coupling.cost.samples - 1
+    return difference(module, lambda: parts.calls, lambda: parts.graph, trace.model, inputs, work)
 
 
 # --- files -------------------------------------------------------------------------------------

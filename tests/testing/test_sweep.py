@@ -24,3 +24,9 @@ def test_random_nets(seed: int) -> None:
         report = check(random_net(one), onnx=False)
         failed = [f for f in report.findings if f.verdict in ("wrong", "crashed")]
         assert not failed, f"seed {one}: {failed[0].stage}, {failed[0].how}: {failed[0].said}"
+
+
+@pytest.mark.parametrize("failed", [2231, 1721, 2160, 2534])
+def test_nets_that_failed_once(failed: int) -> None:
+    """An einsum over one position in each of two rows, whose products no counter sees; and what the table says."""
+    assert check(random_net(failed), onnx=False).verdict in ("right", "refused")

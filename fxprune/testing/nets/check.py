@@ -32,6 +32,7 @@ from fxprune.planning.plan import plan, plan_removal, plan_units
 from fxprune.planning.problem import Scope
 from fxprune.plans import Axis, Budget, Plan
 from fxprune.proof.verify import verify
+from fxprune.resizing.resolve import keep_mask, resolve
 from fxprune.slimming.slim import load, save, slim
 from fxprune.testing.nets.write import Inputs, Net, quiet
 
@@ -286,12 +287,19 @@ class _Trial:
         cost = measure(small.eval(), self._batched(self.trace))
         if cost.params != planned.predicted.params:
             raise Wrong(f"{cost.params} parameters, predicted {planned.predicted.params}")
-        # torch.einsum multiplies where it would sum over one position, and its counter sees products of matrices only;
-        # a graph leaves out what nobody reads.
-        hidden = "einsum" in self.net.source and any(len(kept) == 1 for kept in planned.kept.values())
+        hidden = self._multiplied(planned)
+        # A graph leaves out what nobody reads.
         hidden |= small.fxprune_kind == "graph" and self.unread
         if self.counted and not hidden and cost.macs != planned.predicted.macs:
             raise Wrong(f"{cost.macs} multiply-accumulates, predicted {planned.predicted.macs}")
+
+    def _multiplied(self, planned: Plan) -> bool:
+        """An einsum may be left with one position to sum over: torch multiplies then, and its counter sees sums only."""
+        analysis = analyse(self.trace)
+        left = resolve(analysis, keep_mask(analysis, planned)).values
+        return "einsum" in self.net.source and any(
+            1 in value.shape for value in tree_leaves(list(left.values()))
+        )
 
     def _other_batch(self, smalls: Sequence[nn.Module]) -> None:
         """Verify compares the first kind at another size; both must agree there."""

@@ -100,3 +100,12 @@ def test_a_refusal_says_why_the_model_was_recorded() -> None:
     keep[analyse(trace).coupling.axes["b.weight", 0][[1, 4]]] = False
     with pytest.raises(SliceError, match=r"torch\.export declines it: GuardOnDataDependentSymNode"):
         fxprune.slim(trace, plan_units(trace, keep))
+
+
+def test_a_plan_by_hand_is_rehearsed_before_it_is_applied() -> None:
+    """The code makes a number of the width: it would run, and compute something else."""
+    trace = traced(attended)
+    keep = np.ones(analyse(trace).coupling.n_units, bool)
+    keep[analyse(trace).coupling.axes["b.weight", 0][[1, 4]]] = False
+    with pytest.raises(SliceError, match=r"computes with 2 for 2.44949.* in attended"):
+        fxprune.slim(trace, plan_units(trace, keep))

@@ -1,4 +1,4 @@
-"""Rehearsal: the own code of a recorded model runs on fewer channels before a plan is handed out.
+"""Rehearsal: the own code of a recorded model runs on fewer channels before a plan or a slim model is handed out.
 
 The slim form of a recorded model is a copy of the user's module, whose code may hold widths as numbers.  One run
 beside the record shows the first operator that meets them: its result has another shape than its labels say, it
@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Iterator, Mapping
 
 import torch
-from torch import fx
+from torch import fx, nn
 from torch.utils import _pytree as pytree
 
 from fxprune.coupling.couple import analyse
@@ -27,7 +27,7 @@ from fxprune.support.dispatch import Watching
 from fxprune.support.process import no_fast_path
 from fxprune.support.words import headline
 
-__all__ = ["rehearse"]
+__all__ = ["rehearse", "stumble"]
 
 
 def rehearse(trace: Trace, plan: Plan) -> None:
@@ -44,17 +44,30 @@ def rehearse(trace: Trace, plan: Plan) -> None:
         return
     analysis = analyse(trace)
     parts = Parts(trace, resolve(analysis, keep_mask(analysis, plan)), plan)
+    problem, node = stumble(parts)
+    if problem and node is not None:
+        _refuse(parts.resolution, node, problem)
+
+
+def stumble(parts: Parts, module: nn.Module | None = None) -> tuple[str, fx.Node | None]:
+    """What is wrong with the code of a recorded model on fewer channels, or empty, and where, if the record goes so far.
+
+    Args:
+        parts: What is left of it.
+        module: The copy of the user's module that holds it, where there is one already; a private copy of it runs.
+    """
+    trace = parts.trace
+    # On copies: the code may count its calls, or write into its inputs.
     args, kwargs = pytree.tree_map_only(torch.Tensor, torch.clone, (trace.args, dict(trace.kwargs)))
     beside = _Beside(parts.resolution)
     try:
         with torch.no_grad(), torch.random.fork_rng(devices=[]), no_fast_path():
-            module = private(module_copy(parts))
+            copy = private(module_copy(parts) if module is None else module)
             with beside:
-                module(*args, **kwargs)
+                copy(*args, **kwargs)
     except Exception as error:  # noqa: BLE001 - the user's own code may raise anything on fewer channels
         beside.problem = beside.problem or f"fails on fewer channels ({headline(error)})"
-    if beside.problem and beside.node is not None:
-        _refuse(parts.resolution, beside.node, beside.problem)
+    return beside.problem, beside.node
 
 
 class _Beside(Watching):
@@ -106,7 +119,7 @@ class _Beside(Watching):
         if torch.Tag.pointwise in node.target.tags:  # type: ignore[union-attr]
             for before, now in zip(node.args, args, strict=False):
                 if isinstance(before, (int, float)) and before != now:
-                    return f"computes with {now:g} for {before:g}: the code makes the number of a width"
+                    return f"computes with {now:g} for {before:g}: the code makes the number of a width, or of data"
         return ""
 
 
