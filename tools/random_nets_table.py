@@ -99,6 +99,23 @@ FOUND = (
         "plans by hand of recorded models, whose code makes numbers of widths",
         "tests/slimming/test_rehearsal.py::test_a_plan_by_hand_is_rehearsed_before_it_is_applied",
     ),
+    (
+        "an index of a slim graph, in whose place its second slim took the first one's",
+        "tests/slimming/test_slim_graph.py::test_a_second_slim_has_indices_of_its_own",
+    ),
+    (
+        "padding that is ranked before a depthwise layer makes something of it",
+        "tests/coupling/test_padding.py::test_padding_stays_where_it_is_counted_before_a_layer_makes_something_of_it",
+    ),
+    ("more reasons to stay than units", "tests/coupling/test_padding.py::test_more_reasons_than_units"),
+    (
+        "a conversion of types that is a copy, in the oracle of the graph",
+        "tests/proof/test_verify_kinds.py::test_a_conversion_in_the_code_is_a_copy",
+    ),
+    (
+        "a row overwritten in every channel of which one is gone, in the mask oracle",
+        "tests/proof/test_masked.py::test_a_row_that_is_overwritten_in_every_channel_stays",
+    ),
 )
 """Kinds of faults that random nets showed, and the test that each became."""
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from fxprune import labels
 from fxprune.coupling.groups import Block, Pin
-from fxprune.coupling.walk import Walk
+from fxprune.coupling.walk import UNMADE, Walk
 from fxprune.labels import BoolArray, IntArray, varying
 from fxprune.ops.base import Value
 
@@ -172,7 +172,7 @@ def _pin_padding(walk: Walk, units: IntArray, n_units: int, blurred: BoolArray) 
     produced = flags(walk.produced_labels, units, n_units)
     padding = np.flatnonzero((flags(walk.padded, units, n_units) & blurred & ~produced)[units])
     if len(padding):
-        walk.pins.append((padding, Pin("padding that is counted, and that no layer makes", kind="data")))
+        walk.pins.append((padding, Pin(UNMADE, kind="data")))
 
 
 def _pin_nameless(walk: Walk, units: IntArray, n_units: int, blocks: list[Block]) -> None:

@@ -91,7 +91,10 @@ def _signatures(at: list[IntArray], closed: Closed) -> tuple[IntArray, int]:
     """Group number of every unit (-1 for units that occupy no tensor), by first appearance."""
     n_units, blocks, pin_of = closed.n_units, closed.blocks, closed.pin_of
     random = np.random.default_rng(0)
-    marks = random.integers(0, 2**63, len(at) + 3 * len(blocks) + n_units + 2, np.uint64)
+    pins = len(at) + 3 * len(
+        blocks
+    )  # marks of axes, of parts of blocks, of reasons (more than units where many met), of a blur
+    marks = random.integers(0, 2**63, pins + int(pin_of.max(initial=-1)) + 2, np.uint64)
     totals = np.zeros(n_units, np.uint64)
     everything = joined(at)
     owner = np.repeat(np.arange(len(at)), [len(a) for a in at])
@@ -106,7 +109,7 @@ def _signatures(at: list[IntArray], closed: Closed) -> tuple[IntArray, int]:
                 totals[np.unique(target)] += marks[base + part]
     totals[closed.blurred] += marks[-1]
     held = pin_of >= 0
-    totals[held] += marks[pin_of[held] + len(at) + 3 * len(blocks)] if held.any() else np.uint64(0)
+    totals[held] += marks[pins + pin_of[held]]
     group_of = np.full(n_units, -1, np.int64)
     _, first, inverse = np.unique(totals[occupied], return_index=True, return_inverse=True)
     ranks = np.argsort(np.argsort(first))

@@ -20,7 +20,7 @@ from fxprune.coupling.meeting import merge
 from fxprune.coupling.sizes import SYMBOLIC, concrete, concrete_shape, one_of_each, open_dims
 from fxprune.errors import TraceError
 from fxprune.graph.trace import Trace
-from fxprune.labels import IntArray, varying
+from fxprune.labels import BoolArray, IntArray, varying
 from fxprune.ops import qualified_name, rule_for, written_later
 from fxprune.ops.base import Call, OpRule, Output, PinKind, Value
 from fxprune.plans import Axis
@@ -28,6 +28,8 @@ from fxprune.plans import Axis
 __all__ = ["Walk"]
 
 Shape = tuple[int, ...]
+
+UNMADE = "padding that is counted, and that no layer makes"
 
 # Integer constants up to this size are read, so that indexing by them can be followed.
 READABLE = 1 << 16
@@ -50,6 +52,8 @@ class Walk:
     produced_labels: list[IntArray] = field(default_factory=list)
     consumed_labels: list[IntArray] = field(default_factory=list)
     padded: list[IntArray] = field(default_factory=list)
+    # Padding that has met nothing else so far; labels beyond the end are of something else.
+    unmade: BoolArray = field(default_factory=lambda: np.zeros(0, bool))
     told: list[IntArray] = field(default_factory=list)
     ledger: Ledger = field(default_factory=Ledger)
     layouts: Layouts = field(default_factory=Layouts)
@@ -85,6 +89,8 @@ class Walk:
         """New labels of positions that hold a constant."""
         padding = self.fresh(shape)
         self.padded.append(padding.ravel())
+        self.unmade = np.append(self.unmade, np.zeros(self.size - len(self.unmade), bool))
+        self.unmade[padding] = True
         return padding
 
     def tensor_value(self, name: str) -> Value:
@@ -117,6 +123,10 @@ class Walk:
         if a.shape != b.shape:
             a, b = np.broadcast_arrays(a, b)
         self.ties.append((a.ravel(), b.ravel(), self.node))
+        if len(self.unmade):
+            both = self._unmade(a) & self._unmade(b)
+            for met in (a, b):
+                self.unmade[met[self._unmade(met) & ~both]] = False
 
     def pin(self, arrays: Sequence[IntArray], reason: str, kind: PinKind = "contract") -> None:
         """None of these labels may go."""
@@ -130,6 +140,14 @@ class Walk:
         self.told.extend(arrays)
         self.blurred.extend(a.ravel() for a in arrays)
         self.restricted.setdefault(self.node, []).extend(arrays)
+        lone = [a[at] for a in arrays if (at := self._unmade(a)).any()]
+        if lone:
+            # What reads it further on could let it go, but nothing that is computed up to here says which are left.
+            self.pin(lone, UNMADE, "data")
+
+    def _unmade(self, array: IntArray) -> BoolArray:
+        known = array < len(self.unmade)
+        return known & self.unmade[np.where(known, array, 0)] if len(self.unmade) else known
 
     def need(self, rows: IntArray, count: int) -> None:
         """Every row of labels ``[h, n]`` that keeps anything keeps ``count`` positions, or as many as it has."""

@@ -107,10 +107,13 @@ class Oracle(fx.Interpreter):
     def _named(
         self, node: fx.Node, args: tuple[object, ...], kwargs: Mapping[str, object]
     ) -> dict[str, object]:
-        """Arguments by schema name, computed in the oracle's type."""
+        """Arguments by schema name.
+
+        Types written in the code are for ``Conditions`` to change, which sees whether a conversion copies: one to the
+        type that a tensor has already would be the tensor itself, and later writes would reach it.
+        """
         names = [a.name for a in node.target._schema.arguments]  # type: ignore[union-attr]
-        values = {**dict(zip(names, args, strict=False)), **kwargs}
-        return {k: self.dtype if v is torch.float32 else v for k, v in values.items()}
+        return {**dict(zip(names, args, strict=False)), **kwargs}
 
     def _live(self, arrays: tuple[np.ndarray, ...]) -> torch.Tensor:
         mask = np.ones((), bool)

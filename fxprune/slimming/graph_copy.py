@@ -125,7 +125,8 @@ def _rewritten(trace: Trace, resolution: Resolution, root: NamedGraph, prefix: s
             _apply(rewritten.graph, rewritten.copies[node], rewrite)
     for node, gather in resolution.gathers.items():
         if node in rewritten.copies:
-            _apply_gather(rewritten.graph, root, rewritten.copies[node], gather, prefix)
+            name = _unused(f"fxprune_index.{prefix}{node.name}", trace, root)
+            _apply_gather(rewritten.graph, root, rewritten.copies[node], gather, name)
     drop_gaps(rewritten.graph)
     return rewritten
 
@@ -134,9 +135,17 @@ def _attach_constants(trace: Trace, resolution: Resolution, rewritten: Draft, pr
     """Tensors that the graph made itself, under names that no other graph of the root uses."""
     for name, nodes in _constants(trace).items():
         constant = _sliced(trace.tensor(name), name, resolution)
-        set_tensor(rewritten.root, prefix + name, constant, persistent=False)
+        own = _unused(prefix + name, trace, rewritten.root)
+        set_tensor(rewritten.root, own, constant, persistent=False)
         for node in nodes:
-            rewritten.copies[node].target = prefix + name
+            rewritten.copies[node].target = own
+
+
+def _unused(name: str, trace: Trace, root: nn.Module) -> str:
+    """A name that the model's own tensors leave free: it may be a slim graph, with such names already."""
+    while name in trace.aliases or tensor_at(root, name) is not None:
+        name += "_"
+    return name
 
 
 def _constants(trace: Trace) -> dict[str, list[fx.Node]]:
@@ -181,9 +190,8 @@ def _entry(graph: fx.Graph, node: fx.Node, old: object, new: object) -> object:
         return graph.call_function(operator.floordiv, (product, new.denominator))
 
 
-def _apply_gather(graph: fx.Graph, root: nn.Module, node: fx.Node, gather: Gather, prefix: str) -> None:
-    """Take positions of some neighbouring dimensions, after the node or in its place."""
-    name = f"fxprune_index.{prefix}{node.name}"
+def _apply_gather(graph: fx.Graph, root: nn.Module, node: fx.Node, gather: Gather, name: str) -> None:
+    """Take positions of some neighbouring dimensions, by an index of this name, after the node or in its place."""
     set_tensor(root, name, torch.from_numpy(gather.index.ravel()), persistent=False)
     readers = list(node.users)
     taken = node if gather.of_result else node.all_input_nodes[0]

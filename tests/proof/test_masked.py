@@ -180,6 +180,20 @@ def test_what_is_called_exact_must_not_count(name: str) -> None:
     assert judged(OVER_LEFT[name], LEFT, exact=True).error > 1e-3
 
 
+def overwritten_in_all(net: Rows, y: Tensor) -> Tensor:
+    """A row of numbers in every channel, then another arrangement: the row is not gone because a channel is."""
+    z = y[:, :, None].expand(-1, -1, 4).clone()
+    z[:, :, 2:3] = -1.0
+    front, back = z.split(3, -1)
+    return y * torch.cat([back.relu(), front], -1).sum((1, 2))[:, None]
+
+
+def test_a_row_that_is_overwritten_in_every_channel_stays() -> None:
+    found = judged(overwritten_in_all, LEFT)
+    assert found.judged == 1
+    assert found.error <= EXACT
+
+
 def framed(net: Rows, y: Tensor) -> Tensor:
     """The length of every column, frame included."""
     return y * nn.functional.pad(y[:, :, None], (1, 1), value=0.25).norm(dim=1).mean(1, keepdim=True)

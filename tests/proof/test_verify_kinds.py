@@ -372,3 +372,25 @@ def test_each_oracle_alone_notices_rows_that_are_mixed_up(op: str, oracle: str) 
         small = slim(found, made, kind="graph")
         with pytest.raises(VerificationError, match="differs"):
             verify(found, made, small, oracles=(oracle,))  # type: ignore[arg-type]
+
+
+class Kept(nn.Module):
+    """Numbers in another type are a copy, which later writes do not reach."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.make, self.one, self.two = nn.Linear(4, 8), nn.Linear(8, 3), nn.Linear(8, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.make(x)
+        before = y.float().to(y.dtype)
+        y.relu_()
+        return self.one(before) + self.two(y)
+
+
+def test_a_conversion_in_the_code_is_a_copy() -> None:
+    torch.manual_seed(0)
+    found = trace(Kept().double().eval(), torch.randn(3, 4).double())
+    made = plan(found, Budget(channels=0.5), align=1)
+    proof = verify(found, made, slim(found, made))
+    assert proof.judged == {"graph": 1.0, "masks": 1.0}

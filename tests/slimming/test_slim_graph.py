@@ -417,3 +417,27 @@ def test_pickled_graphs_keep_names_that_no_code_can_hold() -> None:
     again = pickle.loads(pickle.dumps(odd))
     assert torch.equal(again(torch.ones(3)), torch.full((3,), 2.0))
     assert [n for n, _ in again.named_parameters()] == ["class.code"]
+
+
+class Picks(nn.Module):
+    """An index that the graph holds under a name of its own, of which a second slim has another."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.make, self.read = nn.Conv2d(3, 12, 1), nn.Linear(4, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.read(self.make(x).index_select(1, torch.tensor([0, 5])).flatten(2).mean(1))
+
+
+def test_a_second_slim_has_indices_of_its_own() -> None:
+    torch.manual_seed(0)
+    x = torch.randn(2, 3, 2, 2)
+    found = trace(Picks().eval(), x)
+    small = slim(found, plan_removal(found, {("make.weight", 0): [0, 1, 2]}))
+    again = trace(small, x)
+    made = plan_removal(again, {("make.weight", 0): [0]})
+    smaller = slim(again, made)
+    verify(again, made, smaller)
+    held = {name: tensor.tolist() for name, tensor in smaller.named_buffers() if "fxprune_index" in name}
+    assert sorted(held.values()) == [[1], [2]], held

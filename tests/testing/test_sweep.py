@@ -14,6 +14,8 @@ CHUNK = 2
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "seed" not in metafunc.fixturenames:
+        return
     count = metafunc.config.getoption("nets")
     metafunc.parametrize("seed", range(FIRST, FIRST + count, CHUNK))
 

@@ -118,15 +118,21 @@ def merged(state: Tensor, dims: list[int], keepdim: bool) -> Tensor:
 
 
 def settled(state: Tensor) -> Tensor:
-    """States in which literals share the fate of their slice: padding lives and goes with the channel it is laid around."""
+    """States in which literals share the fate of their slice: padding lives and goes with the channel it is laid around.
+
+    Where slices along two dimensions say different things (a row overwritten in every channel, one of which is gone)
+    it stays a literal.
+    """
     free, alive, dead = state == FREE, state == ALIVE, state == DEAD
     if not bool(free.any()) or not bool(dead.any()):
         return state
+    living, dying = torch.zeros_like(free), torch.zeros_like(free)
     for dim in range(state.ndim):
         others = [d for d in range(state.ndim) if d != dim]
         lives, dies = (one.amax(others, keepdim=True) for one in (alive, dead))
         if bool((dies & ~lives).any()):
-            state = torch.where(free & dies & ~lives, DEAD, torch.where(free & lives & ~dies, ALIVE, state))
+            living, dying = living | (lives & ~dies), dying | (dies & ~lives)
+    state = torch.where(free & dying & ~living, DEAD, torch.where(free & living & ~dying, ALIVE, state))
     return state.to(torch.uint8)
 
 
