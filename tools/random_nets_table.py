@@ -116,6 +116,10 @@ FOUND = (
         "a row overwritten in every channel of which one is gone, in the mask oracle",
         "tests/proof/test_masked.py::test_a_row_that_is_overwritten_in_every_channel_stays",
     ),
+    (
+        "products with a parameter that no layer owns, in the oracle of recorded models",
+        "tests/proof/test_verify_kinds.py::test_recorded_models_with_parameters_of_their_own",
+    ),
 )
 """Kinds of faults that random nets showed, and the test that each became."""
 

@@ -247,8 +247,13 @@ def _zeroed_copy(what: Removal) -> nn.Module:
     module = private(what.trace.model)
     parameters = dict(module.named_parameters())
     coupling = what.analysis.coupling
-    for group in coupling.groups:
-        for name, dim in group.consumers:
+    readers = {axis for group in coupling.groups for axis in group.consumers}
+    makers = {axis for group in coupling.groups for axis in group.producers}
+    # Products with a parameter that no layer owns do not say which of its axes makes units and which reads them.
+    beside = {_weight(n) for node in what.analysis.consumed for n in node.all_input_nodes}
+    plain = {axis for axis in coupling.axes if axis[0] in beside} - makers
+    for name, dim in readers | plain:
+        if name in parameters:
             dead = np.flatnonzero(~what.resolution.keep[coupling.axes[name, dim]])
             parameters[name].data.index_fill_(dim, torch.from_numpy(dead), 0)
     for crop in what.plan.crops:
@@ -261,15 +266,15 @@ def _reads_without_weight(what: Removal) -> bool:
     """Something sums over dead units, and no parameter lies beside them (features convolved with features)."""
     analysis = what.analysis
     return any(
-        not what.resolution.keep[analysis.units(array)].all()
-        and not any(map(_is_weight, node.all_input_nodes))
+        not what.resolution.keep[analysis.units(array)].all() and not any(map(_weight, node.all_input_nodes))
         for node, said in analysis.consumed.items()
         for _, arrays in said
         for array in arrays
     )
 
 
-def _is_weight(node: fx.Node) -> bool:
+def _weight(node: fx.Node) -> str:
+    """The name of the parameter, buffer or constant that an operand is only another arrangement of, or nothing."""
     while node.op == "call_function" and len(node.all_input_nodes) == 1:
         node = node.all_input_nodes[0]
-    return node.op == "get_attr"
+    return str(node.target) if node.op == "get_attr" else ""

@@ -394,3 +394,25 @@ def test_a_conversion_in_the_code_is_a_copy() -> None:
     made = plan(found, Budget(channels=0.5), align=1)
     proof = verify(found, made, slim(found, made))
     assert proof.judged == {"graph": 1.0, "masks": 1.0}
+
+
+class Mixing(nn.Module):
+    """Channels meet a parameter that no layer owns, in a model whose code decides by data."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.make, self.last = nn.Linear(4, 7), nn.Linear(6, 3)
+        self.mix = nn.Parameter(torch.randn(7, 6))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = torch.einsum("...d,de->...e", self.make(x), self.mix)
+        return self.last(y if float(x.sum()) < 1e9 else 2 * y)
+
+
+def test_recorded_models_with_parameters_of_their_own() -> None:
+    torch.manual_seed(0)
+    found = trace(Mixing().eval(), torch.randn(2, 4))
+    made = plan_removal(found, {("make.weight", 0): [2, 5]})
+    assert found.kind == "recorded"
+    assert len(made.kept["mix", 0]) == 5
+    verify(found, made, slim(found, made), oracles=("graph",))
