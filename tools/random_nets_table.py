@@ -114,7 +114,7 @@ FOUND = (
     ),
     (
         "a row overwritten in every channel of which one is gone, in the mask oracle",
-        "tests/proof/test_masked.py::test_a_row_that_is_overwritten_in_every_channel_stays",
+        "tests/proof/test_masked.py::test_what_is_overwritten_stays_where_it_is_left",
     ),
     (
         "products with a parameter that no layer owns, in the oracle of recorded models",

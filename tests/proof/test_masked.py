@@ -188,8 +188,21 @@ def overwritten_in_all(net: Rows, y: Tensor) -> Tensor:
     return y * torch.cat([back.relu(), front], -1).sum((1, 2))[:, None]
 
 
-def test_a_row_that_is_overwritten_in_every_channel_stays() -> None:
-    found = judged(overwritten_in_all, LEFT)
+def overwritten_beside(net: Rows, y: Tensor) -> Tensor:
+    """Channels that hold a number only are there all the same, beside one that is gone."""
+    z = y.clone()
+    z[:, -7:-2] = 0.5
+    rows = z.unflatten(1, (-1, 4)).amax(1)
+    return y * rows.softmax(1).square().sum(1, keepdim=True)
+
+
+@pytest.mark.parametrize(
+    ("between", "left"), [(overwritten_in_all, LEFT), (overwritten_beside, tuple(range(4, 12)))]
+)
+def test_what_is_overwritten_stays_where_it_is_left(
+    between: Callable[[Rows, Tensor], Tensor], left: tuple[int, ...]
+) -> None:
+    found = judged(between, left)
     assert found.judged == 1
     assert found.error <= EXACT
 

@@ -35,6 +35,7 @@ from fxprune.proof.masks.moving import (
     moved,
     named,
     nothing,
+    overwritten,
     parts,
     picked,
     same,
@@ -82,13 +83,15 @@ _LAWS: Mapping[str, Law] = _table(
         # movement
         "constant_pad_nd reflection_pad1d reflection_pad2d reflection_pad3d replication_pad1d replication_pad2d "
         "replication_pad3d roll flip cat stack repeat pixel_shuffle pixel_unshuffle im2col unfold_copy channel_shuffle "
-        "native_channel_shuffle _reshape_copy slice_scatter select_scatter diagonal_scatter "
-        "as_strided_scatter diag_embed unsafe_split unsafe_split_with_sizes unsafe_chunk "
+        "native_channel_shuffle _reshape_copy diag_embed unsafe_split unsafe_split_with_sizes unsafe_chunk "
         "block_diag rot90": moved(),
         "gather take": picked,
         "_embedding_bag _embedding_bag_forward_only": bagged,
-        "index_select index_copy scatter index_fill embedding": moved("index", "indices"),
-        "index _unsafe_index index_put _unsafe_index_put": moved("indices"),
+        "index_select embedding": moved("index", "indices"),
+        "index _unsafe_index": moved("indices"),
+        "slice_scatter select_scatter diagonal_scatter as_strided_scatter": overwritten(),
+        "index_copy scatter index_fill": overwritten("index"),
+        "index_put _unsafe_index_put": overwritten("indices"),
         "mse_loss smooth_l1_loss huber_loss binary_cross_entropy_with_logits": compared,
         # reductions
         "sum nansum any linalg_vector_norm norm count_nonzero frobenius_norm": summed(0.0),

@@ -25,6 +25,7 @@ __all__ = [
     "moved",
     "named",
     "nothing",
+    "overwritten",
     "parts",
     "picked",
     "same",
@@ -53,18 +54,25 @@ def same(call: Call) -> Result:
 
 def copied(call: Call) -> Result:
     """The states of what is written."""
-    return call.run(), call.states.of(call.tensor("src"))
+    before = _before(call)
+    result, state = call.run(), call.states.of(call.tensor("src"))
+    return result, state if state is None else _over(before, state)
 
 
 def literal(call: Call) -> Result:
-    """Numbers that the model's code writes down; written in place, they bring nothing back that is gone."""
-    inside = call.follow and call.func._schema.name.endswith("_")
-    before = call.states.of(call.tensor(call.first())) if inside else None
-    gone = None if before is None else before == DEAD
-    result = call.run()
-    assert isinstance(result, Tensor)
-    free = torch.full((), FREE, dtype=torch.uint8)
-    return result, free if gone is None else torch.where(gone, DEAD, free).to(torch.uint8)
+    """Numbers that the model's code writes down."""
+    before = _before(call) if call.func._schema.name.endswith("_") else None
+    return call.run(), _over(before, torch.full((), FREE, dtype=torch.uint8))
+
+
+def _before(call: Call) -> Tensor | None:
+    """States of what is written into, where statistics run over what is left."""
+    return call.state(call.tensor(call.first())).clone() if call.follow else None
+
+
+def _over(before: Tensor | None, written: Tensor) -> Tensor:
+    """A literal neither brings back what is gone nor makes less of what is left."""
+    return written if before is None else torch.where(written == FREE, before, written).to(torch.uint8)
 
 
 def likeness(call: Call) -> Result:
@@ -96,6 +104,18 @@ def moved(*kept: str, literals: Sequence[str] = ("value",)) -> Law:
         clear: Values = {n: 0 for n in literals if isinstance(call[n], (int, float))}
         result = call.run()
         return result, _on_states(call, kept, clear)
+
+    return law
+
+
+def overwritten(*kept: str) -> Law:
+    """A tensor with other entries in some places; ``kept`` say where."""
+    move = moved(*kept)
+
+    def law(call: Call) -> Result:
+        before = _before(call)
+        result, state = move(call)
+        return result, _over(before, state) if isinstance(state, Tensor) else state
 
     return law
 
