@@ -245,19 +245,19 @@ def _interpret(
 def _zeroed_copy(what: Removal) -> nn.Module:
     """The user's model with the input slices of dead units, and the borders that go, zeroed in every consumer."""
     module = private(what.trace.model)
-    parameters = dict(module.named_parameters())
+    tensors = {**dict(module.named_parameters()), **dict(module.named_buffers())}
     coupling = what.analysis.coupling
     readers = {axis for group in coupling.groups for axis in group.consumers}
     makers = {axis for group in coupling.groups for axis in group.producers}
-    # Products with a parameter that no layer owns do not say which of its axes makes units and which reads them.
+    # Products with a tensor that no layer owns (a buffer of spectral norm) do not say which of its axes makes units and which reads them.
     beside = {_weight(n) for node in what.analysis.consumed for n in node.all_input_nodes}
     plain = {axis for axis in coupling.axes if axis[0] in beside} - makers
     for name, dim in readers | plain:
-        if name in parameters:
+        if name in tensors:
             dead = np.flatnonzero(~what.resolution.keep[coupling.axes[name, dim]])
-            parameters[name].data.index_fill_(dim, torch.from_numpy(dead), 0)
+            tensors[name].data.index_fill_(dim, torch.from_numpy(dead), 0)
     for crop in what.plan.crops:
-        weight = parameters[crop.tensor].data
+        weight = tensors[crop.tensor].data
         weight.masked_fill_(outside(crop, weight), 0)
     return module
 

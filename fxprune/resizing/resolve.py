@@ -46,6 +46,7 @@ class Resolution:
         kept: For every axis that loses something, the kept indices in order.
         rewrites: New arguments by node; sizes that stay as they are do not appear.
         gathers: Nodes that a gather replaces.
+        movements: What operators that move positions do to those that are left, where some are gone.
         values: Slim value (shape, unit ids) of every node that changed, lists for several results.
         cost: Cost of the slim model.
     """
@@ -55,6 +56,7 @@ class Resolution:
     kept: Mapping[Axis, tuple[int, ...]]
     rewrites: Mapping[fx.Node, Rewrite]
     gathers: Mapping[fx.Node, Gather]
+    movements: Mapping[fx.Node, Movement]
     values: Mapping[fx.Node, Value | list[Value]]
     cost: Cost
 
@@ -62,7 +64,7 @@ class Resolution:
     def whole(analysis: Analysis) -> Resolution:
         """A resolution in which every unit stays."""
         coupling = analysis.coupling
-        return Resolution(analysis, np.ones(coupling.n_units, bool), {}, {}, {}, {}, coupling.cost.dense)
+        return Resolution(analysis, np.ones(coupling.n_units, bool), {}, {}, {}, {}, {}, coupling.cost.dense)
 
 
 def resolve(analysis: Analysis, keep: BoolArray) -> Resolution:
@@ -199,6 +201,7 @@ class _Resolver:
         self.changed: dict[fx.Node, Value | list[Value]] = {}
         self.rewrites: dict[fx.Node, Rewrite] = {}
         self.gathers: dict[fx.Node, Gather] = {}
+        self.movements: dict[fx.Node, Movement] = {}
 
     def run(self) -> Resolution:
         self._check_needs()
@@ -216,7 +219,8 @@ class _Resolver:
         for node, held in self.analysis.values.items():
             self._visit(node, held)
         cost = self.analysis.coupling.cost.cost(self.keep)
-        return Resolution(self.analysis, self.keep, kept, self.rewrites, self.gathers, self.changed, cost)
+        changes = self.rewrites, self.gathers, self.movements, self.changed
+        return Resolution(self.analysis, self.keep, kept, *changes, cost)
 
     def _check_needs(self) -> None:
         """Every operator finds the positions it needs."""
@@ -328,6 +332,7 @@ class _Resolver:
             movement = Movement(
                 self.analysis, self.keep, rule.move, call, self.analysis.values[node], dense, slim
             )
+            self.movements[node] = movement
             if rewrite is None or not movement.expressed_by(_rewritten(slim, rewrite)):
                 self.gathers[node] = self._gather(node, call, movement)
                 return

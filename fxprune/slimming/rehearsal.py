@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 
 import torch
 from torch import fx, nn
@@ -17,7 +18,7 @@ from torch.utils import _pytree as pytree
 from fxprune.coupling.couple import analyse
 from fxprune.graph.trace import Trace
 from fxprune.labels import IntArray, varying
-from fxprune.models.conditions import private
+from fxprune.models.conditions import named_arguments, private
 from fxprune.ops.base import Value
 from fxprune.plans import Plan
 from fxprune.resizing.resolve import CrossedError, Resolution, keep_mask, resolve
@@ -101,8 +102,22 @@ class _Beside(Watching):
             self._record, self.node = iter(()), None
         result = func(*args, **kwargs)
         if self.node is not None:
-            self.problem = self._told(self.node, args, result)
+            self.problem = self._told(self.node, args, result) or self._misplaced(self.node, args, kwargs)
         return result
+
+    def _misplaced(self, node: fx.Node, args: tuple[object, ...], kwargs: Mapping[str, object]) -> str:
+        """The sizes may fit and the positions be others: every second channel of what is left, say."""
+        movement = self._resolution.movements.get(node)
+        if movement is None:
+            return ""
+        given = named_arguments(node.target, args, kwargs)  # type: ignore[arg-type]
+        numbers = {n: v for n, v in given.items() if not _tensors(v)}
+        call = replace(movement.slim, args={**movement.slim.args, **numbers})
+        return (
+            ""
+            if movement.expressed_by(call)
+            else "takes other positions than it would have to of what is left"
+        )
 
     def _told(self, node: fx.Node, args: tuple[object, ...], result: object) -> str:
         dense = self._resolution.analysis.values.get(node)
@@ -125,6 +140,10 @@ class _Beside(Watching):
 
 def _listed(value: object) -> list[object]:
     return list(value) if isinstance(value, (list, tuple)) else [value]
+
+
+def _tensors(value: object) -> bool:
+    return any(isinstance(leaf, torch.Tensor) for leaf in pytree.tree_leaves(value))
 
 
 def _refuse(resolution: Resolution, node: fx.Node, problem: str) -> None:

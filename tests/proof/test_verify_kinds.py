@@ -403,16 +403,18 @@ class Mixing(nn.Module):
         super().__init__()
         self.make, self.last = nn.Linear(4, 7), nn.Linear(6, 3)
         self.mix = nn.Parameter(torch.randn(7, 6))
+        self.normed = nn.utils.parametrizations.spectral_norm(nn.Linear(6, 6))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        y = torch.einsum("...d,de->...e", self.make(x), self.mix)
+        y = self.normed(torch.einsum("...d,de->...e", self.make(x), self.mix))
         return self.last(y if float(x.sum()) < 1e9 else 2 * y)
 
 
 def test_recorded_models_with_parameters_of_their_own() -> None:
     torch.manual_seed(0)
     found = trace(Mixing().eval(), torch.randn(2, 4))
-    made = plan_removal(found, {("make.weight", 0): [2, 5]})
+    rows = ("normed.parametrizations.weight.original", 0)
+    made = plan_removal(found, {("make.weight", 0): [2, 5], rows: [0, 3]})
     assert found.kind == "recorded"
-    assert len(made.kept["mix", 0]) == 5
+    assert (len(made.kept["mix", 0]), len(made.kept[rows])) == (5, 4)
     verify(found, made, slim(found, made), oracles=("graph",))

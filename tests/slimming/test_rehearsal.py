@@ -109,3 +109,12 @@ def test_a_plan_by_hand_is_rehearsed_before_it_is_applied() -> None:
     keep[analyse(trace).coupling.axes["b.weight", 0][[1, 4]]] = False
     with pytest.raises(SliceError, match=r"computes with 2 for 2.44949.* in attended"):
         fxprune.slim(trace, plan_units(trace, keep))
+
+
+def test_a_copy_that_would_pick_other_channels_is_refused() -> None:
+    """Every second of six channels; of five they are as many, and others."""
+    trace = traced(lambda y: torch.cat([y[:, ::2], y[:, ::2].tanh()], 1))
+    keep = np.ones(analyse(trace).coupling.n_units, bool)
+    keep[analyse(trace).coupling.axes["b.weight", 0][3]] = False
+    with pytest.raises(SliceError, match="takes other positions than it would have to of what is left"):
+        fxprune.slim(trace, plan_units(trace, keep))
