@@ -144,7 +144,9 @@ def spend(
     decided = ratios_of(coupling, options.ratios)
 
     target = targets.get(options.target)
-    latency = latency_model(analysis, target, batch=target.batch) if budget.quantity == "latency" else None
+    # Where no width is better than another nothing is known of the target's time.
+    timed = budget.quantity == "latency" or (budget.quantity == "macs" and target.channel_step > 1)
+    latency = latency_model(analysis, target, batch=target.batch) if timed else None
 
     def planned(budget: Budget) -> Plan:
         def choose(way: Way, lessons: Lessons) -> Solution:
@@ -168,7 +170,7 @@ def spend(
         gap = gap_notes(coupling, frozen, budget, best.solution, best.way.step)
         return replace(best.plan, notes=(*scores.notes, *best.notes, *best.solution.notes, *gap))
 
-    return planned(budget) if latency is None else meet(trace, budget, planned, target)
+    return meet(trace, budget, planned, target) if budget.quantity == "latency" else planned(budget)
 
 
 def _check_budget(budget: Budget) -> None:

@@ -83,15 +83,22 @@ class Meter:
         Returns:
             int64[n_chains], 0 where the chain is at its end.
         """
+        return self._changes(state, np.clip(state + direction, 0, self.chains.length))
+
+    def saved(self) -> IntArray:
+        """What each chain saves when it alone is cut as far as it goes: int64[n_chains]."""
+        return -self._changes(np.zeros(len(self.chains.length), np.int64), self.chains.length)
+
+    def _changes(self, state: IntArray, moved: IntArray) -> IntArray:
+        """Change of the quantity from one state when one chain moves to its place in another, for each chain alone."""
         chains = self.chains
-        moved = np.clip(state + direction, 0, chains.length)
         change = (chains.atoms_kept(moved) - chains.atoms_kept(state)).astype(np.float64)
         forms = self.forms(state)
         form, stream = self._nonzero
         cell = chains.chain_of_stream[stream] * (len(forms) + 1) + form
         cells = len(state) * (len(forms) + 1)
         shift = np.bincount(cell, self.weight[form, stream] * change[stream], cells).astype(np.int64)
-        shift = shift.reshape(len(state), -1)
+        shift = shift.reshape(len(state), len(forms) + 1)
         chain, term = self._pairs
         padded = np.append(forms, 1)
         factors, divisor = self.terms.factors[term], self.terms.divisor[term]

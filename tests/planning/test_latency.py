@@ -5,12 +5,15 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+import torchvision
 from torch import nn
 
 import fxprune
+import fxprune.planning.solve as solving
 from fxprune import targets
 from fxprune.coupling.analysis import Analysis
 from fxprune.coupling.couple import analyse
+from fxprune.criteria.score import score
 from fxprune.errors import PlanError
 from fxprune.planning.latency import LatencyModel, latency_model
 from fxprune.planning.timing import ROUNDS, Stopwatch, Timed
@@ -94,6 +97,28 @@ def test_the_search_counts_the_models_time(seed: int) -> None:
     assert 0.38 < share <= 0.505
     assert "latency by facts alone: target 'onnxruntime-cpu-avx512' is another machine" in made.notes
     fxprune.verify(trace, made, fxprune.slim(trace, made))
+
+
+@pytest.mark.parametrize(("seed", "budget"), [(0, "macs"), (1, "macs"), (0, "latency"), (1, "latency")])
+def test_where_layers_score_alike_time_decides(
+    seed: int, budget: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At half the work less of the time is left; at one time more of the importance."""
+    torch.manual_seed(seed)
+    net = torchvision.models.resnet18().eval()
+    trace = fxprune.trace(net, torch.randn(2, 3, 64, 64))
+    model, scores = latency_model(analyse(trace), AVX512), score(trace, "l1").units
+    times, kept = [], []
+    for power in (0.0, solving.THRIFT):
+        monkeypatch.setattr(solving, "THRIFT", power)
+        made = fxprune.plan(trace, Budget(**{budget: 0.5}), target=AVX512.name)
+        keep = keep_mask(analyse(trace), made)
+        times.append(model.milliseconds(keep))
+        kept.append(np.nansum(scores[keep]))
+    if budget == "macs":
+        assert times[1] < 0.97 * times[0]
+    else:
+        assert kept[1] > 1.02 * kept[0]
 
 
 def test_a_transformer_is_timed_too() -> None:
