@@ -34,18 +34,20 @@ _QUANTITIES = ("macs", "params", "latency", "channels", "latency_ms")
 
 @dataclass(frozen=True)
 class Budget:
-    """How much to keep: exactly one fraction in (0, 1], or milliseconds.
+    """How much to keep: a fraction in (0, 1], or milliseconds, of one quantity or of several at once.
 
     Attributes:
         macs: Fraction of the multiply-accumulates.
         params: Fraction of the parameters.
         latency: Fraction of the time of one run on the target, measured where this machine is the target.
-        channels: Fraction of the channels that may go.
-        latency_ms: Milliseconds of one run on this machine.
+        channels: Fraction of the channels that may go; alone.
+        latency_ms: Milliseconds of one run on this machine, in the place of ``latency``.
 
     Example:
         >>> Budget(macs=0.5).quantity, Budget(latency_ms=20).quantity
         ('macs', 'latency')
+        >>> Budget(params=0.3, latency=0.5).parts
+        (Budget(params=0.3), Budget(latency=0.5))
     """
 
     macs: float | None = None
@@ -55,36 +57,62 @@ class Budget:
     latency_ms: float | None = None
 
     def __post_init__(self) -> None:
-        given = [k for k in _QUANTITIES if getattr(self, k) is not None]
-        if len(given) != 1:
+        given = self._given
+        if not given:
             raise PlanError(
-                f"a budget names exactly one quantity, got {given or 'none'}",
+                "a budget names what is to be kept",
                 advice="write Budget(macs=0.5), or params=, latency=, channels=, latency_ms=",
             )
-        value, most = getattr(self, given[0]), inf if given == ["latency_ms"] else 1
-        number = isinstance(value, (int, float)) and not isinstance(value, bool)
-        if number and given == ["latency_ms"] and not 0 < value < inf:
-            raise PlanError(f"Budget(latency_ms={value!r}) is no time", advice="give milliseconds above 0")
-        if not number or not 0 < value <= most:
+        if len(given) > 1 and ("channels" in given or {"latency", "latency_ms"} <= {*given}):
             raise PlanError(
-                f"Budget({given[0]}={value!r}) is not a fraction to keep in (0, 1]",
-                advice=f"Budget({given[0]}=0.5) keeps half",
+                f"a budget of {' and '.join(given)} is two of one kind",
+                advice="macs=, params= and one of latency= and latency_ms= go together",
             )
+        for name in given:
+            self._check(name, getattr(self, name))
+
+    @staticmethod
+    def _check(name: str, value: object) -> None:
+        number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        if number and name == "latency_ms" and not 0 < value < inf:  # type: ignore[operator]
+            raise PlanError(f"Budget(latency_ms={value!r}) is no time", advice="give milliseconds above 0")
+        if not number or not 0 < value <= (inf if name == "latency_ms" else 1):  # type: ignore[operator]
+            raise PlanError(
+                f"Budget({name}={value!r}) is not a fraction to keep in (0, 1]",
+                advice=f"Budget({name}=0.5) keeps half",
+            )
+
+    def __repr__(self) -> str:
+        return f"Budget({', '.join(f'{k}={getattr(self, k)!r}' for k in self._given)})"
+
+    @property
+    def _given(self) -> tuple[str, ...]:
+        return tuple(k for k in _QUANTITIES if getattr(self, k) is not None)
+
+    @property
+    def parts(self) -> tuple[Budget, ...]:
+        """A budget for each quantity."""
+        return tuple(Budget(**{k: getattr(self, k)}) for k in self._given)
 
     @property
     def quantity(self) -> str:
-        """Name of the budgeted quantity."""
-        given = next(k for k in _QUANTITIES if getattr(self, k) is not None)
-        return "latency" if given == "latency_ms" else given
+        """Name of the budgeted quantity.
+
+        Raises:
+            PlanError: There are several.
+        """
+        if len(self._given) > 1:
+            raise PlanError(f"{self} has no single quantity", advice="budget one quantity here")
+        return "latency" if self._given == ("latency_ms",) else self._given[0]
 
     @property
     def fraction(self) -> float:
         """Fraction to keep; of milliseconds it is not known before the dense model is measured.
 
         Raises:
-            PlanError: The budget is one of milliseconds.
+            PlanError: The budget is one of milliseconds, or of several quantities.
         """
-        if self.latency_ms is not None:
+        if self._given == ("latency_ms",):
             raise PlanError(
                 "a budget of milliseconds is a fraction only once the dense model is measured",
                 advice="use latency=, a fraction of the dense model's time",

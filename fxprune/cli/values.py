@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -40,24 +39,19 @@ def parse_budget(
     latency: float | None,
     latency_ms: float | None,
 ) -> Budget:
-    """The one budget that was given.
+    """The budget that was given.
 
     Raises:
-        BadParameter: None was given, or several.
+        BadParameter: None was given, or what does not go together.
     """
+    from fxprune.errors import PlanError
     from fxprune.plans import Budget
 
-    given = [value for value in (macs, params, channels, latency, latency_ms) if value is not None]
-    if len(given) != 1:
-        raise typer.BadParameter(
-            f"{'give' if not given else 'give only'} one budget, such as --macs 0.5",
-            param_hint="--macs, --params, --channels, --latency, --latency-ms",
-        )
-    if latency_ms is not None and not 0 < latency_ms < inf:
-        raise typer.BadParameter(f"{latency_ms:g} is no time in milliseconds", param_hint="--latency-ms")
-    if latency_ms is None and not 0 < given[0] <= 1:
-        raise typer.BadParameter(f"{given[0]:g} is not a fraction to keep in (0, 1]", param_hint="the budget")
-    return Budget(macs=macs, params=params, channels=channels, latency=latency, latency_ms=latency_ms)
+    hint = "--macs, --params, --channels, --latency, --latency-ms"
+    try:
+        return Budget(macs=macs, params=params, channels=channels, latency=latency, latency_ms=latency_ms)
+    except PlanError as error:
+        raise typer.BadParameter(f"{error.what}; {error.advice}", param_hint=hint) from None
 
 
 def plan_options(

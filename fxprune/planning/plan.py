@@ -34,7 +34,9 @@ from fxprune.planning.options import PlanOptions
 from fxprune.planning.problem import Scope, Width
 from fxprune.planning.solve import Options, Solution, solve
 from fxprune.planning.timing import meet
+from fxprune.planning.together import all_met
 from fxprune.plans import Axis, Budget, Plan
+from fxprune.resizing.resolve import keep_mask
 from fxprune.structures.cut import cut
 from fxprune.structures.find import choose_structures
 from fxprune.support.words import near
@@ -72,7 +74,7 @@ def plan(
         budget: Fraction of MACs, parameters, time or channels to keep.  Channels are counted over
             the units that may go and that no ratio decides about.  Time is that of one run on the target, by a model
             of its operators; where this machine is the target up to four models are made and measured until
-            it is met within 3 %.
+            it is met within 3 %.  Of several quantities each is a most: the tightest decides.
         criterion: Importance of units: a name from ``fxprune.criteria`` or one with its own options.
         scope: How the budget is spent, like the options down to ``target``, and ``blocks`` and ``seed``: see
             ``fxprune.planning.options.PlanOptions``.
@@ -144,8 +146,9 @@ def spend(
     decided = ratios_of(coupling, options.ratios)
 
     target = targets.get(options.target)
+    quantities = {part.quantity for part in budget.parts}
     # Where no width is better than another nothing is known of the target's time.
-    timed = budget.quantity == "latency" or (budget.quantity == "macs" and target.channel_step > 1)
+    timed = "latency" in quantities or ("macs" in quantities and target.channel_step > 1)
     latency = latency_model(analysis, target, batch=target.batch) if timed else None
 
     def planned(budget: Budget) -> Plan:
@@ -170,7 +173,13 @@ def spend(
         gap = gap_notes(coupling, frozen, budget, best.solution, best.way.step)
         return replace(best.plan, notes=(*scores.notes, *best.notes, *best.solution.notes, *gap))
 
-    return meet(trace, budget, planned, target) if budget.quantity == "latency" else planned(budget)
+    def spent(budget: Budget) -> Plan:
+        return meet(trace, budget, planned, target) if budget.quantity == "latency" else planned(budget)
+
+    def milliseconds(plan: Plan) -> float:
+        return latency.milliseconds(keep_mask(analysis, plan)) if latency is not None else 0.0
+
+    return spent(budget) if len(quantities) == 1 else all_met(budget, spent, milliseconds)
 
 
 def _check_budget(budget: Budget) -> None:

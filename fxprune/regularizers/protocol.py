@@ -71,6 +71,7 @@ class Regularizer(abc.ABC):
         one_shot: The method decides by a budget at once: it needs a budget, and no epochs to act in.
         steerable: The method's decision can be led to a budget: it follows ``strength``, may change every
             ``period`` steps, and ``finish`` takes a plan.
+        spends: Quantities whose budgets ``plan`` can spend; a budget of several is all of them.
         groups: Coupling groups of the model, all or some.
         strength: Multiplies every penalty coefficient; set it to warm up or to control sparsity.
         student: What stands for the model until the decisions are taken, where that is not the model itself.
@@ -79,6 +80,7 @@ class Regularizer(abc.ABC):
     name = "regularizer"
     one_shot: ClassVar[bool] = False
     steerable: bool = False
+    spends: ClassVar[frozenset[str]] = frozenset({"macs", "params", "channels", "latency"})
     groups: Sequence[Group]
     strength: float = 1.0
     student: nn.Module | None = None

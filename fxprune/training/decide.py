@@ -112,5 +112,5 @@ def own_share(method: Regularizer, budget: Budget | None) -> float | None:
         return 1.0  # nothing would go
     if decision is None:
         return None
-    quantity = "params" if budget is not None and budget.quantity == "params" else "macs"
+    quantity = "params" if budget is not None and budget.parts[0].quantity == "params" else "macs"
     return float(getattr(decision.predicted, quantity) / max(getattr(decision.dense, quantity), 1))

@@ -366,6 +366,13 @@ def _method(
         # Constructors begin their complaints with "option=value".
         option = error.what.partition("=")[0]
         raise session.file.error(f"method.{option}", error.what, advice=error.advice) from error
+    other = {part.quantity for part in budget.parts} - method.spends if budget is not None else set()
+    if other:
+        raise session.file.error(
+            f"budget.{min(other)}",
+            f"{method.name} cannot spend a budget of {min(other)}",
+            advice=f"give one of {', '.join(sorted(method.spends))}",
+        )
     if recipe.sparse.steer is not None and not method.steerable:
         raise session.file.error(
             "sparse.steer",

@@ -363,12 +363,12 @@ def test_compress(nets: str) -> None:
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        (("plan", "nets.py:make"), "give one budget"),
-        (("plan", "nets.py:make", "--macs", "0.5", "--params", "0.5"), "give only one budget"),
-        (("plan", "nets.py:make", "--latency-ms", "0"), "no time in milliseconds"),
-        (("plan", "nets.py:make", "--latency", "0.5", "--macs", "0.5"), "give only one budget"),
+        (("plan", "nets.py:make"), "a budget names what is to be kept"),
+        (("plan", "nets.py:make", "--macs", "0.5", "--channels", "0.5"), "is two of one kind"),
+        (("plan", "nets.py:make", "--latency-ms", "0"), "is no time"),
+        (("plan", "nets.py:make", "--latency", "0.5", "--latency-ms", "5"), "is two of one kind"),
         (("inspect", "nets.py:make", "--dim", "1"), "give that, too"),
-        (("plan", "nets.py:make", "--macs", "1.5"), "1.5 is not a fraction to keep"),
+        (("plan", "nets.py:make", "--macs", "1.5"), "is not a fraction to keep"),
         (("plan", "nets.py:make", "--macs", "0.5", "--align", "x"), "neither auto nor a number"),
         (("plan", "nets.py:make", "--macs", "0.5", "--ratio", "stem"), "not PATTERN=FRACTION"),
         (("plan", "nets.py:make", "--macs", "0.5", "--scope", "all"), "'all' is not one of"),

@@ -524,6 +524,22 @@ def test_what_cannot_be_steered(tmp_path: Path) -> None:
         run(write(tmp_path, method="ssr", sparse=sparse, budget={"channels": 0.5}), tmp_path / "out")
 
 
+def test_what_a_method_cannot_spend_is_said_before_the_training(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match="gal cannot spend a budget of latency") as caught:
+        run(write(tmp_path, method="gal", budget={"macs": 0.6, "latency": 0.5}), tmp_path / "out")
+    assert caught.value.advice == "give one of channels, macs, params"
+
+
+def test_budgets_of_time_and_of_work_after_a_training(tmp_path: Path) -> None:
+    plan = {"target": "onnxruntime-cpu-avx512", "align": 1}  # another machine: nothing is measured
+    budget = {"latency": 0.7, "params": 0.5}
+    record = run(
+        write(tmp_path, method="ssr", sparse={"epochs": 1}, budget=budget, plan=plan), tmp_path / "out"
+    )
+    assert record.slim.params <= 0.505 * record.dense.params
+    assert any("of several budgets" in note for note in record.notes), record.notes
+
+
 @pytest.mark.parametrize("option", ["protect", "only", "ratios"])
 @pytest.mark.parametrize("method", ["ssr", "none"])
 def test_patterns_are_tried_before_the_training(option: str, method: str, tmp_path: Path) -> None:

@@ -126,27 +126,30 @@ def spend_on_structures(
     Raises:
         PlanError: The budget cannot be spent.
     """
-    if budget.quantity not in ("macs", "params"):
+    other = [part.quantity for part in budget.parts if part.quantity not in ("macs", "params")]
+    if other:
         raise PlanError(
-            f"a budget of {budget.quantity} cannot be spent on whole structures",
+            f"a budget of {other[0]} cannot be spent on whole structures",
             advice="use macs= or params=",
         )
-    target = budget.fraction * getattr(analyse(trace).coupling.cost.dense, budget.quantity)
+    dense = analyse(trace).coupling.cost.dense
+    targets = {part.quantity: part.fraction * getattr(dense, part.quantity) for part in budget.parts}
+
+    def met(plan: Plan) -> bool:
+        return all(getattr(plan.predicted, quantity) <= most for quantity, most in targets.items())
+
     candidates = sorted(np.flatnonzero(alive), key=lambda k: values[k])
     low, high = 0, len(candidates)
     while low < high:  # cost falls with every further cut
         middle = (low + high) // 2
-        if (
-            getattr(_without(trace, masks, alive, values, candidates[:middle]).predicted, budget.quantity)
-            <= target
-        ):
+        if met(_without(trace, masks, alive, values, candidates[:middle])):
             high = middle
         else:
             low = middle + 1
     plan = _without(trace, masks, alive, values, candidates[:low])
-    if getattr(plan.predicted, budget.quantity) > target:
+    if not met(plan):
         raise PlanError(
-            f"cutting every structure still leaves more than {budget.fraction:.0%} of the {budget.quantity}",
+            f"cutting every structure still leaves more than {budget}",
             advice='mask channels as well: on=("block", "channel")',
         )
     return plan
@@ -177,13 +180,14 @@ def channels_left(
     """
     small = cut(trace, [s.name for s, stays in zip(masks.structures, alive) if not stays])
     dense, coupling = analyse(trace).coupling, analyse(small).coupling
-    fraction = budget.fraction
-    if budget.quantity in ("macs", "params"):
-        fraction *= getattr(dense.cost.dense, budget.quantity) / getattr(coupling.cost.dense, budget.quantity)
+    fractions = {part.quantity: part.fraction for part in budget.parts}
+    for quantity in {"macs", "params"} & fractions.keys():
+        fractions[quantity] *= getattr(dense.cost.dense, quantity) / getattr(coupling.cost.dense, quantity)
+    left = None if min(fractions.values()) >= 1 else Budget(**{q: min(f, 1.0) for q, f in fractions.items()})
     scores = np.full(coupling.n_units, np.nan)
     for axis, units in coupling.axes.items():
         before = dense.axes.get(axis)
         if before is not None:
             masked = masks.units[before] >= 0
             scores[units[masked]] = values[masks.units[before[masked]]]
-    return small, None if fraction >= 1 else Budget(**{budget.quantity: fraction}), Learned(scores)
+    return small, left, Learned(scores)

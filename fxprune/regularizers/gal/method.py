@@ -122,6 +122,7 @@ class GAL(Regularizer):
     """
 
     name = "gal"
+    spends = frozenset({"macs", "params", "channels"})
 
     def __init__(
         self,

@@ -84,22 +84,30 @@ def _methods(value: object) -> object:
 
 
 class BudgetOptions(Section):
-    """Fraction to keep of one quantity."""
+    """How much to keep; see ``fxprune.plans.Budget``."""
 
     macs: Kept | None = None
     params: Kept | None = None
     channels: Kept | None = None
+    latency: Kept | None = None
+    latency_ms: Positive | None = None
 
     @model_validator(mode="after")
-    def _one(self) -> BudgetOptions:
-        given = [name for name in type(self).model_fields if getattr(self, name) is not None]
-        if len(given) != 1:
-            raise ValueError(f"give one of macs, params and channels, not {' and '.join(given) or 'none'}")
+    def _together(self) -> BudgetOptions:
+        try:
+            self.budget()
+        except PlanError as error:
+            raise ValueError(f"{error.what}: {error.advice}") from None
         return self
 
     def budget(self) -> Budget:
         """As the planner takes it."""
-        return Budget(macs=self.macs, params=self.params, channels=self.channels)
+        return Budget(**{name: getattr(self, name) for name in type(self).model_fields})
+
+    @property
+    def steers(self) -> bool:
+        """A method can be led to it while it trains: work alone changes with every unit, and is known without a file."""
+        return [part.quantity for part in self.budget().parts] in (["macs"], ["params"])
 
 
 class PlanSection(Section):
@@ -228,9 +236,14 @@ class Recipe(Section):
     def _consistent(self) -> Recipe:
         if self.budget is None and not self.method:
             raise ValueError("without a method there must be a budget, such as {macs: 0.5}")
+        target = targets.get(self.plan.target)
+        if self.budget is not None and self.budget.latency_ms is not None and not target.measurable:
+            raise ValueError(
+                f"budget.latency_ms is measured, and plan.target '{target.name}' is another machine"
+            )
         if self.bench is not None and self.export is None:
             raise ValueError("bench measures the ONNX files: it needs export")
-        if self.sparse.steer is not None and (self.budget is None or self.budget.channels is not None):
+        if self.sparse.steer is not None and (self.budget is None or not self.budget.steers):
             raise ValueError("sparse.steer needs a budget of macs or params to steer to")
         if self.sparse.steer is not None and not self.method:
             raise ValueError("sparse.steer needs a method whose strength it can set")
