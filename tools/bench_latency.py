@@ -6,10 +6,11 @@
 
 Every model has random weights of one seed (widths decide the latency, not values) and is cut by magnitude: to half
 of its MACs (fxprune's default, and without steps), to half and 0.7 of its measured time, and by Torch-Pruning
-to half of the MACs, as it is and with ``round_to=16`` (one ratio for all layers, found by bisection).  Dense files
-are torch's own export and fxprune's.  All files of one model are timed in one run, interleaved, batch 1; each of
+to half of the MACs, as it is and with ``round_to=16`` (one ratio for all layers, found by bisection).  Beside each wish
+stands a plan for MACs that takes as long by the latency model.  Dense files are torch's own export and fxprune's.  All files of one model are timed in one run, interleaved, batch 1; each of
 fxprune's has passed the parity check with torch.  Ratios are of processor time on one thread.  Peers need the ``peers`` extra.
-Models that have a row are not measured again, unless with ``--anew``.
+Models that have a row are not measured again, unless with ``--anew``.  With ``--threads`` and ``--batch`` other than one
+there are no peers, and times of several threads are those of the clock.
 """
 
 from __future__ import annotations
@@ -30,9 +31,11 @@ from machine_note import machine_note
 from torch import nn
 
 import fxprune
+from fxprune import targets
 from fxprune.bench.table import BenchRow
 from fxprune.coupling.couple import analyse
 from fxprune.criteria.score import score
+from fxprune.planning.latency import LatencyModel, latency_model
 from fxprune.plans import Budget, Plan
 from fxprune.resizing.resolve import keep_mask
 
@@ -102,16 +105,46 @@ def importance(trace: fxprune.Trace, plan: Plan) -> float:
     return float(scores[scored & keep_mask(analyse(trace), plan)].sum() / scores[scored].sum())
 
 
-def measured(name: str, rounds: int, seconds: float) -> list[Row]:
+def as_long(trace: fxprune.Trace, plan: Plan, model: LatencyModel) -> Plan:
+    """The plan for a share of the MACs that takes as long as another plan, by the latency model."""
+
+    def time_of(made: Plan) -> float:
+        return model.milliseconds(keep_mask(analyse(trace), made))
+
+    low, high, wanted = 0.02, 1.0, time_of(plan)
+    best = plan
+    for _ in range(9):
+        middle = (low + high) / 2
+        made = fxprune.plan(trace, Budget(macs=middle))
+        if time_of(made) <= wanted:
+            low, best = middle, made
+        else:
+            high = middle
+    return best
+
+
+def plans_of(trace: fxprune.Trace, target: str) -> dict[str, Plan]:
+    """What is compared, by its name in the table."""
+    plans = {
+        DEFAULT: fxprune.plan(trace, Budget(macs=0.5)),
+        FREE: fxprune.plan(trace, Budget(macs=0.5), align=1),
+    }
+    known = targets.get(target)
+    model = latency_model(analyse(trace), known, batch=known.batch)
+    for wish in WISHES:
+        plans[f"latency={wish}"] = timed = fxprune.plan(trace, Budget(latency=wish), target=target)
+        plans[f"MACs for {wish}"] = as_long(trace, timed, model)
+    return plans
+
+
+def measured(name: str, rounds: int, seconds: float, threads: int, batch: int) -> list[Row]:
     x = NETS[name][1]() if name in NETS else torch.randn(1, 3, 224, 224)
     trace = fxprune.trace(made(name), x)
-    budgets = {DEFAULT: (Budget(macs=0.5), {}), FREE: (Budget(macs=0.5), {"align": 1})}
-    budgets |= {f"latency={wish}": (Budget(latency=wish), {}) for wish in WISHES}
-    plans = {label: fxprune.plan(trace, budget, **options) for label, (budget, options) in budgets.items()}  # type: ignore[arg-type]
+    plans = plans_of(trace, f"onnxruntime-cpu?threads={threads}&batch={batch}")
     models = {DENSE: trace.model, **{label: fxprune.slim(trace, plan) for label, plan in plans.items()}}
     failed: dict[str, str] = {}
     peers: dict[str, nn.Module] = {}
-    for label, step in ((PEER, None), (ROUNDED, 16)):
+    for label, step in ((PEER, None), (ROUNDED, 16)) if threads == batch == 1 else ():
         try:
             peers[label] = by_peer(name, x, step, seconds)
         except Exception as error:  # noqa: BLE001 - the peer's failures are part of the table
@@ -133,67 +166,93 @@ def measured(name: str, rounds: int, seconds: float) -> list[Row]:
             report = fxprune.export_onnx(model, x, Path(folder) / f"{number}.onnx", passes=passes)
             files[label] = report.path
             facts.setdefault(label, {})["passes"] = dict(report.passes)
-        table = fxprune.benchmark(files, x, repeats=rounds, memory=False)
+        table = fxprune.benchmark(
+            files, x, repeats=rounds, memory=False, threads=threads, batch=batch if batch > 1 else None
+        )
     for label in peers:
         facts[label]["macs"] = (table[label].macs or 0) / (table[TORCH].macs or 1)
     base = table[DENSE]
-    rows = [row_of(name, row, base, facts.get(row.name, {})) for row in table.rows]
-    return rows + [{"model": name, "tool": t, "failed": why} for t, why in failed.items()]
+    where: Row = {"model": name, "threads": threads, "batch": batch}
+    rows = [{**where, **row_of(row, base), **facts.get(row.name, {})} for row in table.rows]
+    return rows + [{**where, "tool": t, "failed": why} for t, why in failed.items()]
 
 
-def row_of(name: str, row: BenchRow, base: BenchRow, facts: Mapping[str, object]) -> Row:
-    """Ratios to torch's dense file and to ours."""
-    assert row.cpu_ms and base.cpu_ms and row.cpu_speedup and base.cpu_speedup
+def row_of(row: BenchRow, base: BenchRow) -> Row:
+    """Ratios to torch's dense file and to ours: of processor time where one thread ran."""
+    times: tuple[float | None, ...] = (
+        row.median_ms,
+        base.median_ms,
+        row.speedup,
+        row.speedup_low,
+        row.speedup_high,
+    )
+    if row.cpu_ms is not None:
+        times = (row.cpu_ms, base.cpu_ms, row.cpu_speedup, row.cpu_speedup_low, row.cpu_speedup_high)
+    mine, dense, ratio, low, high = (float(str(t)) for t in times)
     return {
-        "model": name,
         "tool": row.name,
-        "cpu_ms": row.cpu_ms,
-        "over_torch": row.cpu_speedup,
-        "low": row.cpu_speedup_low,
-        "high": row.cpu_speedup_high,
-        "of_dense": base.cpu_ms / row.cpu_ms,
+        "ms": mine,
+        "over_torch": ratio,
+        "low": low,
+        "high": high,
+        "of_dense": dense / mine,
         "wall_over_torch": row.speedup,
-        **facts,
     }
 
 
 def page(rows: list[Row], rounds: int) -> str:
     """The tables."""
-    by: dict[str, dict[str, Row]] = {}
+    by: dict[tuple[object, object], dict[str, dict[str, Row]]] = {}
     for row in rows:
-        by.setdefault(str(row["model"]), {})[str(row["tool"])] = row
+        way = row["threads"], row["batch"]
+        by.setdefault(way, {}).setdefault(str(row["model"]), {})[str(row["tool"])] = row
     lines = [
         "# Latency in onnxruntime",
         "",
-        f"`python tools/bench_latency.py` wrote this: one thread, batch 1, 224 x 224 (the last three: 128 tokens, 128 x 128, 256 x 256), processor time, medians of {rounds} "
-        f"interleaved rounds with paired ratios. {machine_note()}.",
+        f"`python tools/bench_latency.py` wrote this: 224 x 224 (the last three: 128 tokens, 128 x 128, 256 x 256), medians of {rounds} "
+        f"interleaved rounds with paired ratios, of processor time where one thread runs. {machine_note()}.",
         "",
-        "Cells: times as fast as torch's own dense file · efficiency (that times the MACs left). A star: what fxprune makes faster "
+        "Cells, one thread and batch 1: times as fast as torch's own dense file · efficiency (that times the MACs left). A star: what fxprune makes faster "
         "in the file (narrow groups, Gemm, padding) is in it. Errors of Torch-Pruning are of this tool's plain call of it; attention may "
         "want options that it is not given here. A dash: not measured.",
         "",
         "| model | dense file | half the MACs | the same, align=1 | Torch-Pruning | its round_to=16 |",
         "|---|---|---|---|---|---|",
     ]
-    for name, tools in by.items():
+    for name, tools in by.get((1, 1), {}).items():
         cells = [_plain(tools.get(DENSE))] + [_cell(tools.get(t)) for t in (DEFAULT, FREE, PEER, ROUNDED)]
         lines.append(f"| {name} | {' | '.join(cells)} |")
-    lines += [
-        "",
-        "Budgets of time: what is left of the dense file's time (fxprune's own), measured in this run; MACs left; share of "
-        "the l1 importance kept.",
-        "",
-        "| model | latency=0.5 | MACs | importance | latency=0.7 | MACs | importance | half the MACs: time | importance |",
-        "|---|---|---|---|---|---|---|---|---|",
-    ]
-    for name, tools in by.items():
-        cells = []
-        for label in (*(f"latency={wish}" for wish in WISHES), DEFAULT):
-            row = tools.get(label, {})
-            cells += [_share(row, "time")] + ([_share(row, "macs")] if label != DEFAULT else [])
-            cells.append(_share(row, "importance"))
-        lines.append(f"| {name} | {' | '.join(cells)} |")
+    for (threads, batch), models in sorted(by.items(), key=str):
+        lines += ["", f"## Budgets of time, threads: {threads}, batch: {batch}", "", *_wishes(models)]
     return "\n".join(lines) + "\n"
+
+
+def _wishes(models: Mapping[str, Mapping[str, Row]]) -> list[str]:
+    """How wishes were met, and what is kept beside a plan for MACs that takes as long."""
+    columns = [
+        f"{w}: {what}"
+        for w in WISHES
+        for what in ("time", "MACs", "importance", "by MACs: time", "importance")
+    ]
+    lines = [
+        "What is left of the time of fxprune's own dense file, measured in this run; of the MACs; of the l1 importance. Beside it the plan for MACs that "
+        "takes as long by the latency model, measured as well.",
+        "",
+        f"| model | half the MACs: time | {' | '.join(columns)} |",
+        f"|---|---{'|---' * len(columns)}|",
+    ]
+    met, total = 0, 0
+    for name, tools in models.items():
+        cells = [_share(tools.get(DEFAULT, {}), "time")]
+        for wish in WISHES:
+            row, other = tools.get(f"latency={wish}", {}), tools.get(f"MACs for {wish}", {})
+            cells += [_share(row, what) for what in ("time", "macs", "importance")]
+            cells += [_share(other, what) for what in ("time", "importance")]
+            if "of_dense" in row:
+                total += 1
+                met += abs(1 / float(str(row["of_dense"])) / wish - 1) <= 0.05
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    return [*lines, "", f"{met} of {total} wishes met within 5 %."]
 
 
 def _share(row: Mapping[str, object], what: str) -> str:
@@ -228,6 +287,8 @@ def main() -> None:
     parser.add_argument(
         "--seconds", type=float, default=600.0, help="most that a peer may take for one model"
     )
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--batch", type=int, default=1)
     parser.add_argument("--anew", action="store_true", help="measure models that have rows again")
     parser.add_argument("--table", action="store_true", help="only write the table")
     parser.add_argument("--out", type=Path, default=RESULTS)
@@ -237,11 +298,12 @@ def main() -> None:
     options.out.mkdir(parents=True, exist_ok=True)
     file = options.out / "latency.json"
     rows: list[Row] = json.loads(file.read_text()) if file.exists() else []
-    known = {row["model"] for row in rows}
+    way = options.threads, options.batch
     for name in () if options.table else options.models:
-        if name in known and not options.anew:
+        old = [row for row in rows if (row["model"], row["threads"], row["batch"]) == (name, *way)]
+        if old and not options.anew:
             continue
-        rows = [row for row in rows if row["model"] != name] + measured(name, options.rounds, options.seconds)
+        rows = [row for row in rows if row not in old] + measured(name, options.rounds, options.seconds, *way)
         file.write_text(json.dumps(rows, indent=1) + "\n")
         (options.out / "LATENCY.md").write_text(page(rows, options.rounds))
         print(name, "done", flush=True)
