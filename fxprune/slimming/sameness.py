@@ -71,8 +71,8 @@ def difference(
         why = _in_numbers(module, graph(), inputs) or _in_work(module, inputs, work)
         if why:
             return why
-    elif copy.calls - rewritten.calls:
-        _run_for_real(module, inputs)  # what nobody reads has no name to compare, and runs all the same
+    elif copy.calls - rewritten.calls and (why := _in_work(module, inputs, work)):
+        return why  # what nobody reads has no name to compare, and runs all the same
     # A graph runs the same operators in training, unless another one was traced there.
     trained = _named(copy, inputs, training=True)
     return "" if trained in (wanted, got) else _in_training(dense, inputs, trained)
@@ -116,6 +116,8 @@ def _is_empty(module: nn.Module) -> bool:
 
 def _in_work(module: nn.Module, inputs: Inputs, work: int) -> str:
     """Padding to a fixed size, say, leaves the result as it is and makes the code do more than was planned."""
+    if _is_empty(module):
+        return ""
     done = counted_macs(lambda: _run(copied(module, torch.clone), copy.deepcopy(inputs)))
     return f"{done} multiply-accumulates instead of {work}" if done > work else ""
 
