@@ -342,9 +342,9 @@ class Unread(Padded):
 def test_a_copy_that_does_more_than_was_planned_is_not_taken(model: type[nn.Module]) -> None:
     torch.manual_seed(0)
     found = trace(model().eval(), torch.randn(1, 2, 10))
-    made = plan_removal(found, {("a.weight", 0): [1, 4, 7]})
+    made = plan_removal(found, {("a.weight", 0): [1, 2]})
     small = slim(found, made)
-    unread = 100 if model is Unread else 0  # left out of the graph
+    unread = 200 if model is Unread else 0  # left out of the graph
     assert measure(small, found.args).macs + unread == made.predicted.macs < made.dense.macs
     verify(found, made, small)
     with pytest.raises(SliceError, match=r"\d+ multiply-accumulates instead of \d+"):
