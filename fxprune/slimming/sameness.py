@@ -15,7 +15,7 @@ import torch
 from torch import nn
 from torch.utils import _pytree as pytree
 
-from fxprune.coupling.cost import counted_macs
+from fxprune.coupling.cost import measure
 from fxprune.graph.live import live_value
 from fxprune.graph.values import Calls, DryRun, Inputs, Names, UnknownValue
 from fxprune.models.calls import untouched_random_state
@@ -56,7 +56,7 @@ def difference(
         graph: Makes the graph a module, which only numbers need.
         dense: The model both were made from.
         inputs: Example inputs.
-        work: Multiply-accumulates that the example may cost.
+        work: Multiply-accumulates that a sample may cost.
     """
     names = Names()
     names.share(_tensors(module))
@@ -118,7 +118,7 @@ def _in_work(module: nn.Module, inputs: Inputs, work: int) -> str:
     """Padding to a fixed size, say, leaves the result as it is and makes the code do more than was planned."""
     if _is_empty(module):
         return ""
-    done = counted_macs(lambda: _run(copied(module, torch.clone), copy.deepcopy(inputs)))
+    done = measure(copied(module, torch.clone).eval(), *copy.deepcopy(inputs)).macs
     return f"{done} multiply-accumulates instead of {work}" if done > work else ""
 
 

@@ -124,8 +124,7 @@ def _difference(parts: Parts, module: nn.Module) -> str:
         where = source_of(node) if problem and node is not None else ""
         return f"{problem} ({where})" if where else problem
     inputs = trace.args, dict(trace.kwargs)
-    # What a plan states is for one sample and rounded down.
-    work = (parts.resolution.cost.macs + 1) * parts.resolution.analysis.coupling.cost.samples - 1
+    work = parts.resolution.cost.macs
     return difference(module, lambda: parts.calls, lambda: parts.graph, trace.model, inputs, work)
 
 
