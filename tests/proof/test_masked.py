@@ -196,8 +196,16 @@ def overwritten_beside(net: Rows, y: Tensor) -> Tensor:
     return y * rows.softmax(1).square().sum(1, keepdim=True)
 
 
+def below(net: Rows, y: Tensor) -> Tensor:
+    """Rows of zeros under the one that is made: each of their columns goes with its channel."""
+    z = y.new_zeros(len(y), 3, y.shape[1])
+    z[:, :1] = y[:, None]
+    return y * ((z - 0.5).softmax(2) * z.cos()).sum((1, 2))[:, None]
+
+
 @pytest.mark.parametrize(
-    ("between", "left"), [(overwritten_in_all, LEFT), (overwritten_beside, tuple(range(4, 12)))]
+    ("between", "left"),
+    [(below, LEFT), (overwritten_in_all, LEFT), (overwritten_beside, tuple(range(4, 12)))],
 )
 def test_what_is_overwritten_stays_where_it_is_left(
     between: Callable[[Rows, Tensor], Tensor], left: tuple[int, ...]
@@ -415,3 +423,13 @@ def test_a_view_that_must_copy_keeps_what_is_gone(samples: int) -> None:
     found = compare(dense, plan, slim, (torch.randn(samples).double(),))
     assert (found.judged, found.unjudged) == (1.0, ())
     assert found.error <= EXACT < 1e-3 < found.effect
+
+
+def test_a_line_of_which_only_literals_are_left_is_in_doubt() -> None:
+    """A row in front, of which the columns below may be gone: whether it goes with them is not seen here."""
+
+    def front(net: Rows, y: Tensor) -> Tensor:
+        rows = nn.functional.pad(y, (1, 0), value=-1.0).unflatten(1, (-1, 2))
+        return y * rows.logsumexp(1).square().sum(1, keepdim=True)
+
+    assert judged(front, (0,), width=3).judged == 0

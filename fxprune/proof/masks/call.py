@@ -12,7 +12,19 @@ from torch import Tensor
 from fxprune.models.conditions import Values
 from fxprune.proof.masks.states import ALIVE, DEAD, FREE, States
 
-__all__ = ["Call", "Law", "Result", "State", "Unknown", "counted", "merged", "mixed", "padded", "unmixed"]
+__all__ = [
+    "Call",
+    "Law",
+    "Result",
+    "State",
+    "Unknown",
+    "counted",
+    "emptied",
+    "merged",
+    "mixed",
+    "padded",
+    "unmixed",
+]
 
 State = Tensor | None
 
@@ -59,14 +71,12 @@ class Call:
         return next(n for n, v in self.values.items() if isinstance(v, Tensor))
 
     def state(self, tensor: object) -> Tensor:
-        """States of an operand, alive where nothing is noted."""
+        """States of an operand, alive where nothing is noted; literals share the fate of their slices."""
         assert isinstance(tensor, Tensor)
         state = self.states.of(tensor)
-        return (
-            torch.full(tensor.shape, ALIVE, dtype=torch.uint8, device=tensor.device)
-            if state is None
-            else state
-        )
+        if state is None:
+            return torch.full(tensor.shape, ALIVE, dtype=torch.uint8, device=tensor.device)
+        return settled(state) if self.follow else state
 
     def run(self, /, **changed: object) -> object:
         """The operator with some arguments changed."""
@@ -75,7 +85,7 @@ class Call:
     def without(self, name: str, fill: float = 0.0) -> Tensor:
         """An operand with something in the place of what is gone: zeros where a removal is said to be exact."""
         tensor = self.tensor(name)
-        state = self.states.of(tensor)
+        state = None if self.states.of(tensor) is None else self.state(tensor)
         if state is None or not bool((state == DEAD).any()):
             return tensor
         value = _within(fill if self.follow else 0.0, tensor.dtype)
@@ -152,6 +162,14 @@ def unmixed(call: Call, name: str, dims: list[int]) -> Tensor:
     if mixed(state, dims):
         raise Unknown(f"{call.func} works across positions that are gone")
     return merged(state, dims, keepdim=True)
+
+
+def emptied(state: Tensor, dims: list[int]) -> bool:
+    """Of some line nothing is left but literals."""
+    alive, dead, free = (
+        ((state == kind).amax(dims) for kind in (ALIVE, DEAD, FREE)) if dims else [state[:0]] * 3
+    )
+    return bool((dead & free & ~alive).any())
 
 
 def counted(call: Call, state: Tensor, dims: list[int]) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from fxprune.proof.masks.call import Call, Law, Result, Unknown, counted, merged, mixed
+from fxprune.proof.masks.call import Call, Law, Result, Unknown, counted, emptied, merged, mixed
 from fxprune.proof.masks.moving import composed, elementwise
 from fxprune.proof.masks.states import DEAD
 
@@ -38,9 +38,10 @@ def summed(fill: float, *names: str) -> Law:
         order = call["ord"] if "ord" in call.values else call["p"]
         # Norms of negative order look for the smallest.
         neutral = math.inf if isinstance(order, (int, float)) and order < 0 else fill
-        return call.run(**{name: call.without(name, neutral)}), merged(
-            call.state(call.tensor(name)), dims, _keeps(call)
-        )
+        state = call.state(call.tensor(name))
+        if emptied(state, dims):
+            call.doubt = f"{call.func} reads literals beside what is gone, and nothing else"
+        return call.run(**{name: call.without(name, neutral)}), merged(state, dims, _keeps(call))
 
     return law
 
