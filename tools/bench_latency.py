@@ -137,14 +137,16 @@ def plans_of(trace: fxprune.Trace, target: str) -> dict[str, Plan]:
     return plans
 
 
-def measured(name: str, rounds: int, seconds: float, threads: int, batch: int) -> list[Row]:
+def measured(
+    name: str, rounds: int, seconds: float, threads: int, batch: int, *, with_peers: bool
+) -> list[Row]:
     x = NETS[name][1]() if name in NETS else torch.randn(1, 3, 224, 224)
     trace = fxprune.trace(made(name), x)
     plans = plans_of(trace, f"onnxruntime-cpu?threads={threads}&batch={batch}")
     models = {DENSE: trace.model, **{label: fxprune.slim(trace, plan) for label, plan in plans.items()}}
     failed: dict[str, str] = {}
     peers: dict[str, nn.Module] = {}
-    for label, step in ((PEER, None), (ROUNDED, 16)) if threads == batch == 1 else ():
+    for label, step in ((PEER, None), (ROUNDED, 16)) if with_peers else ():
         try:
             peers[label] = by_peer(name, x, step, seconds)
         except Exception as error:  # noqa: BLE001 - the peer's failures are part of the table
@@ -287,6 +289,7 @@ def main() -> None:
     parser.add_argument(
         "--seconds", type=float, default=600.0, help="most that a peer may take for one model"
     )
+    parser.add_argument("--no-peers", action="store_true", help="Torch-Pruning does not finish on Swin")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--batch", type=int, default=1)
     parser.add_argument("--anew", action="store_true", help="measure models that have rows again")
@@ -299,11 +302,14 @@ def main() -> None:
     file = options.out / "latency.json"
     rows: list[Row] = json.loads(file.read_text()) if file.exists() else []
     way = options.threads, options.batch
+    with_peers = way == (1, 1) and not options.no_peers
     for name in () if options.table else options.models:
         old = [row for row in rows if (row["model"], row["threads"], row["batch"]) == (name, *way)]
         if old and not options.anew:
             continue
-        rows = [row for row in rows if row not in old] + measured(name, options.rounds, options.seconds, *way)
+        rows = [row for row in rows if row not in old] + measured(
+            name, options.rounds, options.seconds, *way, with_peers=with_peers
+        )
         file.write_text(json.dumps(rows, indent=1) + "\n")
         (options.out / "LATENCY.md").write_text(page(rows, options.rounds))
         print(name, "done", flush=True)
