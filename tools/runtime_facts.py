@@ -23,6 +23,9 @@ KINDS = {
     "depthwise 3x3": [Layer("conv", c, 1, 3, 56) for c in WIDTHS],
     "grouped 3x3": [Layer("conv", 192, g, 3, 28) for g in (2, 4, 8, 12, 16, 24, 32, 48, 64, 96, 192)],
     "matrix": [Layer("gemm", w, points=n) for w in (256, 1024, 2048) for n in (1, 8, 49, 197)],
+    # The runtime makes one operator of an addition and a norm, not of a Sum and a norm.
+    "norm of a sum, fused": [Layer("Add, norm", w, points=128) for w in (128, 256, 768)],
+    "norm of a sum, apart": [Layer("Sum, norm", w, points=128) for w in (128, 256, 768)],
 }
 
 

@@ -300,7 +300,7 @@ Passes = Annotated[
     typer.Option(
         "--passes",
         metavar="all|none|NAME,NAME",
-        help="What may be changed in the graph to run faster: pooling, gemm, padding, groups; none for torch's graph.",
+        help="What may be changed in the graph to run faster: pooling, gemm, padding, groups, norms; none for torch's graph.",
         rich_help_panel=_OUTPUT,
     ),
 ]

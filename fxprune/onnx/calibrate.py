@@ -32,7 +32,8 @@ class Layer:
     """A layer that keeps the shape of what it reads.
 
     Attributes:
-        kind: ``"conv"``, ``"gemm"`` or ``"add"``.
+        kind: ``"conv"``, ``"gemm"``, ``"add"``, or a layer norm of a sum: ``"Add, norm"``, which the runtime fuses, and
+            ``"Sum, norm"``, which it does not.
         width: Channels, or entries of a row.
         group: Channels of a group of a convolution.
         kernel: Pixels along a side of its kernel.
@@ -50,12 +51,18 @@ class Layer:
         """Multiply-accumulates."""
         if self.kind == "gemm":
             return self.points * self.width**2
-        return self.width * self.group * self.kernel**2 * self.points**2  # of an addition its elements
+        if "norm" in self.kind:
+            return self.points * self.width
+        return (
+            self.width * self.group * self.kernel**2 * self.points**2
+        )  # of an addition, or a norm, its elements
 
     @property
     def shape(self) -> tuple[int, ...]:
         """Of what it reads and makes."""
-        return (self.points, self.width) if self.kind == "gemm" else (1, self.width, self.points, self.points)
+        if self.kind in ("conv", "add"):
+            return 1, self.width, self.points, self.points
+        return (self.points, self.width) if self.kind == "gemm" else (1, self.points, self.width)
 
 
 def _chain(layer: Layer, length: int) -> bytes:
@@ -82,8 +89,12 @@ def _chain(layer: Layer, length: int) -> bytes:
             nodes += [
                 helper.make_node("Gemm", [before, weight, constant(f"b{k}", (layer.width,), 1.0)], [after])
             ]
-        else:
+        elif layer.kind == "add":
             nodes += [helper.make_node("Add", [before, "x0"], [after])]
+        else:
+            scale, shift = (constant(f"{name}{k}", (layer.width,), 1.0) for name in "wb")
+            nodes += [helper.make_node(layer.kind.partition(",")[0], [before, "x0"], [f"y{k}"])]
+            nodes += [helper.make_node("LayerNormalization", [f"y{k}", scale, shift], [after])]
     ends = [
         helper.make_tensor_value_info(name, TensorProto.FLOAT, list(layer.shape))
         for name in ("x0", f"x{length}")

@@ -129,7 +129,8 @@ def export_onnx(
         target: The runtime to make the file fast for; it runs on others, too.
         passes: What may be changed to make it fast, by default all that helps: ``"pooling"`` (means over images
             as pooling), ``"gemm"`` (linear layers on rows as one operator), ``"padding"`` (channels filled up to
-            whole blocks with zeros), ``"groups"`` (narrow groups of a convolution merged, with zeros between).
+            whole blocks with zeros), ``"groups"`` (narrow groups of a convolution merged, with zeros between), ``"norms"`` (sums
+            and the layer norms after them kept apart).
             ``[]`` writes the graph as torch makes it.
 
     Returns:

@@ -13,6 +13,7 @@ import onnx_ir.passes.common as common_passes
 
 from fxprune.errors import ExportError
 from fxprune.onnx.narrow_groups import merge_narrow_groups
+from fxprune.onnx.norms import sums_before_norms
 from fxprune.onnx.padding import pad_channels
 from fxprune.onnx.rewrite_rules import linear_as_gemm, mean_as_pooling
 from fxprune.support.words import near
@@ -28,6 +29,7 @@ PASSES: Mapping[str, Pass] = {
     "gemm": linear_as_gemm,
     "padding": pad_channels,
     "groups": merge_narrow_groups,
+    "norms": sums_before_norms,
 }
 """By name, applied in this order."""
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import onnx
+import onnxruntime as ort
 import pytest
 import torch
 from torch import nn
@@ -245,3 +246,44 @@ def test_unknown_names_are_refused(tmp_path: Path) -> None:
     assert list(PASSES) == ["pooling", "gemm", "padding", "groups"]
     with pytest.raises(PlanError, match="no target"):
         export_onnx(nn.Linear(2, 2), torch.ones(1, 2), tmp_path / "m.onnx", target="abacus")
+
+
+# --- norms -----------------------------------------------------------------------------------
+
+
+class Residual(nn.Module):
+    """A branch added before or after its norm."""
+
+    def __init__(self, *, after: bool) -> None:
+        super().__init__()
+        self.branch, self.norm, self.after = nn.Linear(32, 32), nn.LayerNorm(32), after
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if self.after:
+            return self.norm(x + self.branch(x))
+        y = x + self.branch(x)
+        return y + self.norm(y)
+
+
+@pytest.mark.parametrize("after", [True, False])
+def test_sums_are_kept_apart_from_the_norms_that_alone_read_them(after: bool, tmp_path: Path) -> None:
+    report, nodes, _ = _exported(_live(Residual(after=after)), torch.randn(2, 5, 32), tmp_path)
+    assert report.passes.get("norms", 0) == int(after)
+    assert [n.op_type for n in nodes].count("Sum") == int(after)
+
+
+def _optimised(path: Path) -> list[onnx.NodeProto]:
+    """Operators that the runtime makes of a file."""
+    options = ort.SessionOptions()
+    options.optimized_model_filepath = str(path.with_suffix(".optimised.onnx"))
+    ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    return list(onnx.load(options.optimized_model_filepath).graph.node)
+
+
+def test_without_the_pass_the_runtime_fuses_them(tmp_path: Path) -> None:
+    """Else there would be nothing to keep apart."""
+    net, x = _live(Residual(after=True)), torch.randn(2, 5, 32)
+    plain, _, _ = _exported(net, x, tmp_path, ["gemm"])
+    assert "SkipLayerNormalization" in [n.op_type for n in _optimised(plain.path)]
+    apart, _, _ = _exported(net, x, tmp_path)
+    assert "SkipLayerNormalization" not in [n.op_type for n in _optimised(apart.path)]
