@@ -7,8 +7,8 @@
 Every model has random weights of one seed (widths decide the latency, not values) and is cut by magnitude: to half
 of its MACs (fxprune's default, and without steps), to half and 0.7 of its measured time, and by Torch-Pruning
 to half of the MACs, as it is and with ``round_to=16`` (one ratio for all layers, found by bisection).  Beside each wish
-stands a plan for MACs that takes as long by the latency model.  Dense files are torch's own export and fxprune's.  All files of one model are timed in one run, interleaved, batch 1; each of
-fxprune's has passed the parity check with torch.  Ratios are of processor time on one thread.  Peers need the ``peers`` extra.
+stands a plan for MACs that takes as long by the latency model.  Dense files are torch's own export and fxprune's.  Files of one model are timed in one run, interleaved: those for half the MACs with the peers', each wish with the dense
+file and its twin (what else runs in between empties the caches, which favours small models).  Each of fxprune's has passed the parity check with torch.  Ratios are of processor time on one thread.  Peers need the ``peers`` extra.
 Models that have a row are not measured again, unless with ``--anew``.  With ``--threads`` and ``--batch`` other than one
 there are no peers, and times of several threads are those of the clock.
 """
@@ -123,34 +123,54 @@ def as_long(trace: fxprune.Trace, plan: Plan, model: LatencyModel) -> Plan:
     return best
 
 
-def plans_of(trace: fxprune.Trace, target: str) -> dict[str, Plan]:
-    """What is compared, by its name in the table."""
+def measured(
+    name: str, rounds: int, seconds: float, threads: int, batch: int, *, with_peers: bool
+) -> list[Row]:
+    """Half the MACs, and what the peers make of it, in one run with the dense files."""
+    trace = traced(name)
     plans = {
         DEFAULT: fxprune.plan(trace, Budget(macs=0.5)),
         FREE: fxprune.plan(trace, Budget(macs=0.5), align=1),
     }
-    known = targets.get(target)
-    model = latency_model(analyse(trace), known, batch=known.batch)
-    for wish in WISHES:
-        plans[f"latency={wish}"] = timed = fxprune.plan(trace, Budget(latency=wish), target=target)
-        plans[f"MACs for {wish}"] = as_long(trace, timed, model)
-    return plans
-
-
-def measured(
-    name: str, rounds: int, seconds: float, threads: int, batch: int, *, with_peers: bool
-) -> list[Row]:
-    x = NETS[name][1]() if name in NETS else torch.randn(1, 3, 224, 224)
-    trace = fxprune.trace(made(name), x)
-    plans = plans_of(trace, f"onnxruntime-cpu?threads={threads}&batch={batch}")
-    models = {DENSE: trace.model, **{label: fxprune.slim(trace, plan) for label, plan in plans.items()}}
     failed: dict[str, str] = {}
     peers: dict[str, nn.Module] = {}
     for label, step in ((PEER, None), (ROUNDED, 16)) if with_peers else ():
         try:
-            peers[label] = by_peer(name, x, step, seconds)
+            peers[label] = by_peer(name, trace.args[0], step, seconds)  # type: ignore[arg-type]
         except Exception as error:  # noqa: BLE001 - the peer's failures are part of the table
             failed[label] = type(error).__name__
+    rows = in_one_run(trace, plans, peers, rounds, threads, batch)
+    rows += [{"tool": tool, "failed": why} for tool, why in failed.items()]
+    return [{"model": name, "threads": threads, "batch": batch, **row} for row in rows]
+
+
+def wished(name: str, rounds: int, threads: int, batch: int) -> list[Row]:
+    """Budgets of time, each in a run of its own with the dense file and the plan for MACs that takes as long."""
+    trace, target = traced(name), f"onnxruntime-cpu?threads={threads}&batch={batch}"
+    model = latency_model(analyse(trace), targets.get(target), batch=batch)
+    rows: list[Row] = []
+    for wish in WISHES:
+        timed = fxprune.plan(trace, Budget(latency=wish), target=target)
+        plans = {f"latency={wish}": timed, f"MACs for {wish}": as_long(trace, timed, model)}
+        rows += [r for r in in_one_run(trace, plans, {}, rounds, threads, batch) if r["tool"] in plans]
+    return [{"model": name, "threads": threads, "batch": batch, **row} for row in rows]
+
+
+def traced(name: str) -> fxprune.Trace:
+    return fxprune.trace(made(name), NETS[name][1]() if name in NETS else torch.randn(1, 3, 224, 224))
+
+
+def in_one_run(
+    trace: fxprune.Trace,
+    plans: Mapping[str, Plan],
+    peers: Mapping[str, nn.Module],
+    rounds: int,
+    threads: int,
+    batch: int,
+) -> list[Row]:
+    """Files of the dense model, of plans and of peers' models, interleaved; with peers torch's own dense file, too."""
+    x = trace.args[0]
+    models = {DENSE: trace.model, **{label: fxprune.slim(trace, plan) for label, plan in plans.items()}}
     facts: dict[str, Row] = {
         label: {
             "macs": plan.predicted.macs / plan.dense.macs,
@@ -160,27 +180,31 @@ def measured(
         for label, plan in plans.items()
     }
     with tempfile.TemporaryDirectory() as folder:
-        files = {TORCH: Path(folder) / "torch.onnx"}
-        torch.onnx.export(trace.model, (x,), str(files[TORCH]), dynamo=True, verbose=False)
-        for number, (label, model) in enumerate((models | peers).items()):
+        files = {}
+        if DEFAULT in plans:
+            files[TORCH] = Path(folder) / "torch.onnx"
+            torch.onnx.export(trace.model, (x,), str(files[TORCH]), dynamo=True, verbose=False)
+        for number, (label, model) in enumerate((models | dict(peers)).items()):
             # Peers' models are written as torch writes them: our passes are ours.
             passes: list[str] | None = [] if label in peers else None
-            report = fxprune.export_onnx(model, x, Path(folder) / f"{number}.onnx", passes=passes)
+            report = fxprune.export_onnx(model, x, Path(folder) / f"{number}.onnx", passes=passes)  # type: ignore[arg-type]
             files[label] = report.path
             facts.setdefault(label, {})["passes"] = dict(report.passes)
         table = fxprune.benchmark(
-            files, x, repeats=rounds, memory=False, threads=threads, batch=batch if batch > 1 else None
+            files,
+            x,  # type: ignore[arg-type]
+            repeats=rounds,
+            memory=False,
+            threads=threads,
+            batch=batch if batch > 1 else None,
         )
     for label in peers:
         facts[label]["macs"] = (table[label].macs or 0) / (table[TORCH].macs or 1)
-    base = table[DENSE]
-    where: Row = {"model": name, "threads": threads, "batch": batch}
-    rows = [{**where, **row_of(row, base), **facts.get(row.name, {})} for row in table.rows]
-    return rows + [{**where, "tool": t, "failed": why} for t, why in failed.items()]
+    return [{**row_of(row, table[DENSE]), **facts.get(row.name, {})} for row in table.rows]
 
 
 def row_of(row: BenchRow, base: BenchRow) -> Row:
-    """Ratios to torch's dense file and to ours: of processor time where one thread ran."""
+    """Ratios to the first file and to fxprune's dense one: of processor time where one thread ran."""
     times: tuple[float | None, ...] = (
         row.median_ms,
         base.median_ms,
@@ -237,7 +261,7 @@ def _wishes(models: Mapping[str, Mapping[str, Row]]) -> list[str]:
         for what in ("time", "MACs", "importance", "by MACs: time", "importance")
     ]
     lines = [
-        "What is left of the time of fxprune's own dense file, measured in this run; of the MACs; of the l1 importance. Beside it the plan for MACs that "
+        "What is left of the time of fxprune's own dense file, measured after the plan in a run of its own with it; of the MACs; of the l1 importance. Beside it the plan for MACs that "
         "takes as long by the latency model, measured as well.",
         "",
         f"| model | half the MACs: time | {' | '.join(columns)} |",
@@ -280,6 +304,10 @@ def _star(row: Row) -> str:
     return "*" if isinstance(passes, dict) and set(passes) - {"pooling"} else ""
 
 
+def _key(row: Row) -> tuple[object, ...]:
+    return tuple(row[k] for k in ("model", "threads", "batch", "tool"))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -289,6 +317,7 @@ def main() -> None:
     parser.add_argument(
         "--seconds", type=float, default=600.0, help="most that a peer may take for one model"
     )
+    parser.add_argument("--what", nargs="*", default=["halves", "wishes"], help="halves, wishes")
     parser.add_argument("--no-peers", action="store_true", help="Torch-Pruning does not finish on Swin")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--batch", type=int, default=1)
@@ -304,12 +333,14 @@ def main() -> None:
     way = options.threads, options.batch
     with_peers = way == (1, 1) and not options.no_peers
     for name in () if options.table else options.models:
-        old = [row for row in rows if (row["model"], row["threads"], row["batch"]) == (name, *way)]
-        if old and not options.anew:
-            continue
-        rows = [row for row in rows if row not in old] + measured(
-            name, options.rounds, options.seconds, *way, with_peers=with_peers
-        )
+        tools = {row["tool"] for row in rows if (row["model"], row["threads"], row["batch"]) == (name, *way)}
+        new: list[Row] = []
+        if "halves" in options.what and (options.anew or DEFAULT not in tools):
+            new += measured(name, options.rounds, options.seconds, *way, with_peers=with_peers)
+        if "wishes" in options.what and (options.anew or f"latency={WISHES[0]}" not in tools):
+            new += wished(name, options.rounds, *way)
+        keys = {_key(row) for row in new}
+        rows = [row for row in rows if _key(row) not in keys] + new
         file.write_text(json.dumps(rows, indent=1) + "\n")
         (options.out / "LATENCY.md").write_text(page(rows, options.rounds))
         print(name, "done", flush=True)
