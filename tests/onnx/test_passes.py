@@ -243,7 +243,7 @@ def test_unknown_names_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ExportError, match="there is no pass 'paddings'") as caught:
         export_onnx(nn.Linear(2, 2), torch.ones(1, 2), tmp_path / "m.onnx", passes=["paddings"])
     assert "'padding'" in caught.value.advice
-    assert list(PASSES) == ["pooling", "gemm", "padding", "groups"]
+    assert list(PASSES) == ["pooling", "gemm", "padding", "groups", "norms"]
     with pytest.raises(PlanError, match="no target"):
         export_onnx(nn.Linear(2, 2), torch.ones(1, 2), tmp_path / "m.onnx", target="abacus")
 

@@ -98,6 +98,16 @@ def counted_padding(m: Named, x: Tensor) -> Tensor:
     return m.second(x * torch.ones_like(x).cumsum(1))
 
 
+def padding_for_depthwise(m: Named, x: Tensor) -> Tensor:
+    x = F.pad(m.first(x), (0, 0, 0, 0, 0, 3))
+    return m.second(m.each(x * torch.ones_like(x).cumsum(1)))
+
+
+def padding_counted_late(m: Named, x: Tensor) -> Tensor:
+    x = F.pad(m.first(x), (0, 0, 0, 0, 0, 3))
+    return m.second(x) + m.third(x * torch.ones_like(x).cumsum(1))
+
+
 def reused(m: Named, x: Tensor) -> Tensor:
     x = m.first(x)
     return m.second(m.mix(torch.relu(m.mix(x))))
@@ -255,6 +265,34 @@ SHARING = (
         whole(
             counted_padding,
             lambda: {"first": nn.Conv2d(3, 12, 3), "second": nn.Conv2d(15, 5, 1)},
+        ),
+        "inexact",
+        why="padding",
+        axis=("second.weight", 1),
+    ),
+    Probe(
+        "padding counted before a depthwise layer reads it",
+        whole(
+            padding_for_depthwise,
+            lambda: {
+                "first": nn.Conv2d(3, 12, 3),
+                "each": nn.Conv2d(15, 15, 1, groups=15),
+                "second": nn.Conv2d(15, 5, 1),
+            },
+        ),
+        "inexact",
+        why="padding",
+        axis=("second.weight", 1),
+    ),
+    Probe(
+        "padding counted after a layer reads it",
+        whole(
+            padding_counted_late,
+            lambda: {
+                "first": nn.Conv2d(3, 12, 3),
+                "second": nn.Conv2d(15, 5, 1),
+                "third": nn.Conv2d(15, 5, 1),
+            },
         ),
         "inexact",
         why="padding",

@@ -21,6 +21,11 @@ from fxprune.testing.mutation.slips import muted, overridden
 Method = Callable[..., object]
 
 
+def made_by_all(_: Method) -> Method:
+    """No label is padding that met nothing."""
+    return lambda walk, array: np.zeros(np.shape(array), bool)
+
+
 def nothing(_: Method) -> Method:
     """A function that does nothing."""
     return lambda *args, **kwargs: None
@@ -427,7 +432,14 @@ COUPLE = (
         "padding may go",
         "Padding that only readers know is not pinned.",
         at("fxprune.coupling.closing:_pin_padding", nothing),
-        first=("padding counted before a layer reads it",),
+        first=("padding counted after a layer reads it",),
+    ),
+    code(
+        "walk",
+        "padding is made by nobody",
+        "Padding that is counted before a layer makes something of it is not pinned.",
+        at("fxprune.coupling.walk:Walk._unmade", made_by_all),
+        first=("padding counted before a depthwise layer reads it",),
     ),
     code(
         "couple",
