@@ -124,7 +124,7 @@ def _difference(parts: Parts, module: nn.Module) -> str:
         where = source_of(node) if problem and node is not None else ""
         return f"{problem} ({where})" if where else problem
     inputs = trace.args, dict(trace.kwargs)
-    work = parts.resolution.cost.macs
+    work = parts.resolution.cost.macs, parts.resolution.analysis.coupling.cost.dense.macs
     return difference(module, lambda: parts.calls, lambda: parts.graph, trace.model, inputs, work)
 
 
