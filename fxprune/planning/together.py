@@ -39,7 +39,9 @@ def all_met(budget: Budget, planned: Callable[[Budget], Plan], milliseconds: Cal
             for name, part in parts.items()
             if name != "latency"
         }
-        return {**shares, **({"latency": milliseconds(plan) / wished} if "latency" in parts else {})}
+        if "latency" in parts:
+            shares["latency"] = milliseconds(plan) / max(wished, 1e-9)
+        return shares
 
     fitting = [name for name, plan in plans.items() if max(used(plan).values()) <= 1 + SPARE]
     if fitting:
