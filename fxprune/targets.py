@@ -12,7 +12,7 @@ block was measured with ``python tools/runtime_facts.py`` (``tools/results/RUNTI
   narrow groups make one block (8 channels a group: 2.2 times as fast).
 * Linear layers have no steps.
 
-``weights`` and ``elements`` of the built-in facts are rounded by hand (``fxprune calibrate`` measures 14 to 16 and 2.4).
+``weights`` and ``elements`` of the built-in facts are rounded by hand (``fxprune calibrate`` measures 13 to 16 and 2.4 to 2.6).
 """
 
 from __future__ import annotations

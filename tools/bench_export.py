@@ -68,7 +68,7 @@ def main() -> None:
     lines = [
         "# What an export costs",
         "",
-        f"`python tools/bench_export.py` wrote this: processor time, one thread, any batch size, medians of {options.rounds} rounds in turn; in brackets the share of torch's own time. {machine_note()}.",
+        f"`python tools/bench_export.py --models {' '.join(options.models)} --rounds {options.rounds}` wrote this: processor time, one thread, any batch size, medians of {options.rounds} rounds in turn; in brackets the share of torch's own time. {machine_note()}.",
         "",
         "| model | torch.onnx.export | export_onnx, verify=False | export_onnx |",
         "|---|---|---|---|",

@@ -56,10 +56,10 @@ def main() -> None:
 def page(rows: list[dict[str, object]], rounds: int) -> str:
     """The table."""
     lines = [
-        "# What a convolution costs in onnxruntime by its widths",
+        "# What layers cost in onnxruntime by their widths",
         "",
         f"`python tools/runtime_facts.py` wrote this: lower quartile of {rounds} interleaved rounds, CPU time of one thread, "
-        f"batch 1. {machine_note()}.",
+        f"batch 1. Of norms the last column counts elements. {machine_note()}.",
         "",
         "| kind | channels | of a group | pixels along a side, or rows | microseconds | GMAC/s |",
         "|---|---|---|---|---|---|",

@@ -91,9 +91,8 @@ def _signatures(at: list[IntArray], closed: Closed) -> tuple[IntArray, int]:
     """Group number of every unit (-1 for units that occupy no tensor), by first appearance."""
     n_units, blocks, pin_of = closed.n_units, closed.blocks, closed.pin_of
     random = np.random.default_rng(0)
-    pins = len(at) + 3 * len(
-        blocks
-    )  # marks of axes, of parts of blocks, of reasons (more than units where many met), of a blur
+    # Marks of axes, of parts of blocks, of reasons to stay (there may be more than units), of a blur.
+    pins = len(at) + 3 * len(blocks)
     marks = random.integers(0, 2**63, pins + int(pin_of.max(initial=-1)) + 2, np.uint64)
     totals = np.zeros(n_units, np.uint64)
     everything = joined(at)

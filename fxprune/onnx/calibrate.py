@@ -48,14 +48,12 @@ class Layer:
 
     @property
     def macs(self) -> int:
-        """Multiply-accumulates."""
+        """Multiply-accumulates; of an addition, or a norm, its elements."""
         if self.kind == "gemm":
             return self.points * self.width**2
         if "norm" in self.kind:
             return self.points * self.width
-        return (
-            self.width * self.group * self.kernel**2 * self.points**2
-        )  # of an addition, or a norm, its elements
+        return self.width * self.group * self.kernel**2 * self.points**2
 
     @property
     def shape(self) -> tuple[int, ...]:

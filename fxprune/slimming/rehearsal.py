@@ -113,11 +113,9 @@ class _Beside(Watching):
         given = named_arguments(node.target, args, kwargs)  # type: ignore[arg-type]
         numbers = {n: v for n, v in given.items() if not _tensors(v)}
         call = replace(movement.slim, args={**movement.slim.args, **numbers})
-        return (
-            ""
-            if movement.expressed_by(call)
-            else "takes other positions than it would have to of what is left"
-        )
+        if movement.expressed_by(call):
+            return ""
+        return "takes other positions than it would have to of what is left"
 
     def _told(self, node: fx.Node, args: tuple[object, ...], result: object) -> str:
         dense = self._resolution.analysis.values.get(node)

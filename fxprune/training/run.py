@@ -369,7 +369,7 @@ def _method(
     other = {part.quantity for part in budget.parts} - method.spends if budget is not None else set()
     if other:
         raise session.file.error(
-            f"budget.{min(other)}",
+            "budget",
             f"{method.name} cannot spend a budget of {min(other)}",
             advice=f"give one of {', '.join(sorted(method.spends))}",
         )

@@ -297,8 +297,12 @@ class _Trial:
         """An einsum may be left with one position to sum over: torch multiplies then, and its counter sees sums only."""
         analysis = analyse(self.trace)
         left = resolve(analysis, keep_mask(analysis, planned)).values
+        pairs = ((tree_leaves(value), tree_leaves(analysis.values[node])) for node, value in left.items())
         return "einsum" in self.net.source and any(
-            1 in value.shape for value in tree_leaves(list(left.values()))
+            n == 1 < before
+            for slim, dense in pairs
+            for one, other in zip(slim, dense, strict=True)
+            for n, before in zip(one.shape, other.shape, strict=True)
         )
 
     def _other_batch(self, smalls: Sequence[nn.Module]) -> None:
