@@ -17,19 +17,21 @@ import math
 import random
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import nn
 
-from fxprune.bench.contestants import Contestant, Facts, Model, contestant
+from fxprune.bench.contestants import Contestant, Facts, Model, contestant, difference
 from fxprune.bench.table import BenchRow, BenchTable
 from fxprune.errors import ExportError, FxpruneError
-from fxprune.models.calls import ExampleInputs, as_call, evaluating
+from fxprune.models.calls import Call, ExampleInputs, as_call, evaluating
 from fxprune.models.copies import unchanged_buffers
-from fxprune.onnx.session import RUN_LIMIT_S, machine
+from fxprune.onnx.memory_probe import CPU
+from fxprune.onnx.session import RUN_LIMIT_S, SESSION_OPTIONS, machine
+from fxprune.onnx.settings import Setting, settings
 from fxprune.plans import Cost
 from fxprune.support.process import no_garbage, untouched_random_state
 
@@ -70,6 +72,8 @@ def benchmark(
     batch: int | None = None,
     costs: Mapping[str, Cost] | None = None,
     memory: bool = True,
+    levels: Sequence[str] = ("all",),
+    providers: Sequence[str] = (),
     limit_s: float = RUN_LIMIT_S,
     seed: int = 0,
     progress: Progress | None = None,
@@ -91,15 +95,19 @@ def benchmark(
         batch: Batch size to repeat the example's samples to.
         costs: Params and MACs by name, instead of counting them in the file.
         memory: Measure peak memory, in one process per ONNX file.
+        levels: Optimisation levels of onnxruntime to run every file at: ``"all"``, ``"extended"``, ``"basic"``,
+            ``"disabled"``; the first is what the others are compared with.
+        providers: Execution providers of onnxruntime to run every file on beside the CPU's own, as ``"openvino"``.
         limit_s: Seconds after which the first run of a file is stopped: a loop in it may have no end.
         seed: Of the order within the rounds.
         progress: Told how far it is.
 
     Returns:
-        One row per model, in the order given.
+        One row per model, in the order given; for a file one more for every other level and provider, right after it, as
+        ``"dense @ basic"``.  Its outputs are compared: what gives other numbers has no speed-up.
 
     Raises:
-        ExportError: A file is missing, corrupt, or does not fit the inputs.
+        ExportError: A file is missing, corrupt, or does not fit the inputs; a level or provider is not there.
         FxpruneError: There is no model, or an option makes no sense.
 
     Example:
@@ -115,22 +123,81 @@ def benchmark(
     call = as_call(example_inputs, error=ExportError)
     call = call if batch is None else call.with_batch(batch)
     tell(0.0, "loading")
+    ways = settings(levels, providers)
     with _stage([m for m in models.values() if isinstance(m, nn.Module)], threads):
-        loaded = {
-            name: contestant(name, model, call, threads, limit_s=limit_s) for name, model in models.items()
-        }
-        field = list(loaded.values())
+        entries = [
+            entry for name, m in models.items() for entry in _entries(name, m, call, threads, ways, limit_s)
+        ]
+        field = [entry.one for entry in entries]
         calls = [_warm_up(one, warmup) for one in field]
         times = _rounds(field, calls, repeats, seconds, random.Random(seed), tell)
         rows = []
-        for at, (name, one) in enumerate(loaded.items()):
-            tell(_TIMED + (1 - _TIMED) * at / len(field), f"memory of {name}")
-            facts = one.facts(call, threads, (costs or {}).get(name), memory=memory)
-            row = _row(name, one.runtime, times[:, 0, 0], times[:, at, 0], calls[at], facts)
-            rows.append(_with_cpu(row, times[:, 0, 1], times[:, at, 1]) if threads == 1 else row)
+        for at, entry in enumerate(entries):
+            tell(_TIMED + (1 - _TIMED) * at / len(field), f"memory of {entry.name}")
+            facts = entry.one.facts(call, threads, (costs or {}).get(entry.model), memory=memory)
+            row = _row(entry, times[:, 0, 0], times[:, at, 0], calls[at], facts)
+            rows.append(
+                _with_cpu(row, times[:, 0, 1], times[:, at, 1])
+                if _by_cpu(threads, entries[0], entry)
+                else row
+            )
     tell(1.0, "done")
     counted = _COUNTED_GIVEN if set(models) <= set(costs or {}) else _COUNTED_ONNX
-    return BenchTable(tuple(rows), machine(), threads, call.batch, len(times), warmup, counted)
+    rows = _best_named(rows, entries, times, threads)
+    session = SESSION_OPTIONS + (", unless a row says otherwise" if ways != settings() else "")
+    return BenchTable(tuple(rows), machine(), threads, call.batch, len(times), warmup, counted, session)
+
+
+# --- who runs --------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class _Entry:
+    """A model under a setting, and how far its outputs are from those under the first one."""
+
+    name: str
+    model: str
+    one: Contestant
+    difference: float | None
+
+
+def _entries(
+    name: str, model: Model, call: Call, threads: int, ways: Sequence[Setting], limit_s: float
+) -> list[_Entry]:
+    """A file under every setting; a module once."""
+    first = contestant(name, model, call, threads, limit_s=limit_s, setting=ways[0])
+    entries = [_Entry(name, name, first, None)]
+    for way in () if first.setting is None else ways[1:]:
+        one = contestant(name, model, call, threads, limit_s=limit_s, setting=way)
+        shown = f"{name} @ {', '.join(way.beside(ways[0]))}"
+        entries.append(_Entry(shown, name, one, difference(first, one)))
+    return entries
+
+
+def _by_cpu(threads: int, *entries: _Entry) -> bool:
+    """Whether this thread does all the work of some models: another provider may have threads of its own."""
+    return threads == 1 and all(e.one.setting is None or e.one.setting.provider == CPU for e in entries)
+
+
+def _best_named(
+    rows: Sequence[BenchRow], entries: Sequence[_Entry], times: Times, threads: int
+) -> list[BenchRow]:
+    """Rows; of each file the setting that is fastest says so, if it is faster than the first one beyond the spread."""
+    best: dict[str, tuple[float, int, str]] = {}
+    firsts = {entry.model: at for at, entry in reversed(list(enumerate(entries)))}
+    for at, entry in enumerate(entries):
+        first = firsts[entry.model]
+        clock = 1 if _by_cpu(threads, entries[first], entry) else 0
+        ratios = times[:, first, clock] / np.maximum(times[:, at, clock], 1e-9)
+        low, high = _interval(ratios)
+        ratio = float(np.median(ratios))
+        if low > 1 and not rows[at].differs and ratio > best.get(entry.model, (1.0,))[0]:
+            said = f"the fastest here: {ratio:.2f} times as fast ({low:.2f}..{high:.2f}) as {entries[first].name}"
+            best[entry.model] = ratio, at, said
+    named = list(rows)
+    for _, at, said in best.values():
+        named[at] = replace(rows[at], notes=(*rows[at].notes, said))
+    return named
 
 
 def _silent(_done: float, _what: str) -> None:
@@ -207,13 +274,13 @@ def _rounds(
         times.append(list(turn.values()))
 
 
-def _row(name: str, runtime: str, first: Times, own: Times, calls: int, facts: Facts) -> BenchRow:
+def _row(entry: _Entry, first: Times, own: Times, calls: int, facts: Facts) -> BenchRow:
     p10, p25, median, p75, p90 = (1e3 * float(q) for q in np.percentile(own, (10, 25, 50, 75, 90)))
     ratios = first / own
     low, high = _interval(ratios)
-    return BenchRow(
-        name=name,
-        runtime=runtime,
+    row = BenchRow(
+        name=entry.name,
+        runtime=entry.one.runtime,
         median_ms=median,
         p10_ms=p10,
         p90_ms=p90,
@@ -227,7 +294,12 @@ def _row(name: str, runtime: str, first: Times, own: Times, calls: int, facts: F
         params=facts.params,
         macs=facts.macs,
         notes=facts.notes,
+        difference=entry.difference,
     )
+    if not row.differs:
+        return row
+    note = f"its outputs differ from those of {entry.model} by {entry.difference:.1e} of the largest: no speed-up"
+    return replace(row, notes=(*row.notes, note))
 
 
 def _with_cpu(row: BenchRow, first: Times, own: Times) -> BenchRow:

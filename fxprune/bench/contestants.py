@@ -20,11 +20,12 @@ from fxprune.errors import ExportError
 from fxprune.models.calls import Call
 from fxprune.onnx import memory_probe
 from fxprune.onnx.cost import count, data_files
-from fxprune.onnx.parity import check_module, run_module
-from fxprune.onnx.session import RUN_LIMIT_S, Array, Session, open_session
+from fxprune.onnx.parity import check_module, relative_difference, run_module
+from fxprune.onnx.session import DEFAULT, RUN_LIMIT_S, Array, Session, open_session
+from fxprune.onnx.settings import Setting
 from fxprune.plans import Cost
 
-__all__ = ["Contestant", "Facts", "Model", "contestant", "peak_memory"]
+__all__ = ["Contestant", "Facts", "Model", "contestant", "difference", "peak_memory"]
 
 Model = str | Path | nn.Module
 """An ONNX file or a torch module."""
@@ -48,7 +49,15 @@ class Contestant(Protocol):
 
     @property
     def runtime(self) -> str:
-        """``"onnxruntime"`` or ``"torch"``."""
+        """``"onnxruntime"``, with its setting where that is another one, or ``"torch"``."""
+
+    @property
+    def setting(self) -> Setting | None:
+        """Of onnxruntime."""
+
+    @property
+    def outputs(self) -> tuple[Array, ...]:
+        """What a file gave on its inputs."""
 
     def __call__(self) -> object:
         """Run once."""
@@ -58,7 +67,13 @@ class Contestant(Protocol):
 
 
 def contestant(
-    name: str, model: Model, call: Call, threads: int, *, limit_s: float = RUN_LIMIT_S
+    name: str,
+    model: Model,
+    call: Call,
+    threads: int,
+    *,
+    limit_s: float = RUN_LIMIT_S,
+    setting: Setting = DEFAULT,
 ) -> Contestant:
     """Load a model and run it once, so that what does not fit is refused before anything is timed.
 
@@ -74,17 +89,29 @@ def contestant(
             f"'{name}' is a {type(model).__name__}",
             advice="pass the path of an ONNX file or a torch.nn.Module",
         )
-    session = open_session(model, threads=threads)
-    loaded = _InOnnxruntime(session, session.feeds(call))
-    session.run(loaded.feeds, limit_s=limit_s)
-    return loaded
+    session = open_session(model, threads=threads, setting=setting)
+    feeds = session.feeds(call)
+    return _InOnnxruntime(session, feeds, setting, tuple(session.run(feeds, limit_s=limit_s)))
+
+
+def difference(expected: Contestant, got: Contestant) -> float:
+    """``max|got - expected| / max|expected|`` of the worst output of a file under two settings; infinite for other shapes."""
+    pairs = list(zip(expected.outputs, got.outputs, strict=True))
+    if any(a.shape != b.shape for a, b in pairs):
+        return float("inf")
+    return max((relative_difference(a, b) for a, b in pairs), default=0.0)
 
 
 @dataclass(frozen=True, eq=False)
 class _InOnnxruntime:
     session: Session
     feeds: Mapping[str, Array]
-    runtime: str = "onnxruntime"
+    setting: Setting
+    outputs: tuple[Array, ...]
+
+    @property
+    def runtime(self) -> str:
+        return str(self.setting)
 
     def __call__(self) -> object:
         return self.session.handle.run(None, self.feeds)
@@ -98,7 +125,7 @@ class _InOnnxruntime:
             counted = count(path, shapes, call.batch or 1)
             params, macs = counted.params, counted.macs
             notes += [counted.note] if counted.note else []
-        peak, problem = peak_memory(path, self.feeds, threads) if memory else (None, "")
+        peak, problem = peak_memory(path, self.feeds, threads, setting=self.setting) if memory else (None, "")
         notes += [problem] if problem else []
         size = sum(file.stat().st_size for file in data_files(path))
         return Facts(size, peak, params, macs, tuple(notes))
@@ -110,6 +137,8 @@ class _InTorch:
     call: Call
     writes: bool
     runtime: str = "torch"
+    setting: None = None
+    outputs: tuple[Array, ...] = ()
 
     def __call__(self) -> object:
         return (_own(self.call) if self.writes else self.call)(self.module)
@@ -137,7 +166,12 @@ def _writes(module: nn.Module, call: Call) -> bool:
 
 
 def peak_memory(
-    path: str | Path, feeds: Mapping[str, Array], threads: int = 1, *, timeout: float = _PROBE_SECONDS
+    path: str | Path,
+    feeds: Mapping[str, Array],
+    threads: int = 1,
+    *,
+    timeout: float = _PROBE_SECONDS,
+    setting: Setting = DEFAULT,
 ) -> tuple[int | None, str]:
     """Highest resident memory while a process of its own loads and runs an ONNX file.
 
@@ -146,13 +180,14 @@ def peak_memory(
         feeds: One array per input.
         threads: Threads inside an operator.
         timeout: Seconds to wait.
+        setting: How it is run.
 
     Returns:
         Bytes above the bare runtime, or None and why there is no figure.
     """
     try:
         with tempfile.TemporaryDirectory() as folder:
-            return _probed(path, feeds, threads, timeout, Path(folder)), ""
+            return _probed(path, feeds, threads, timeout, setting, Path(folder)), ""
     except subprocess.CalledProcessError as error:
         last = (error.stderr or "").strip().splitlines()[-1:] or [f"exit code {error.returncode}"]
         return None, f"peak memory not measured: {last[0][:200]}"
@@ -163,13 +198,21 @@ def peak_memory(
         return None, f"peak memory not measured: {type(error).__name__}"
 
 
-def _probed(path: str | Path, feeds: Mapping[str, Array], threads: int, timeout: float, folder: Path) -> int:
+def _probed(
+    path: str | Path,
+    feeds: Mapping[str, Array],
+    threads: int,
+    timeout: float,
+    setting: Setting,
+    folder: Path,
+) -> int:
     inputs = folder / "inputs.npz"
     np.savez(inputs, allow_pickle=False, **feeds)
     # By its path, not as a module: the probe must not import torch, and runs from anywhere.
     # -P, or the package's own types.py would hide the standard library's.
     script = str(Path(memory_probe.__file__).resolve())
-    command = [sys.executable, "-P", script, str(Path(path).resolve()), str(inputs), str(threads)]
+    words = [str(Path(path).resolve()), str(inputs), str(threads), setting.level, setting.provider]
+    command = [sys.executable, "-P", script, *words]
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=timeout, check=True)
     figures = json.loads(done.stdout)
     return int(figures["peak_bytes"]) - int(figures["baseline_bytes"])

@@ -14,7 +14,10 @@ from rich.text import Text
 from fxprune.escaping import line, terminal
 from fxprune.onnx.session import SESSION_OPTIONS, Machine
 
-__all__ = ["BenchRow", "BenchTable"]
+__all__ = ["SAME", "BenchRow", "BenchTable"]
+
+SAME = 1e-3
+"""Share of the largest output by which rounding may move outputs under another setting."""
 
 
 @dataclass(frozen=True)
@@ -23,7 +26,7 @@ class BenchRow:
 
     Attributes:
         name: As given to the benchmark.
-        runtime: ``"onnxruntime"``, or ``"torch"`` for a module.
+        runtime: ``"onnxruntime"``, with level and provider where they are others, or ``"torch"`` for a module.
         median_ms: Median latency of one call, milliseconds.
         p10_ms: Tenth percentile.
         p90_ms: Ninetieth percentile.
@@ -38,10 +41,11 @@ class BenchRow:
         params: Elements of weights.
         macs: Multiply-accumulates for one sample.
         notes: Why a figure is missing, what was not counted, how far to trust the times.
-        cpu_ms: Median processor time of one call, milliseconds; None with several threads.
+        cpu_ms: Median processor time of one call, milliseconds; None with several threads, or another provider's.
         cpu_speedup: As ``speedup``, of processor times.
         cpu_speedup_low: As ``speedup_low``.
         cpu_speedup_high: As ``speedup_high``.
+        difference: Of outputs from those under the first setting, relative to the largest; None for that one.
     """
 
     name: str
@@ -63,6 +67,12 @@ class BenchRow:
     cpu_speedup: float | None = None
     cpu_speedup_low: float | None = None
     cpu_speedup_high: float | None = None
+    difference: float | None = None
+
+    @property
+    def differs(self) -> bool:
+        """It does not compute what the same file does under the first setting."""
+        return self.difference is not None and not self.difference <= SAME
 
 
 @dataclass(frozen=True)
@@ -159,11 +169,13 @@ _COLUMNS: dict[str, Callable[[BenchRow], str]] = {
     "median ms": lambda row: _milliseconds(row.median_ms),
     "p10..p90": lambda row: f"{_milliseconds(row.p10_ms)}..{_milliseconds(row.p90_ms)}",
     "speed-up": lambda row: (
-        f"{_digits(row.speedup)} ({_digits(row.speedup_low)}..{_digits(row.speedup_high)})"
+        "differs"
+        if row.differs
+        else f"{_digits(row.speedup)} ({_digits(row.speedup_low)}..{_digits(row.speedup_high)})"
     ),
     "CPU": lambda row: (
         "-"
-        if row.cpu_ms is None or row.cpu_speedup is None
+        if row.cpu_ms is None or row.cpu_speedup is None or row.differs
         else f"{_milliseconds(row.cpu_ms)} ×{_digits(row.cpu_speedup)}"
     ),
     "file": lambda row: _scaled(row.size_bytes, "B"),

@@ -9,14 +9,15 @@ from rich.console import Group
 
 from fxprune.cli import options as o
 from fxprune.cli.common import show, steps
-from fxprune.cli.values import parse_files
+from fxprune.cli.values import parse_files, parse_names
 
 __all__ = ["EXAMPLES", "bench"]
 
 EXAMPLES = (
     "Examples:\n\n"
     "  fxprune bench dense.onnx slim.onnx --threads 2 --profile\n\n"
-    "  fxprune bench before=a.onnx after=b.onnx -i 8x3x224x224 --seconds 20 --json > bench.json"
+    "  fxprune bench before=a.onnx after=b.onnx -i 8x3x224x224 --seconds 20 --json > bench.json\n\n"
+    "  fxprune bench slim.onnx --levels all,extended,basic,disabled --providers openvino"
 )
 
 
@@ -28,6 +29,8 @@ def bench(
     seconds: o.Seconds = None,
     batch: o.BatchSize = None,
     memory: o.Memory = True,
+    levels: o.Levels = "all",
+    providers: o.Providers = None,
     limit: o.Limit = 60.0,
     profile: o.Profile = False,
     as_json: o.Json = False,
@@ -49,6 +52,8 @@ def bench(
             seconds=seconds,
             batch=batch,
             memory=memory,
+            levels=parse_names(levels),
+            providers=parse_names(providers or ""),
             limit_s=limit,
             progress=percent(ticks),
         )

@@ -374,6 +374,24 @@ BatchSize = Annotated[
 Memory = Annotated[
     bool, typer.Option("--memory/--no-memory", help="Measure peak memory, too.", rich_help_panel=_MEASURE)
 ]
+Levels = Annotated[
+    str,
+    typer.Option(
+        "--levels",
+        metavar="NAME,NAME",
+        help="Optimisation levels of onnxruntime to run every file at: all, extended, basic, disabled.",
+        rich_help_panel=_MEASURE,
+    ),
+]
+Providers = Annotated[
+    str | None,
+    typer.Option(
+        "--providers",
+        metavar="NAME,NAME",
+        help="Execution providers of onnxruntime to run every file on beside the CPU's own: openvino, xnnpack, ...",
+        rich_help_panel=_MEASURE,
+    ),
+]
 Profile = Annotated[
     bool,
     typer.Option(

@@ -23,6 +23,7 @@ __all__ = [
     "parse_align",
     "parse_budget",
     "parse_files",
+    "parse_names",
     "parse_passes",
     "parse_ratios",
     "plan_options",
@@ -164,6 +165,16 @@ def parse_files(texts: Sequence[str]) -> dict[str, Path]:
     return files
 
 
+def parse_names(text: str) -> list[str]:
+    """Names with commas between.
+
+    Example:
+        >>> parse_names("all, basic"), parse_names("")
+        (['all', 'basic'], [])
+    """
+    return [name.strip() for name in text.split(",") if name.strip()]
+
+
 def parse_passes(text: str) -> list[str] | None:
     """``all`` (None), ``none``, or names with commas between.
 
@@ -171,7 +182,7 @@ def parse_passes(text: str) -> list[str] | None:
         >>> parse_passes("all"), parse_passes("none"), parse_passes("gemm, groups")
         (None, [], ['gemm', 'groups'])
     """
-    return None if text == "all" else [] if text == "none" else [name.strip() for name in text.split(",")]
+    return None if text == "all" else [] if text == "none" else parse_names(text)
 
 
 def evidence(

@@ -1,6 +1,6 @@
 """Peak memory of one ONNX file: load it and run it in a process that does nothing else.
 
-    python -P memory_probe.py MODEL.onnx INPUTS.npz THREADS
+    python -P memory_probe.py MODEL.onnx INPUTS.npz THREADS LEVEL PROVIDER
 
 prints ``{"peak_bytes": …, "baseline_bytes": …}``.  The baseline is the resident memory with
 onnxruntime imported and the inputs made; the peak is the highest the process reached after that,
@@ -19,34 +19,57 @@ from pathlib import Path
 import numpy as np
 import onnxruntime as ort
 
-__all__ = ["main", "session_options"]
+__all__ = ["CPU", "LEVELS", "main", "provider_list", "session_options"]
+
+CPU = "CPUExecutionProvider"
+
+LEVELS = {
+    "all": ort.GraphOptimizationLevel.ORT_ENABLE_ALL,
+    "extended": ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED,
+    "basic": ort.GraphOptimizationLevel.ORT_ENABLE_BASIC,
+    "disabled": ort.GraphOptimizationLevel.ORT_DISABLE_ALL,
+}
+"""What onnxruntime may do to a graph before it runs it; each level has what those after it have."""
 
 _RUNS = 3
 _QUIET = 4  # only fatal messages: what goes wrong comes back as an exception
 
 
-def session_options(threads: int) -> ort.SessionOptions:
+def session_options(threads: int, level: str = "all") -> ort.SessionOptions:
     """The options under which the package runs every ONNX model."""
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
-    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
+    options.graph_optimization_level = LEVELS[level]
     options.log_severity_level = _QUIET
     options.add_session_config_entry("session.force_spinning_stop", "1")
     return options
 
 
-def main(path: str, inputs: str, threads: str) -> None:
+def provider_list(provider: str, threads: int) -> list[tuple[str, dict[str, str]]]:
+    """A provider, held to as many threads and to float32, and the CPU for what it does not take."""
+    own = {
+        "OpenVINOExecutionProvider": {
+            "device_type": "CPU",
+            "num_of_threads": f"{threads}",
+            "precision": "FP32",
+        },
+        "XnnpackExecutionProvider": {"intra_op_num_threads": f"{threads}"},
+    }
+    return [(provider, own.get(provider, {})), *([(CPU, {})] if provider != CPU else [])]
+
+
+def main(path: str, inputs: str, threads: str, level: str, provider: str) -> None:
     """Measure and print."""
     with np.load(inputs) as arrays:
         feeds = {name: arrays[name] for name in arrays.files}
-    options = session_options(int(threads))
+    options, providers = session_options(int(threads), level), provider_list(provider, int(threads))
     baseline = _status("VmRSS")
     # Else the peak would be that of importing libraries, if it was higher.
     with contextlib.suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")
-    session = ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    session = ort.InferenceSession(path, options, providers=providers)
     for _ in range(_RUNS):
         session.run(None, feeds)
     sys.stdout.write(json.dumps({"peak_bytes": _status("VmHWM"), "baseline_bytes": baseline}))

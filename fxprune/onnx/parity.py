@@ -28,7 +28,16 @@ from fxprune.models.calls import (
 from fxprune.onnx.session import RUN_LIMIT_S, Array, Port, Session, open_session
 from fxprune.support.source_lines import source_of
 
-__all__ = ["check_module", "draws", "export_headline", "largest_error", "parity", "rounding", "run_module"]
+__all__ = [
+    "check_module",
+    "draws",
+    "export_headline",
+    "largest_error",
+    "parity",
+    "relative_difference",
+    "rounding",
+    "run_module",
+]
 
 _SLOWER = 100  # times what torch takes: so much slower than the module no file of it is
 
@@ -84,6 +93,11 @@ def _difference(expected: Array, got: Array, port: Port, which: str) -> float:
             f"output '{port.name}' has shape {list(got.shape)} in onnxruntime, {list(expected.shape)} in torch, on {which}",
             advice="a size is baked into the graph; pass dynamic_batch=False, or compute it from the input's shape",
         )
+    return relative_difference(expected, got)
+
+
+def relative_difference(expected: Array, got: Array) -> float:
+    """``max|got - expected| / max|expected|`` of arrays of one shape; infinite where other numbers are not finite."""
     wide = np.complex128 if np.iscomplexobj(expected) else np.float64
     a, b = expected.astype(wide), got.astype(wide)
     finite = np.isfinite(a)

@@ -1,6 +1,6 @@
 """onnxruntime on the CPU: sessions with stated options, inputs checked before they are run.
 
-Options of every session: CPUExecutionProvider, all graph optimisations, sequential execution,
+Options of every session, unless a `Setting` says otherwise: CPUExecutionProvider, all graph optimisations; sequential execution,
 ``threads`` threads inside an operator and one across operators, and threads that stop spinning
 when a run ends (else the idle threads of one session would slow the next one down).
 """
@@ -22,7 +22,8 @@ import torch
 
 from fxprune.errors import ExportError
 from fxprune.models.calls import Call
-from fxprune.onnx.memory_probe import session_options
+from fxprune.onnx.memory_probe import provider_list, session_options
+from fxprune.onnx.settings import Setting
 from fxprune.support.reading import regular_file
 
 __all__ = ["RUN_LIMIT_S", "SESSION_OPTIONS", "Array", "Machine", "Port", "Session", "machine", "open_session"]
@@ -35,6 +36,8 @@ RUN_LIMIT_S = 60.0
 SESSION_OPTIONS = (
     "CPUExecutionProvider, all graph optimisations, sequential, threads stop spinning after a run"
 )
+
+DEFAULT = Setting()
 
 # "[ONNXRuntimeError] : 1 : FAIL : " in front, and "/onnxruntime_src/model.cc:256 Model(...) " inside.
 _CODE = re.compile(r"^\[ONNXRuntimeError\] : \d+ : \w+ : |/\S*onnxruntime_src/\S+:\d+ .*\) (?=\S)")
@@ -166,23 +169,29 @@ class Machine:
     onnxruntime: str
 
 
-def open_session(path: str | Path, *, threads: int = 1, name: str | Path | None = None) -> Session:
+def open_session(
+    path: str | Path, *, threads: int = 1, name: str | Path | None = None, setting: Setting = DEFAULT
+) -> Session:
     """Load an ONNX file.
 
     Args:
         path: The file.
         threads: Threads inside an operator.
         name: What errors call the file, if not its path (a temporary one, say).
+        setting: How far the graph is optimised, and whose kernels run.
 
     Raises:
-        ExportError: The file is missing or corrupt, or onnxruntime cannot run what is in it.
+        ExportError: The file is missing or corrupt, or onnxruntime cannot run what is in it, or not on that provider.
     """
     shown = Path(path if name is None else name)
     path = regular_file(path, error=ExportError, advice="check the path; fxprune export writes ONNX files")
     try:
         # Without its fallback, which prints on stdout and tries the same again.
         handle = ort.InferenceSession(
-            str(path), session_options(threads), providers=["CPUExecutionProvider"], enable_fallback=0
+            str(path),
+            session_options(threads, setting.level),
+            providers=provider_list(setting.provider, threads),
+            enable_fallback=0,
         )
         ports = _ports(handle.get_inputs()), _ports(handle.get_outputs())
     except Exception as error:
@@ -191,6 +200,11 @@ def open_session(path: str | Path, *, threads: int = 1, name: str | Path | None 
             advice="the file is not a whole ONNX model, or needs an operator or data type that "
             f"onnxruntime {ort.__version__} does not have on the CPU; export it again",
         ) from error
+    if setting.provider not in handle.get_providers():  # it takes the CPU in its place, and says nothing
+        raise ExportError(
+            f"onnxruntime has {setting.provider} but could not start it",
+            advice="its libraries are missing or do not fit; leave it out",
+        )
     return Session(shown, *ports, handle)
 
 

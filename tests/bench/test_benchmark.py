@@ -27,7 +27,8 @@ from fxprune.bench.table import _scaled
 from fxprune.errors import ExportError, FxpruneError
 from fxprune.onnx import cost as onnx_cost
 from fxprune.onnx.export import export_onnx
-from fxprune.onnx.session import machine, open_session
+from fxprune.onnx.session import Session, machine, open_session
+from fxprune.onnx.settings import Setting
 from fxprune.plans import Cost
 
 MIB = 2**20
@@ -90,7 +91,9 @@ def test_given_costs_are_taken_over(files: dict[str, Path]) -> None:
     table = benchmark(files, IMAGE, repeats=1, warmup=0, costs=costs, memory=False)
     assert [(row.params, row.macs) for row in table.rows] == [(7, 11)] * 2
     assert "as given" in table.counted
-    assert all(row.peak_memory_bytes is None and row.notes == () for row in table.rows)
+    assert all(row.peak_memory_bytes is None for row in table.rows)
+    # A busy machine is said, too.
+    assert not any("count" in note or "memory" in note for row in table.rows for note in row.notes)
 
 
 def test_frozen_and_as_json(table: BenchTable) -> None:
@@ -534,3 +537,103 @@ def test_a_busy_machine_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     assert any(
         "the machine was busy: 4 ms by the clock for 2 ms of work" in note for note in table["a"].notes
     )
+
+
+# --- levels and providers --------------------------------------------------------------------------
+
+
+def test_every_file_at_every_level(files: dict[str, Path]) -> None:
+    models = {**files, "module": _Net(16)}
+    table = benchmark(
+        models, IMAGE, repeats=3, warmup=1, memory=False, levels=["extended", "all", "disabled"]
+    )
+    assert [(row.name, row.runtime) for row in table.rows] == [
+        ("wide", "onnxruntime, extended"),
+        ("wide @ all", "onnxruntime"),
+        ("wide @ disabled", "onnxruntime, disabled"),
+        ("narrow", "onnxruntime, extended"),
+        ("narrow @ all", "onnxruntime"),
+        ("narrow @ disabled", "onnxruntime, disabled"),
+        ("module", "torch"),
+    ]
+    for name in files:
+        assert table[name].difference is None
+        for level in ("all", "disabled"):
+            row = table[f"{name} @ {level}"]
+            assert row.difference is not None
+            assert row.difference < 1e-5
+            assert (row.macs, row.size_bytes) == (table[name].macs, table[name].size_bytes)
+            assert row.cpu_speedup is not None
+    assert "unless a row says otherwise" in table.session
+
+
+def test_the_fastest_level_says_so_beyond_the_spread(
+    files: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Basic is 1.5 times as fast as all and disabled 1.2 times for one file; for the other basic varies too much to say."""
+    spread = np.tile([0.8, 1.25], 20)[:, None]
+    steady = np.ones((40, 1))
+    columns = [3 * steady, 2 * steady, 2.5 * steady, steady, spread, 1.1 * steady]
+    times = np.stack([np.hstack(columns)] * 2, axis=2)
+    monkeypatch.setattr(bench_stage, "_rounds", lambda *_: times)
+    table = benchmark(files, IMAGE, warmup=1, memory=False, levels=["all", "basic", "disabled"])
+    said = {row.name: note for row in table.rows for note in row.notes if "fastest here" in note}
+    assert said == {"wide @ basic": "the fastest here: 1.50 times as fast (1.50..1.50) as wide"}
+
+
+def test_other_numbers_are_no_speedup(files: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    def wrong(path: str | Path, *, threads: int, setting: Setting) -> Session:
+        return open_session(files["narrow"] if setting.level == "basic" else path, threads=threads)
+
+    monkeypatch.setattr(contestants, "open_session", wrong)
+    wide = {"wide": files["wide"]}
+    table = benchmark(wide, IMAGE, repeats=9, warmup=2, memory=False, levels=["all", "basic"])
+    row = table["wide @ basic"]
+    assert row.speedup > 1.5
+    assert row.differs
+    (note,) = (note for note in row.notes if "its outputs differ from those of wide by" in note)
+    assert "no speed-up" in note
+    assert not any("fastest" in note for note in row.notes)
+    (line,) = (line for line in table.to_text(200).splitlines() if "│ wide @ basic" in line)
+    assert "differs" in line
+    assert "×" not in line
+
+
+@pytest.mark.parametrize("number", [float("nan"), float("inf"), 1.0])
+def test_numbers_that_are_none_differ(number: float, files: dict[str, Path]) -> None:
+    session = open_session(files["wide"])
+    one, other = (
+        contestants._InOnnxruntime(session, {}, Setting(), (np.array([1.0, value]),))
+        for value in (0.5, number)
+    )
+    assert contestants.difference(one, one) == 0
+    assert contestants.difference(one, other) >= 0.5
+    row = BenchRow("a", "onnxruntime", *[1.0] * 7, calls_per_sample=1, difference=float("nan"))
+    assert row.differs
+
+
+def test_other_providers_have_no_processor_time(
+    files: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Their threads may be their own: only the clock counts.  Here the CPU's kernels stand for them."""
+    monkeypatch.setattr(
+        bench_stage, "settings", lambda *_: (Setting(), Setting("all", "OtherExecutionProvider"))
+    )
+
+    def as_cpu(path: str | Path, *, threads: int, setting: Setting) -> Session:
+        return open_session(path, threads=threads)
+
+    monkeypatch.setattr(contestants, "open_session", as_cpu)
+    own, other = benchmark({"wide": files["wide"]}, IMAGE, repeats=3, memory=False).rows
+    assert (other.name, other.runtime) == ("wide @ Other", "onnxruntime, Other")
+    assert own.cpu_ms is not None
+    assert other.cpu_ms is None
+
+
+def test_the_probe_runs_under_the_setting(files: dict[str, Path]) -> None:
+    feeds = {open_session(files["wide"]).inputs[0].name: IMAGE.numpy()}
+    peak, problem = contestants.peak_memory(files["wide"], feeds, setting=Setting("disabled"))
+    assert (problem, peak is not None) == ("", True)
+    peak, problem = contestants.peak_memory(files["wide"], feeds, setting=Setting("nothing"))
+    assert peak is None
+    assert "KeyError: 'nothing'" in problem

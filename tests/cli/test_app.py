@@ -244,6 +244,16 @@ def test_plan_slim_export_bench(nets: str) -> None:
     assert "batch 2" in shown
 
 
+def test_levels_and_providers_of_the_runtime(nets: str) -> None:
+    done("export", nets, *INPUT, "-o", "dense.onnx")
+    words = ("bench", "dense.onnx", "--repeats", 5, "--no-memory", "--levels", "all, basic")
+    table = json.loads(done(*words, "--providers", "cpu", "--json").stdout)
+    assert [row["name"] for row in table["rows"]] == ["dense", "dense @ basic"]
+    assert table["rows"][1]["difference"] < 1e-4
+    assert "there is no optimisation level 'none'" in refused(*words[:-1], "none")
+    assert "onnxruntime has no execution provider 'gpu'" in refused(*words, "--providers", "gpu")
+
+
 def test_where_the_time_goes(nets: str) -> None:
     done("export", nets, *INPUT, "-o", "dense.onnx", "--passes", "none")
     words = ("bench", "dense.onnx", "--repeats", 5, "--no-memory", "--profile")
