@@ -21,6 +21,7 @@ from torch.utils import _pytree as pytree
 from fxprune.errors import FxpruneError, TraceError
 from fxprune.graph.graph_module import tensor_at
 from fxprune.graph.recorder import idle_parameters, record, record_others
+from fxprune.graph.shortcuts import shortcuts
 from fxprune.graph.torch_export import exported
 from fxprune.models.copies import copied, on_meta, unchanged_buffers
 from fxprune.models.odd_models import check_operands, check_traceable, told
@@ -231,7 +232,7 @@ def trace(model: nn.Module, example_inputs: ExampleInputs) -> Trace:
 @contextlib.contextmanager
 def _alone() -> Iterator[None]:
     """torch.export works for one thread at a time, narrates, and makes millions of small objects."""
-    with uninterrupted(), quiet(), no_fast_path(), no_garbage(), untouched_random_state():
+    with uninterrupted(), quiet(), no_fast_path(), no_garbage(), untouched_random_state(), shortcuts():
         yield
 
 
