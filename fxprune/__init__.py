@@ -35,6 +35,7 @@ if TYPE_CHECKING:  # for type checkers and editors; _HOMES says the same to Pyth
     from fxprune.planning.plan import plan
     from fxprune.plans import Budget, Plan
     from fxprune.proof.verify import verify
+    from fxprune.recovery.recover import recover
     from fxprune.slimming.slim import load, save, slim
 
 __all__ = [
@@ -58,6 +59,7 @@ __all__ = [
     "export_onnx",
     "load",
     "plan",
+    "recover",
     "regularizers",
     "save",
     "slim",
@@ -78,6 +80,7 @@ _NAMES: Mapping[str, str] = {
     "coupling.groups": "Group",
     "plans": "Budget Plan",
     "proof.verify": "verify",
+    "recovery.recover": "recover",
 }
 _HOMES = {name: module for module, names in _NAMES.items() for name in names.split()}
 

@@ -15,21 +15,23 @@ from torch import nn
 
 from fxprune.bench.benchmark import BenchTable, benchmark
 from fxprune.criteria import Criterion
-from fxprune.errors import PlanError
+from fxprune.errors import FxpruneError, PlanError
 from fxprune.graph.trace import ExampleInputs, Trace, trace
 from fxprune.inspection.explain import WidthRow, group_table, width_table
+from fxprune.models.calls import evaluating
 from fxprune.models.inputs import Inputs
 from fxprune.models.inputs import example_inputs as find_inputs
 from fxprune.models.loading import Loaded, load_model
 from fxprune.models.weights import load_weights, read_metadata
 from fxprune.onnx.export import ExportReport, export_onnx
-from fxprune.onnx.session import open_session
+from fxprune.onnx.session import OnnxModel, open_session
 from fxprune.planning.atoms import Mode
 from fxprune.planning.options import PlanOptions
 from fxprune.planning.plan import spend
 from fxprune.plans import Budget, Plan
 from fxprune.proof.evidence import Proof
 from fxprune.proof.verify import verify
+from fxprune.recovery.recover import Recovery, recover
 from fxprune.report.markdown import report_markdown
 from fxprune.report.plots import plot_latency, plot_widths
 from fxprune.report.sheets import export_json
@@ -191,6 +193,9 @@ class Result:
         paths: The files.
         seconds: Wall time of each step.
         why_no_onnx: Why there are no ONNX files, if there are none.
+        recovery: What recovery without labels did, if there were data for it.
+        accuracy: What ``metric`` said of the ``dense`` model, of the slim one as it was ``sliced``, ``recovered``,
+            ``fine-tuned``, and of the slim ONNX file (``onnx``): of those that there are.
     """
 
     slim: nn.Module = field(repr=False)
@@ -202,6 +207,8 @@ class Result:
     paths: Paths
     seconds: Mapping[str, float]
     why_no_onnx: str = ""
+    recovery: Recovery | None = None
+    accuracy: Mapping[str, float] = field(default_factory=dict)
 
     def markdown(self, title: str, *, first: Sequence[str] = ()) -> str:
         """The report as Markdown text, with some paragraphs to begin with."""
@@ -214,6 +221,8 @@ class Result:
             table=self.bench,
             exports=self.exports,
             why_no_onnx=self.why_no_onnx,
+            recovery=self.recovery,
+            accuracy=self.accuracy,
         )
 
     def as_json(self) -> dict[str, object]:
@@ -224,6 +233,8 @@ class Result:
             "slim": asdict(self.plan.predicted),
             "notes": list(self.plan.notes),
             "proof": asdict(self.proof),
+            "recovery": None if self.recovery is None else self.recovery.as_json(),
+            "accuracy": dict(self.accuracy),
             "onnx": {name: export_json(report) for name, report in self.exports.items()},
             "why_no_onnx": self.why_no_onnx,
             "bench": asdict(self.bench),
@@ -250,13 +261,15 @@ def compress(
     loss: Callable[[nn.Module, Batch], torch.Tensor] | None = None,
     blocks: Mode = "auto",
     seed: int = 0,
+    calibrate: Iterable[object] | None = None,
+    metric: Callable[[nn.Module], float] | None = None,
     finetune: Callable[[nn.Module], None] | None = None,
     threads: int = 1,
     seconds: float | None = None,
     watcher: Watcher = SILENT,
     saved_plan: Callable[[Plan], Plan] | None = None,
 ) -> Result:
-    """Everything in one call: trace, plan, slim, verify, fine-tune, export, benchmark, report.
+    """Everything in one call: trace, plan, slim, verify, recover, fine-tune, export, benchmark, report.
 
     The files take their places together at the end, those of an earlier run go just before; a folder with
     ``report.md`` is a finished one, whatever stops a run.  After a failure a folder that held no finished
@@ -278,11 +291,13 @@ def compress(
         only: See ``plan``.
         ratios: See ``plan``.
         target: See ``plan``.
-        data: See ``plan``.
+        data: See ``plan``; the slim model is recovered on them, too (``fxprune.recover``), unless ``calibrate`` says otherwise.
         loss: See ``plan``.
         blocks: See ``plan``.
         seed: See ``plan``.
-        finetune: Trains the slim model in place; called once, after it was verified.
+        calibrate: Batches for recovery, without labels or with labels that are left aside; an empty list for no recovery.
+        metric: Says how good a model is, its accuracy say; asked for the dense model, and for the slim one after each step.
+        finetune: Trains the slim model in place; called once, after it was verified and recovered.
         threads: Of onnxruntime, in the benchmark.
         seconds: How long to measure, instead of the benchmark's own number of rounds.
         watcher: Is told about each step, ``fxprune.report.steps.Steps()`` for one.
@@ -329,10 +344,17 @@ def compress(
         with clock.step("verify") as ticks:
             proof = verify(traced, plan, small)
             ticks.note(f"zeroed == slim within {proof.error:.1e}")
+        scores = _Scores(metric, clock)
+        scores.take("dense", traced.model)
+        scores.take("sliced", small)
+        recovery = _recovered(traced, plan, small, calibrate, data, clock)
+        if recovery is not None:
+            scores.take("recovered", small)
         if finetune is not None:
             finetune(small)
             small.eval()
-        job = _Job(traced, example_inputs, plan, small, proof, clock, delivery)
+            scores.take("fine-tuned", small)
+        job = _Job(traced, example_inputs, plan, small, proof, clock, delivery, recovery, scores)
         try:
             job.save(plan if saved_plan is None else saved_plan(plan))
             result = job.measured(job.exported(options.target), threads, seconds)
@@ -353,6 +375,8 @@ class _Job:
     proof: Proof
     clock: _Clock
     delivery: Delivery
+    recovery: Recovery | None
+    scores: _Scores
 
     def save(self, saved_plan: Plan) -> None:
         """Write what survives if a later step fails."""
@@ -376,6 +400,8 @@ class _Job:
             with self.clock.step(f"export {name}") as ticks:
                 reports[name] = export_onnx(module, self.example_inputs, path, target=target)
                 ticks.note(describe_export(reports[name]))
+        if "slim" in reports:
+            self.scores.take("onnx", OnnxModel(reports["slim"].path))
         return reports
 
     def measured(self, exports: dict[str, ExportReport], threads: int, seconds: float | None) -> Result:
@@ -407,11 +433,55 @@ class _Job:
                 places,
                 self.clock.seconds,
                 _NO_ONNX if in_torch else "",
+                self.recovery,
+                self.scores.values,
             )
             _write_report(result, f"{type(self.traced.model).__name__}, compressed", self.delivery.unfinished)
             self.delivery.finish()
             ticks.note(self.delivery.words)
         return result
+
+
+def _recovered(
+    traced: Trace,
+    plan: Plan,
+    small: nn.Module,
+    calibrate: Iterable[object] | None,
+    data: Iterable[object] | None,
+    clock: _Clock,
+) -> Recovery | None:
+    """Recover in place on the samples that were given for it, or on those that the criterion saw."""
+    samples = data if calibrate is None else calibrate
+    if samples is None or (isinstance(samples, Sequence) and not samples):
+        return None
+    with clock.step("recover") as ticks:
+        try:
+            recovery = recover(traced, plan, small, samples, progress=ticks.tick)
+        except FxpruneError as error:
+            if calibrate is not None:
+                raise
+            # Batches that a loss understands need not be what the model is called with.
+            ticks.note(f"not on these data: {error.what}")
+            return None
+        ticks.note(str(recovery))
+    return recovery
+
+
+@dataclass(frozen=True, eq=False)
+class _Scores:
+    """What the user's metric says, moment by moment."""
+
+    metric: Callable[[nn.Module], float] | None
+    clock: _Clock
+    values: dict[str, float] = field(default_factory=dict)
+
+    def take(self, moment: str, model: nn.Module) -> None:
+        """Ask for a model, in evaluation mode and without gradients."""
+        if self.metric is None:
+            return
+        with self.clock.step(f"metric, {moment}") as ticks, evaluating(model), torch.no_grad():
+            self.values[moment] = float(self.metric(model))
+            ticks.note(f"{self.values[moment]:.4g}")
 
 
 def percent(ticks: Ticks) -> Callable[[float, str], None]:

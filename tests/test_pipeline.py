@@ -102,6 +102,63 @@ def test_everything_in_one_call(tmp_path: Path, x: torch.Tensor) -> None:
     assert not [path for path in result.paths.report.parent.iterdir() if path.name.startswith(".")]
 
 
+def test_recovery_and_a_metric(tmp_path: Path, x: torch.Tensor) -> None:
+    net, log, samples = _net(), _Log(), torch.randn(128, 3, 8, 8)
+    unseen = torch.randn(64, 3, 8, 8)
+    expected = net(unseen).detach()
+
+    def metric(model: nn.Module) -> float:
+        assert not model.training and not torch.is_grad_enabled()
+        return -float((model(unseen) - expected).square().mean())
+
+    result = fxprune.compress(
+        *(net, x, fxprune.Budget(macs=0.5)),
+        out=tmp_path,
+        calibrate=samples,
+        metric=metric,
+        seconds=0.05,
+        watcher=log,
+    )
+    assert log.titles[4:8] == ["metric, dense", "metric, sliced", "recover", "metric, recovered"]
+    scores = result.accuracy
+    assert list(scores) == ["dense", "sliced", "recovered", "onnx"]
+    assert scores["dense"] == 0
+    assert scores["sliced"] < scores["recovered"] < 0
+    assert abs(scores["onnx"] - scores["recovered"]) < 1e-4 * abs(scores["sliced"])
+    assert result.recovery is not None and result.recovery.solved
+    assert result.proof.error < 1e-12, "proved before its weights were solved for"
+    report = result.paths.report.read_text()
+    assert "## Recovery" in report and "## Metric" in report and "before recovery" in report
+    data = json.loads(json.dumps(result.as_json(), allow_nan=False))
+    assert data["recovery"]["after"] < data["recovery"]["before"]
+
+
+def test_recovery_takes_what_the_criterion_saw_if_it_can(tmp_path: Path, x: torch.Tensor) -> None:
+    def loss(model: nn.Module, batch: object) -> torch.Tensor:
+        images, labels = batch if isinstance(batch, tuple) else (batch["images"], batch["labels"])  # type: ignore[index]
+        return nn.functional.cross_entropy(model(images), labels)
+
+    pairs = [(torch.randn(8, 3, 8, 8), torch.randint(5, (8,))) for _ in range(8)]
+    words = {"criterion": "taylor", "loss": loss, "seconds": 0.05}
+    made = fxprune.compress(_net(), x, fxprune.Budget(macs=0.5), out=tmp_path, data=pairs, **words)  # type: ignore[arg-type]
+    assert made.recovery is not None
+    named = [{"images": images, "labels": labels} for images, labels in pairs]
+    made = fxprune.compress(_net(), x, fxprune.Budget(macs=0.5), out=tmp_path, data=named, **words)  # type: ignore[arg-type]
+    assert made.recovery is None
+    made = fxprune.compress(
+        _net(),
+        x,
+        fxprune.Budget(macs=0.5),
+        out=tmp_path,
+        data=pairs,
+        calibrate=[],
+        **words,  # type: ignore[arg-type]
+    )
+    assert made.recovery is None
+    with pytest.raises(FxpruneError, match="a mapping with images, labels"):
+        fxprune.compress(_net(), x, fxprune.Budget(macs=0.5), out=tmp_path, calibrate=named, seconds=0.05)
+
+
 def test_keyword_inputs(tmp_path: Path) -> None:
     class Named(nn.Module):
         def __init__(self) -> None:

@@ -29,6 +29,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("coupling",),
     ("criteria", "resizing", "structures", "bench"),
     ("inspection", "slimming"),
+    ("recovery",),
     ("planning", "proof", "crop", "shims"),
     ("pipeline", "regularizers"),
     ("__init__",),
@@ -41,7 +42,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
 ALLOWED: frozenset[tuple[str, str]] = frozenset()
 """Single imports that break the order and why they may: (importer, imported)."""
 
-STAGES = frozenset({"planning", "slimming", "proof", "onnx", "bench", "inspection", "report"})
+STAGES = frozenset({"planning", "slimming", "recovery", "proof", "onnx", "bench", "inspection", "report"})
 JOINTS = frozenset(
     {"planning", "regularizers", "pipeline", "cli", "proof", "demo", "training", "testing", "__init__"}
 )

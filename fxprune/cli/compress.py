@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from fxprune.cli import options as o
 from fxprune.cli.common import opened_model, say, show, steps
 from fxprune.cli.values import check_names, evidence, parse_budget, plan_options
+
+if TYPE_CHECKING:
+    from fxprune.models.inputs import Inputs
 
 __all__ = ["EXAMPLES", "compress"]
 
 EXAMPLES = (
     "Examples:\n\n"
     "  fxprune compress torchvision:resnet18@pretrained --macs 0.5 --out out/\n\n"
-    "  fxprune compress nets.py:make -w trained.safetensors -i 1x3x32x32 --params 0.3 --out out/"
+    "  fxprune compress nets.py:make -w trained.safetensors -i 1x3x32x32 --params 0.3 --calibrate pictures/ --out out/"
 )
 
 
@@ -28,6 +33,7 @@ def compress(
     latency_ms: o.LatencyMs = None,
     criterion: o.Criterion = "l1",
     data: o.Data = None,
+    calibrate: o.Calibrate = None,
     scope: o.Scope = o.ScopeName.everywhere,
     align: o.Align = "auto",
     keep_at_least: o.KeepAtLeast = 1,
@@ -41,7 +47,8 @@ def compress(
     seconds: o.Seconds = None,
     as_json: o.Json = False,
 ) -> None:
-    """All of it: plan, slim, verify, export, benchmark and report, into one folder."""
+    """All of it: plan, slim, verify, recover, export, benchmark and report, into one folder."""
+    from fxprune.models.samples import read_samples
     from fxprune.pipeline import compress as run
     from fxprune.report.sheets import result_view
     from fxprune.support.delivery import check_folder
@@ -62,6 +69,9 @@ def compress(
     batches, loss = evidence(data)
     check_folder(out)  # before minutes of work, not after
     opened = opened_model(model, weights, inputs, allow_pickle)
+    samples: list[Inputs] = [] if batches is None else [batch.inputs for batch in batches]
+    if calibrate is not None:
+        samples = read_samples(calibrate, opened.inputs, allow_pickle=allow_pickle)
     result = run(
         opened.model,
         opened.inputs,
@@ -73,6 +83,7 @@ def compress(
         seconds=seconds,
         data=batches,
         loss=loss,
+        calibrate=samples,
         watcher=steps(),
         saved_plan=opened.plan_from_dense,  # so that the file makes the model slim that was named
     )

@@ -113,6 +113,19 @@ Data = Annotated[
 ]
 
 
+Calibrate = Annotated[
+    Path | None,
+    typer.Option(
+        "--calibrate",
+        metavar="FILE|FOLDER",
+        help="Samples without labels, some hundred of them: the slim model's weights are solved for what the dense model computes on them. "
+        "An .npz, .npy or .pt file of inputs, a folder of such files, or a folder of pictures (normalised as for ImageNet). "
+        "By default the inputs of --data, if that is given.",
+        rich_help_panel=_PLAN,
+    ),
+]
+
+
 class ScopeName(Enum):
     """What the ranking spans."""
 

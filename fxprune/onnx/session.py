@@ -19,6 +19,7 @@ import numpy.typing as npt
 import onnxruntime as ort
 import psutil
 import torch
+from torch import nn
 
 from fxprune.errors import ExportError
 from fxprune.models.calls import Call
@@ -26,7 +27,17 @@ from fxprune.onnx.memory_probe import provider_list, session_options
 from fxprune.onnx.settings import Setting
 from fxprune.support.reading import regular_file
 
-__all__ = ["RUN_LIMIT_S", "SESSION_OPTIONS", "Array", "Machine", "Port", "Session", "machine", "open_session"]
+__all__ = [
+    "RUN_LIMIT_S",
+    "SESSION_OPTIONS",
+    "Array",
+    "Machine",
+    "OnnxModel",
+    "Port",
+    "Session",
+    "machine",
+    "open_session",
+]
 
 Array = npt.NDArray[np.generic]
 
@@ -206,6 +217,28 @@ def open_session(
             advice="its libraries are missing or do not fit; leave it out",
         )
     return Session(shown, *ports, handle)
+
+
+class OnnxModel(nn.Module):
+    """An ONNX file that is called like the torch model it was made of, so that a metric can be asked of it.
+
+    Args:
+        path: The file.
+        threads: Threads inside an operator.
+
+    Raises:
+        ExportError: See ``open_session``.
+    """
+
+    def __init__(self, path: str | Path, *, threads: int = 1) -> None:
+        super().__init__()
+        self.session = open_session(path, threads=threads)
+
+    def forward(self, *args: object, **kwargs: object) -> torch.Tensor | tuple[torch.Tensor, ...]:
+        """What the file makes of the tensors: one tensor, or as many as it has outputs."""
+        call = Call(args, kwargs)
+        results = tuple(torch.from_numpy(r) for r in self.session.run(self.session.feeds(call)))
+        return results[0] if len(results) == 1 else results
 
 
 def machine() -> Machine:

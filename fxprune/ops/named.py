@@ -4,14 +4,18 @@ from __future__ import annotations
 
 __all__ = [
     "ADD",
+    "CONVOLUTION_LAYERS",
     "COPIES",
     "CROPPABLE",
     "FLATTEN",
     "INDEX_SELECT",
     "LINEAR",
+    "MATRIX_LAYERS",
     "PAD",
     "PRODUCTS",
+    "SCALINGS",
     "SUMS",
+    "TRANSPOSED_LAYERS",
     "UNFLATTEN",
 ]
 
@@ -27,6 +31,20 @@ CROPPABLE = frozenset({"aten::conv1d", "aten::conv2d", "aten::conv3d", "aten::co
 """Have kernels that may lose their borders."""
 
 LINEAR = "aten::linear"
+
+CONVOLUTION_LAYERS = ("aten::conv1d", "aten::conv2d", "aten::conv3d")
+
+TRANSPOSED_LAYERS = ("aten::conv_transpose1d", "aten::conv_transpose2d", "aten::conv_transpose3d")
+
+MATRIX_LAYERS = {
+    "aten::addmm": ("mat1", "mat2", "self"),
+    "aten::mm": ("self", "mat2", ""),
+    "aten::matmul": ("self", "other", ""),
+}
+"""Products whose second factor may be a weight: names of the input, the weight and the bias."""
+
+SCALINGS = ("aten::mul",)
+"""Multiply a tensor by another one."""
 
 PRODUCTS = tuple(
     f"aten::{name}" for name in ("matmul", "mm", "bmm", "addmm", "baddbmm", "einsum", "dot", "mv", "vdot")

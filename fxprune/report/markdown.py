@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from fxprune.escaping import markdown
 from fxprune.plans import Plan
-from fxprune.report.sheets import bench_sheet, cost_sheet, width_sheet
+from fxprune.report.sheets import Sheet, bench_sheet, cost_sheet, width_sheet
 from fxprune.report.words import describe_export, say_no_gain
 
 if TYPE_CHECKING:  # a report shows what all stages made and imports none of them
@@ -15,6 +15,7 @@ if TYPE_CHECKING:  # a report shows what all stages made and imports none of the
     from fxprune.inspection.explain import WidthRow
     from fxprune.onnx.export import ExportReport
     from fxprune.proof.evidence import Proof
+    from fxprune.recovery.recover import Recovery
 
 __all__ = ["report_markdown"]
 
@@ -28,6 +29,8 @@ def report_markdown(
     table: BenchTable,
     exports: Mapping[str, ExportReport],
     why_no_onnx: str = "",
+    recovery: Recovery | None = None,
+    accuracy: Mapping[str, float] | None = None,
     first: Sequence[str] = (),
 ) -> str:
     """The report of a compression as Markdown text.
@@ -40,6 +43,8 @@ def report_markdown(
         table: From ``benchmark``.
         exports: From ``export_onnx``, by the name of the model.
         why_no_onnx: Why there are none, if so.
+        recovery: From ``recover``, if there were data for it.
+        accuracy: What the user's metric said, by moment.
         first: Paragraphs to begin with.
     """
     m = table.machine
@@ -50,8 +55,11 @@ def report_markdown(
         "## Cost",
         cost_sheet(plan).markdown(),
         *(f"- {markdown(note)}" for note in plan.notes),
+        *([_scores(accuracy)] if accuracy else []),
         "## Proof",
-        f"{markdown(str(proof))}.",
+        f"{markdown(str(proof))}."
+        + (" This was the model as it was sliced, before recovery changed its weights." if recovery else ""),
+        *(_recovery(recovery) if recovery else []),
         *(f"`{report.path.name}`: {markdown(describe_export(report))}." for report in exports.values()),
         *([f"No ONNX files: {why_no_onnx}."] if why_no_onnx else []),
         "## Latency",
@@ -66,3 +74,25 @@ def report_markdown(
         width_sheet(widths).markdown(),
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def _scores(accuracy: Mapping[str, float]) -> str:
+    sheet = Sheet(
+        "", tuple(f"{moment}>" for moment in accuracy), (tuple(f"{v:.4g}" for v in accuracy.values()),)
+    )
+    return f"## Metric\n\n{sheet.markdown()}"
+
+
+def _recovery(recovery: Recovery) -> list[str]:
+    """What was solved for, and the layers that keep their slice."""
+    kept = [(layer.name, layer.kept) for layer in recovery.layers if layer.kept]
+    reasons = dict.fromkeys(why for _, why in kept)
+    return [
+        "## Recovery",
+        f"{markdown(str(recovery))}.",
+        *(f"- {markdown(note)}" for note in recovery.notes),
+        *(
+            f"- {markdown(why)}: {', '.join(markdown(name) for name, its in kept if its == why)}"
+            for why in reasons
+        ),
+    ]

@@ -63,7 +63,10 @@ def plot_demo(
     grid = figure.add_gridspec(2, 2, height_ratios=(1, 1.25))
     left, right = figure.add_subplot(grid[0, 0]), figure.add_subplot(grid[0, 1])
     bars = left.bar(
-        list(accuracy), [100 * value for value in accuracy.values()], color=[DENSE, BETWEEN, SLIM], width=0.6
+        list(accuracy),
+        [100 * value for value in accuracy.values()],
+        color=[DENSE, *[BETWEEN] * (len(accuracy) - 2), SLIM],
+        width=0.6,
     )
     left.bar_label(bars, fmt="%.1f %%", padding=2)
     left.set_ylim(0, 115)

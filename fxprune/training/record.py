@@ -37,7 +37,7 @@ class Record:
         name: Of the recipe's file.
         recipe: Every value of it, defaults included.
         accuracy: Share of right answers in [0, 1] by moment: ``dense``, ``sparse`` (after the sparse phase),
-            ``pruned`` (before fine-tuning) and ``finetuned``.
+            ``sliced`` (before recovery, if there is one), ``pruned`` (before fine-tuning) and ``finetuned``.
         evaluated_on: ``test``, or ``holdout``: training images set apart.
         dense: Cost of the dense model for one sample.
         slim: Cost of the slim model.
@@ -265,6 +265,7 @@ def method_figures(method: Regularizer, earlier: Mapping[str, float], steps: int
 _MOMENTS: dict[str, str] = {
     "dense": "dense",
     "sparse": "after sparse training",
+    "sliced": "pruned, before recovery",
     "pruned": "pruned, before fine-tuning",
     "finetuned": "fine-tuned",
 }

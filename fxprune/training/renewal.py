@@ -1,20 +1,24 @@
-"""Slim models renewed before they are trained: statistics of batch norm, or all weights from scratch."""
+"""Slim models renewed before they are trained: statistics of batch norm, weights solved for, or all of them from scratch."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Literal, cast
 
 import torch
 from torch import nn
 
-from fxprune.graph.trace import trace
+from fxprune.graph.trace import Trace, trace
 from fxprune.models.loading import load_model
 from fxprune.plans import Plan
+from fxprune.recovery.recover import Recovery, recover
+from fxprune.report.steps import Watcher
 from fxprune.slimming.slim import slim
+from fxprune.training.recipe.schema import Augment
 from fxprune.training.session import RunSession, seed_everything
 
-__all__ = ["fresh", "recalibrate"]
+__all__ = ["fresh", "recalibrate", "recovered"]
 
 _SCRATCH = 3  # random numbers of new weights
 
@@ -35,6 +39,19 @@ def recalibrate(session: RunSession, model: nn.Module, batches: int) -> None:
     model.eval()
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum
+
+
+def recovered(session: RunSession, traced: Trace, plan: Plan, small: nn.Module, watcher: Watcher) -> Recovery:
+    """Solve for a slim model's weights on training images as they are, the same ones on every process."""
+    recipe, alone = session.recipe, replace(session.training(), rank=0, world=1)
+    steps = min(-(-recipe.finetune.recover // alone.size), alone.per_epoch)
+    drawn = (images.cpu() for images, _ in alone.training(0, 0, steps, Augment()))
+    with watcher.step("recover") as ticks:
+        recovery = recover(
+            traced, plan, small, drawn, samples=recipe.finetune.recover, seed=recipe.seed, progress=ticks.tick
+        )
+        ticks.note(str(recovery))
+    return recovery
 
 
 def fresh(session: RunSession, plan: Plan, small: nn.Module) -> nn.Module:

@@ -40,7 +40,7 @@ from fxprune.training.loop import Job, evaluate, run_steps
 from fxprune.training.recipe.file import read_recipe
 from fxprune.training.recipe.schema import Phase, Sparse
 from fxprune.training.record import Record, method_figures
-from fxprune.training.renewal import fresh, recalibrate
+from fxprune.training.renewal import fresh, recalibrate, recovered
 from fxprune.training.schedule import make_optimizer
 from fxprune.training.session import (
     RunSession,
@@ -192,6 +192,12 @@ class _Run:
             self.ledger.note(note)
         if session.recipe.finetune.start == "scratch":
             small = fresh(session, plan, small)
+        elif session.recipe.finetune.recover:
+            self._measure("sliced", session.on_device(copy.deepcopy(small)))
+            with self.ledger.timed("recover"):
+                recovery = recovered(session, traced, plan, small, self.watcher)
+            for note in (str(recovery), *recovery.notes):
+                self.ledger.note(note)
         return plan, small
 
     def finetune(self, plan: Plan, small: nn.Module) -> nn.Module:

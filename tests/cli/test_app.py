@@ -367,6 +367,17 @@ def test_compress(nets: str) -> None:
     assert "| stem | 32 | 16 |" in Path("out/report.md").read_text()
 
 
+def test_compress_recovers_without_labels(nets: str) -> None:
+    np.savez("samples.npz", x=np.random.default_rng(0).normal(size=(64, 3, 8, 8)).astype(np.float32))
+    words = ("compress", nets, *INPUT, "--macs", 0.5, "-o", "out", "--seconds", 0.05, "--json")
+    data = json.loads(done(*words, "--calibrate", "samples.npz").stdout)
+    assert data["recovery"]["after"] < data["recovery"]["before"]
+    assert "## Recovery" in Path("out/report.md").read_text()
+    result = run(*words, "--calibrate", "nowhere")
+    assert result.exit_code == 1
+    assert "nowhere" in result.output
+
+
 # --- what is wrong ---------------------------------------------------------------------------
 
 

@@ -230,6 +230,19 @@ def test_recalibration_finds_the_statistics(trained: Path, tmp_path: Path) -> No
     )
 
 
+def test_recovery_before_the_first_step(trained: Path, tmp_path: Path) -> None:
+    common = {"weights": str(trained), "sparse": NO_SPARSE, "data": {"source": "digits"}, "batch": 128}
+    recipe = write(tmp_path, **common, finetune={**NO_SPARSE, "recover": 300})
+    record = run(recipe, tmp_path / "out")
+    assert list(record.accuracy) == ["dense", "sliced", "pruned", "finetuned"]
+    assert record.accuracy["pruned"] > record.accuracy["sliced"]
+    assert record.accuracy["finetuned"] == record.accuracy["pruned"]
+    assert any("solved for on 268 samples" in note for note in record.notes)
+    assert record.seconds["recover"] > 0
+    plain = run(write(tmp_path, **common, finetune=NO_SPARSE), tmp_path / "plain")
+    assert plain.accuracy["pruned"] == record.accuracy["sliced"]
+
+
 def _digits() -> torch.Tensor:
     from sklearn.datasets import load_digits
     from sklearn.model_selection import train_test_split

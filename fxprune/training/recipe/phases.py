@@ -116,7 +116,10 @@ class Finetune(Phase):
     Attributes:
         start: ``pruned`` weights, or ``scratch``: the slim shape with new random weights.
         recalibrate: Training batches that renew the statistics of batch norm before the first step.
+        recover: Training images, without their labels, on which the pruned weights are solved for before the first step
+            (``fxprune.recover``).
     """
 
     start: Literal["pruned", "scratch"] = "pruned"
     recalibrate: Annotated[int, annotated_types.Ge(0)] = 0
+    recover: Annotated[int, annotated_types.Ge(0)] = 0
