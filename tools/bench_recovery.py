@@ -17,6 +17,7 @@ from __future__ import annotations
 import argparse
 import copy
 import json
+import sys
 import time
 import warnings
 from collections.abc import Callable, Mapping
@@ -37,6 +38,10 @@ from torchvision.models.vision_transformer import VisionTransformer
 
 import fxprune
 from fxprune.demo import Digits
+
+sys.path.insert(0, str(Path(__file__).resolve().parent / "reproduce"))
+
+from models import ResNet  # noqa: E402 - the recipes' own
 
 RESULTS = Path(__file__).resolve().parent / "results"
 SHARES = (0.5, 0.3)
@@ -182,9 +187,7 @@ def _targets(name: str, images: Tensor, labels: Tensor) -> Tensor:
 
 def cifar(name: str, folder: Path) -> Task:
     """A CIFAR-10 ResNet with trained weights."""
-    from reproduce import models
-
-    model = models.ResNet((int(name.removeprefix("resnet")) - 2) // 6)
+    model = ResNet((int(name.removeprefix("resnet")) - 2) // 6)
     model.load_state_dict(load_file(folder / "weights" / f"cifar10_{name}.safetensors"))
     parts = [np.load(folder / "data" / "cifar10" / file) for file in ("train_0.npz", "test.npz")]
     images = [_normalised(torch.from_numpy(part["images"])) for part in parts]
