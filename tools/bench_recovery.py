@@ -41,7 +41,7 @@ from fxprune.demo import Digits
 
 sys.path.insert(0, str(Path(__file__).resolve().parent / "reproduce"))
 
-from models import ResNet  # noqa: E402 - the recipes' own
+from models import ResNet
 
 RESULTS = Path(__file__).resolve().parent / "results"
 SHARES = (0.5, 0.3)
