@@ -69,21 +69,27 @@ class Reader(nn.Module):
 
 
 def _dense() -> nn.Module:
-    return torchvision.models.DenseNet(16, (4, 6, 6), 32, num_classes=10)
+    net: nn.Module = torchvision.models.DenseNet(16, (4, 6, 6), 32, num_classes=10)
+    return net
 
 
 def _convnext() -> nn.Module:
     widths = (48, 96, 192)
     blocks = [CNBlockConfig(a, b, 2) for a, b in zip(widths, [*widths[1:], None], strict=True)]
-    return ConvNeXt(blocks, stochastic_depth_prob=0.0, layer_scale=1.0, num_classes=10)
+    net: nn.Module = ConvNeXt(blocks, stochastic_depth_prob=0.0, layer_scale=1.0, num_classes=10)
+    return net
 
 
 def _vit() -> nn.Module:
-    return VisionTransformer(32, 4, 4, 4, 128, 512, num_classes=10)
+    net: nn.Module = VisionTransformer(32, 4, 4, 4, 128, 512, num_classes=10)
+    return net
 
 
 def _swin() -> nn.Module:
-    return SwinTransformer([2, 2], 48, [2, 2], [2, 4], [4, 4], num_classes=10, stochastic_depth_prob=0.0)
+    net: nn.Module = SwinTransformer(
+        [2, 2], 48, [2, 2], [2, 4], [4, 4], num_classes=10, stochastic_depth_prob=0.0
+    )
+    return net
 
 
 _zoo = partial(torchvision.models.get_model, num_classes=10)
