@@ -8,6 +8,7 @@ linear layer carries one over its outputs and one over its inputs.  Nothing here
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
@@ -39,7 +40,13 @@ Shape = tuple[int, ...]
 
 def varying(array: IntArray) -> tuple[int, ...]:
     """Dimensions along which the labels depend on the position."""
-    return tuple([d for d, n in enumerate(array.shape) if n > 1])
+    return _wide(array.shape)
+
+
+@lru_cache(maxsize=4096)
+def _wide(shape: Shape) -> tuple[int, ...]:
+    # Asked tens of thousands of times a plan, of a few shapes.
+    return tuple([d for d, n in enumerate(shape) if n > 1])
 
 
 def along(labels: IntArray, dim: int, rank: int) -> IntArray:
@@ -170,6 +177,8 @@ def filtered(array: IntArray, live: npt.NDArray[np.bool_], order: Sequence[int])
     """
     if not order:
         return array
+    if len(order) == 1:  # most tensors have one, and there is nothing to nest
+        return array.compress(live[array].ravel(), axis=order[0])
     rest = [d for d in range(array.ndim) if d not in order]
     moved = array.transpose([*order, *rest]).reshape([array.shape[d] for d in order])
     mask = live[moved]

@@ -11,6 +11,7 @@ from fxprune.coupling.walk import Walk
 from fxprune.errors import TraceError, UnsupportedOp
 from fxprune.graph.trace import Trace
 from fxprune.support.memo import once
+from fxprune.support.process import no_garbage
 from fxprune.support.source_lines import source_of
 
 __all__ = ["analyse", "couple"]
@@ -70,6 +71,7 @@ def analyse(trace: Trace) -> Analysis:
 
 
 @once
+@no_garbage()
 def _analysed(trace: Trace) -> Analysis:
     walk = Walk(trace)
     walk.run(trace.graph, counting=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from math import prod
 
 import numpy as np
 
@@ -119,5 +120,5 @@ def _params_of(trace: Trace, kept: Mapping[Axis, tuple[int, ...]]) -> int:
     total = 0
     for name, parameter in trace.model.named_parameters():
         sizes = [len(kept.get((name, d), range(n))) for d, n in enumerate(parameter.shape)]
-        total += int(np.prod(sizes, dtype=np.int64))
+        total += prod(sizes)
     return total

@@ -39,6 +39,7 @@ from fxprune.plans import Axis, Budget, Plan
 from fxprune.resizing.resolve import keep_mask
 from fxprune.structures.cut import cut
 from fxprune.structures.find import choose_structures
+from fxprune.support.process import no_garbage
 from fxprune.support.words import near
 
 __all__ = ["plan", "plan_removal", "plan_structures", "plan_units", "spend"]
@@ -151,6 +152,7 @@ def spend(
     timed = "latency" in quantities or ("macs" in quantities and target.channel_step > 1)
     latency = latency_model(analysis, target, batch=target.batch) if timed else None
 
+    @no_garbage()
     def planned(budget: Budget) -> Plan:
         def choose(way: Way, lessons: Lessons) -> Solution:
             how = Options(

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -189,6 +190,15 @@ class CrossedError(PlanError):
         self.arrays = tuple(arrays)
 
 
+class _Positions(NamedTuple):
+    """What is left of the arrays of a value."""
+
+    arrays: list[IntArray]  # held, so that the ids under which this is known stay theirs
+    units: list[IntArray]
+    kept: list[IntArray | None]  # positions in the raveled array; None where they are not rectangular
+    left: tuple[IntArray, ...]  # units there
+
+
 class _Resolver:
     """One pass over the graph with the labels that are left."""
 
@@ -198,6 +208,7 @@ class _Resolver:
         self.live = keep[analysis.unit_of_label]
         self.dense: dict[int, Value] = {}
         self.slim: dict[int, Value] = {}
+        self.positions: dict[tuple[int, ...], _Positions] = {}
         self.changed: dict[fx.Node, Value | list[Value]] = {}
         self.rewrites: dict[fx.Node, Rewrite] = {}
         self.gathers: dict[fx.Node, Gather] = {}
@@ -260,13 +271,8 @@ class _Resolver:
 
     def _filtered(self, value: Value, arrays: list[IntArray], node: fx.Node) -> Value:
         shape = list(value.shape)
-        left = []
-        units = [self.analysis.units(a) for a in arrays]
-        for k, array in enumerate(arrays):
-            alive = alive_positions(self.keep, units, k)
-            slim = labels.filtered(
-                np.arange(array.size).reshape(array.shape), alive, self.analysis.order(array)
-            )
+        _, units, positions, left = self._positions(arrays)
+        for array, slim in zip(arrays, positions, strict=True):
             if slim is None:
                 what = "would not stay rectangular: rows lose different numbers of units"
                 raise self._crossed(node, what, units)
@@ -275,12 +281,29 @@ class _Resolver:
                     what = f"would have two different sizes along dimension {d}"
                     raise self._crossed(node, what, units)
                 shape[d] = slim.shape[d]
-            left.append(units[k].ravel()[slim])
         # A recorded run may have met an empty tensor: no box on some level of a pyramid.
         if any(n == 0 < before for n, before in zip(shape, value.shape, strict=True)):
             empty = [u.ravel() for u, slim in zip(units, left, strict=True) if slim.size == 0]
             raise self._emptied(node, "would be emptied", [(np.concatenate(empty), 1)])
-        return Value(tuple(shape), tuple(left), value.origin, None)
+        return Value(tuple(shape), left, value.origin, None)
+
+    def _positions(self, arrays: list[IntArray]) -> _Positions:
+        """What is left of some arrays, worked out once for all values that carry these very ones."""
+        key = tuple(map(id, arrays))
+        known = self.positions.get(key)
+        if known is None:
+            units = [self.analysis.units(a) for a in arrays]
+            positions = [
+                labels.filtered(
+                    np.arange(array.size).reshape(array.shape),
+                    alive_positions(self.keep, units, k),
+                    self.analysis.order(array),
+                )
+                for k, array in enumerate(arrays)
+            ]
+            left = [u.ravel()[p] for u, p in zip(units, positions, strict=True) if p is not None]
+            known = self.positions[key] = _Positions(arrays, units, positions, tuple(left))
+        return known
 
     def _emptied(self, node: fx.Node, what: str, needs: Sequence[tuple[IntArray, int]]) -> EmptiedError:
         return EmptiedError(f"the result of '{node.name}' {what}", node=node, advice=WHOLE_ROWS, needs=needs)

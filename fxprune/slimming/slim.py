@@ -22,6 +22,7 @@ from fxprune.slimming.recount import recounted
 from fxprune.slimming.rehearsal import stumble
 from fxprune.slimming.sameness import difference
 from fxprune.structures.cut import cut, cut_sources
+from fxprune.support.process import no_garbage
 from fxprune.support.reading import shown
 from fxprune.support.source_lines import source_of
 from fxprune.support.tensors import DIGEST, Content, read_tensors, warn_unchecked, write_tensors
@@ -70,6 +71,7 @@ def slim(trace: Trace, plan: Plan, *, kind: Kind = "auto") -> nn.Module:
     return _applied(trace, plan, kind)
 
 
+@no_garbage()
 def _applied(trace: Trace, plan: Plan, kind: Kind, *, trusted: bool = False) -> nn.Module:
     """Apply a plan; ``trusted`` weights come from a file that says which kind was right."""
     recounted(trace, plan)

@@ -81,17 +81,50 @@ def no_fast_path() -> Iterator[None]:
             torch.backends.mha.set_fastpath_enabled(before)
 
 
+class _Collector:
+    """Whether the collector runs, and how many bodies want it not to."""
+
+    def __init__(self) -> None:
+        self.renew()
+        if hasattr(os, "register_at_fork"):
+            os.register_at_fork(after_in_child=self.awake)
+
+    def renew(self) -> None:
+        self.lock = threading.Lock()
+        self.bodies = 0
+        self.was_enabled = False
+
+    def awake(self) -> None:
+        """In a forked process: whoever wanted it asleep in another thread is not there."""
+        asleep = self.bodies and self.was_enabled
+        self.renew()
+        if asleep:
+            gc.enable()
+
+
+_COLLECTOR = _Collector()
+
+
 @contextlib.contextmanager
 def no_garbage() -> Iterator[None]:
-    """Tracing makes millions of small objects that live until its end: looking for garbage meanwhile is in vain."""
-    with alone():
-        was_enabled = gc.isenabled()
-        try:
+    """Make many small objects that live until the end: looking for garbage meanwhile is in vain.
+
+    Threads do not wait for each other here: the collector sleeps until the last body has ended.
+    """
+    with _COLLECTOR.lock:
+        counted = _COLLECTOR.lock
+        if not _COLLECTOR.bodies:
+            _COLLECTOR.was_enabled = gc.isenabled()
             gc.disable()
-            yield
-        finally:
-            if was_enabled:
-                gc.enable()
+        _COLLECTOR.bodies += 1
+    try:
+        yield
+    finally:
+        with _COLLECTOR.lock:
+            if counted is _COLLECTOR.lock:  # else the process was forked in the body, and counts anew
+                _COLLECTOR.bodies -= 1
+                if not _COLLECTOR.bodies and _COLLECTOR.was_enabled:
+                    gc.enable()
 
 
 @contextlib.contextmanager

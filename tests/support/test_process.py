@@ -7,6 +7,7 @@ import gc
 import io
 import logging
 import os
+import pkgutil
 import random
 import signal
 import sys
@@ -27,7 +28,7 @@ from fxprune.bench.benchmark import benchmark
 from fxprune.coupling.cost import measure
 from fxprune.criteria.score import score
 from fxprune.errors import TraceError
-from fxprune.support.process import alone, quiet, uninterrupted
+from fxprune.support.process import alone, no_garbage, quiet, uninterrupted
 
 IMAGE = (2, 3, 8, 8)
 
@@ -290,6 +291,100 @@ def test_an_answer_is_put_off_once() -> None:
             signalled(times)
     assert done == [1]
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+# --- the collector -----------------------------------------------------------------------------
+
+
+def test_the_collector_sleeps_until_the_last_body_has_ended() -> None:
+    inside, ended = threading.Event(), threading.Event()
+
+    def other() -> None:
+        with no_garbage():
+            inside.set()
+            ended.wait(10)
+
+    thread = threading.Thread(target=other)
+    with no_garbage():
+        with no_garbage():
+            thread.start()
+            assert inside.wait(10)  # it does not wait for this thread
+        assert not gc.isenabled()
+    assert not gc.isenabled()
+    ended.set()
+    thread.join()
+    assert gc.isenabled()
+
+
+def test_a_collector_that_slept_sleeps_on() -> None:
+    gc.disable()
+    try:
+        with no_garbage():
+            pass
+        assert not gc.isenabled()
+    finally:
+        gc.enable()
+
+
+def test_the_collector_wakes_after_an_error() -> None:
+    with pytest.raises(KeyError), no_garbage():
+        raise KeyError
+    assert gc.isenabled()
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="a system without fork")
+@pytest.mark.parametrize("itself", [True, False], ids=["by the body", "by another thread"])
+def test_in_a_forked_process_the_collector_is_awake(itself: bool) -> None:
+    inside, ended = threading.Event(), threading.Event()
+
+    def other() -> None:
+        with no_garbage():
+            inside.set()
+            ended.wait(10)
+
+    thread = threading.Thread(target=other)
+    if not itself:
+        thread.start()
+        assert inside.wait(10)
+    child = 0
+    with no_garbage() if itself else contextlib.nullcontext():
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # to fork beside threads is what is tried
+            child = os.fork()
+        if not child:
+            awake = gc.isenabled()
+            with no_garbage():
+                asleep = not gc.isenabled()
+            os._exit(0 if awake and asleep and gc.isenabled() else 1)
+    _, status = os.waitpid(child, 0)
+    ended.set()
+    if not itself:
+        thread.join()
+    assert os.waitstatus_to_exitcode(status) == 0
+    assert gc.isenabled()
+
+
+@pytest.mark.parametrize(
+    "part",
+    ["coupling.couple.Walk.run", "planning.plan.Attempts.run", "slimming.slim.module_copy"],
+)
+def test_the_steps_of_the_engine_are_not_looked_through_for_garbage(
+    part: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    awake: list[bool] = []
+    owner, _, name = f"fxprune.{part}".rpartition(".")
+    real = getattr(pkgutil.resolve_name(owner), name)
+
+    def looked(*args: object, **options: object) -> object:
+        awake.append(gc.isenabled())
+        return real(*args, **options)
+
+    monkeypatch.setattr(f"{owner}.{name}", looked)
+    trace = fxprune.trace(Net().eval(), torch.randn(IMAGE))
+    fxprune.slim(trace, fxprune.plan(trace, Budget(channels=0.5), criterion="l1"))
+    assert awake
+    assert not any(awake)
+    assert gc.isenabled()
 
 
 # --- the user's model --------------------------------------------------------------------------
