@@ -46,7 +46,8 @@ def calibrate(
         facts, f"{where.cpu}, {where.capability}, {where.system}, onnxruntime {where.onnxruntime}", out
     )
     say(f"wrote {out}")
-    rows = tuple((name, json.dumps(value)) for name, value in asdict(facts).items())
+    units = {"block": "block, channels", "node": "node, microseconds"}
+    rows = tuple((units.get(name, name), json.dumps(value)) for name, value in asdict(facts).items())
     show(
         Sheet("", ("fact", "billions a second, by channels"), rows).rich(),
         {"file": str(out), **asdict(facts)},

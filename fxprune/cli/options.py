@@ -218,8 +218,8 @@ Target = Annotated[
     str,
     typer.Option(
         "--target",
-        metavar="NAME",
-        help="The runtime to prune for: onnxruntime-cpu (this machine's), onnxruntime-cpu-avx512, onnxruntime-cpu-avx2 or any.",
+        metavar="NAME|FILE",
+        help="The runtime to prune for: onnxruntime-cpu (this machine's), onnxruntime-cpu-avx512, onnxruntime-cpu-avx2 or any; or the FILE.json that 'fxprune calibrate' wrote on the machine that is meant.",
         rich_help_panel=_PLAN,
     ),
 ]
@@ -321,8 +321,8 @@ FileTarget = Annotated[
     str,
     typer.Option(
         "--target",
-        metavar="NAME",
-        help="The runtime to make the file fast for: onnxruntime-cpu (this machine's), -avx512 or -avx2 after it, or any.",
+        metavar="NAME|FILE",
+        help="The runtime to make the file fast for: onnxruntime-cpu (this machine's), -avx512 or -avx2 after it, or any; or a FILE.json of 'fxprune calibrate'.",
         rich_help_panel=_OUTPUT,
     ),
 ]

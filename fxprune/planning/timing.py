@@ -218,14 +218,15 @@ def _met(trace: Trace, wish: float, planned: Callable[[Budget], Plan], watch: St
 
 
 def _next(tries: Sequence[_Try], wish: float) -> float:
-    """Where to aim next: along the secant of the two nearest, or by the same share as was missed."""
+    """Where to aim next: along the secant of the two nearest, or towards the dense model (all of its time at an aim of one), or nothing."""
     near = sorted(tries, key=lambda t: abs(t.timed.ratio - wish))[:2]
     if len(near) == 2:
         (a, b), (x, y) = (near[0].aim, near[1].aim), (near[0].timed.ratio, near[1].timed.ratio)
         slope = (y - x) / (b - a) if b != a else 0.0
         if slope > 0.2:
             return a + (wish - x) / slope
-    return near[0].aim * wish / near[0].timed.ratio
+    aim, ratio = near[0].aim, near[0].timed.ratio
+    return aim + (wish - ratio) * (1 - aim) / (1 - ratio) if ratio < wish else aim * wish / ratio
 
 
 def _said(best: _Try, wish: float, rounds: int, target: Target) -> tuple[str, ...]:

@@ -275,6 +275,7 @@ def test_calibration_writes_a_target(nets: str, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr("fxprune.onnx.calibrate.ROUNDS", 1)
     facts = json.loads(done("calibrate", "-o", "cpu.json", "--json").stdout)
     assert facts["block"] in (8, 16)
+    assert "calibrate" in done("plan", "--help").stdout
     words = ("plan", nets, *INPUT, "--latency", 0.6, "--target", "cpu.json", "--json")
     assert fxprune.Plan.from_json(done(*words).stdout).predicted.params < PARAMS_DENSE
     Path("odd.json").write_text("{}")

@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
+import onnx
 import onnxruntime as ort
 import pytest
 import torch
@@ -17,7 +23,7 @@ from fxprune import targets
 from fxprune.coupling.cost import measure
 from fxprune.errors import PlanError
 from fxprune.onnx import calibrate as module
-from fxprune.onnx.calibrate import Layer, calibrate, layer_seconds, measured_layers
+from fxprune.onnx.calibrate import BEGUN, Layer, calibrate, layer_seconds, measured_layers
 from fxprune.plans import Budget
 
 
@@ -32,7 +38,7 @@ def test_every_fact_is_measured(facts: targets.Facts) -> None:
         widths = [width for width, _ in curve]
         assert widths == sorted(set(widths))
         assert all(speed > 0 for _, speed in curve)
-    assert min(*facts.depthwise, facts.matrix, facts.weights, facts.elements) > 0
+    assert min(*facts.depthwise, facts.matrix, facts.weights, facts.elements, facts.node) > 0
 
 
 @pytest.mark.parametrize(
@@ -51,13 +57,14 @@ def test_chains_are_the_layers_they_say(layer: Layer) -> None:
             padding=layer.kernel // 2,
             groups=layer.width // layer.group,
         )
-    elif layer.kind == "gemm":
+    elif layer.kind.startswith("gemm"):
         net = nn.Linear(layer.width, layer.width)
     else:
         assert layer.macs == np.prod(layer.shape)
         return
     assert (
-        measure(net, (torch.zeros(layer.shape),)).macs * (layer.points if layer.kind == "gemm" else 1)
+        measure(net, (torch.zeros(layer.shape),)).macs
+        * (layer.points if layer.kind.startswith("gemm") else 1)
         == layer.macs
     )
 
@@ -79,6 +86,57 @@ def test_its_file_is_a_target(facts: targets.Facts, tmp_path: Path) -> None:
     assert made.predicted.macs < made.dense.macs
 
 
+def test_small_operators_between_products_are_run() -> None:
+    """The runtime drops none of them, or the time of one could not be told."""
+    options = ort.SessionOptions()
+    layer = Layer("gemm, small", 64)
+    with tempfile.TemporaryDirectory() as folder:
+        options.optimized_model_filepath = f"{folder}/m.onnx"
+        ort.InferenceSession(module._chain(layer, 2), options, providers=["CPUExecutionProvider"])
+        kinds = [node.op_type for node in onnx.load(f"{folder}/m.onnx").graph.node]
+    assert kinds.count("Gemm") == 2
+    assert len(kinds) == 2 * (1 + BEGUN)
+
+
+SAVER = """
+import sys
+from pathlib import Path
+from fxprune import targets
+while True:
+    targets.save(targets.Facts(block=int(sys.argv[1])), "m" * 10000, Path(sys.argv[2]))
+"""
+
+
+def test_two_that_write_one_file_and_are_killed_leave_a_whole_one(tmp_path: Path) -> None:
+    path = tmp_path / "cpu.json"
+    writers = [
+        subprocess.Popen([sys.executable, "-c", SAVER, block, str(path)], stderr=subprocess.PIPE, text=True)
+        for block in ("8", "16")
+    ]
+    blocks = set()
+    try:
+        until = time.monotonic() + 60
+        while len(blocks) < 2:
+            assert time.monotonic() < until, f"of two writers only {blocks} has written"
+            blocks |= {targets.get(str(path)).facts.block} if path.exists() else set()
+    finally:
+        for writer in writers:
+            writer.kill()
+            said = writer.communicate()[1]
+            assert writer.returncode == -signal.SIGKILL, said
+    assert blocks == {8, 16}
+    assert targets.get(str(path)).facts.block in blocks
+
+
+def test_a_file_of_an_earlier_version_is_read(facts: targets.Facts, tmp_path: Path) -> None:
+    path = tmp_path / "cpu.json"
+    targets.save(facts, "a CPU", path)
+    held = json.loads(path.read_text())
+    del held["node"]
+    path.write_text(json.dumps(held))
+    assert targets.get(str(path)).facts == replace(facts, node=targets.Facts(block=16).node)
+
+
 @pytest.mark.parametrize(
     "change",
     [
@@ -92,6 +150,8 @@ def test_its_file_is_a_target(facts: targets.Facts, tmp_path: Path) -> None:
         {"blocked": [[16, "x"]]},
         {"depthwise": [1.0]},
         {"more": 1},
+        {"node": 0},
+        {"matrix": None},
     ],
     ids=str,
 )

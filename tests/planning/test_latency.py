@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
+import onnx
 import pytest
 import torch
 import torchvision
@@ -15,6 +18,7 @@ from fxprune.coupling.analysis import Analysis
 from fxprune.coupling.couple import analyse
 from fxprune.criteria.score import score
 from fxprune.errors import PlanError
+from fxprune.planning.filling import fillable
 from fxprune.planning.latency import LatencyModel, latency_model
 from fxprune.planning.timing import ROUNDS, Stopwatch, Timed
 from fxprune.plans import Budget, Plan
@@ -34,9 +38,13 @@ def dense_ms(net: nn.Module, *shape: int, batch: int = 1) -> float:
     return model.milliseconds(np.ones(analysis.coupling.n_units, bool))
 
 
+BEGUN = FACTS.node / 1e3
+"""Milliseconds that one operator takes to be begun."""
+
+
 def conv_ms(pixels: int, inputs: int, outputs: int, taps: int = 9) -> float:
     weights = 4 * inputs * outputs * taps / FACTS.weights
-    return (pixels * float(AVX512.convolution(inputs, outputs, taps)) + weights) / 1e6
+    return (pixels * float(AVX512.convolution(inputs, outputs, taps)) + weights) / 1e6 + BEGUN
 
 
 def test_a_convolution_takes_what_the_facts_say() -> None:
@@ -50,13 +58,14 @@ def test_a_convolution_takes_what_the_facts_say() -> None:
 def test_batches_multiply_work_and_not_weights() -> None:
     net, rows = nn.Linear(64, 96), 4
     macs, weights = 64 * 96 / FACTS.matrix / 1e6, 4 * 64 * 96 / FACTS.weights / 1e6
-    assert dense_ms(net, 64) == pytest.approx(macs + weights, rel=1e-3)
-    assert dense_ms(net, rows, 64, batch=8) == pytest.approx(8 * rows * macs + weights, rel=1e-3)
+    assert dense_ms(net, 64) == pytest.approx(macs + weights + BEGUN, rel=1e-3)
+    # Around a product of matrices in a batch there are two reshapes.
+    assert dense_ms(net, rows, 64, batch=8) == pytest.approx(8 * rows * macs + weights + 3 * BEGUN, rel=1e-3)
 
 
 def test_depthwise_and_narrow_groups() -> None:
     deep = nn.Conv2d(64, 64, 3, padding=1, groups=64)
-    assert dense_ms(deep, 64, 8, 8) == pytest.approx(64 * 64 * 9 / FACTS.depthwise[0] / 1e6, rel=1e-3)
+    assert dense_ms(deep, 64, 8, 8) == pytest.approx(64 * 64 * 9 / FACTS.depthwise[0] / 1e6 + BEGUN, rel=1e-3)
     narrow, whole = (nn.Conv2d(64, 64, 3, padding=1, groups=g, bias=False) for g in (8, 4))
     # Eight groups of 8 are merged to four of 16, which read no more than their own weights.
     assert dense_ms(narrow, 64, 8, 8) == pytest.approx(dense_ms(whole, 64, 8, 8), rel=0.05)
@@ -78,6 +87,115 @@ def test_what_is_left_takes_less_time_in_steps_of_blocks() -> None:
         "aten::conv2d",
         "aten::gelu",
     }
+
+
+def narrower(net: nn.Module, tensor: str, width: int, *shape: int) -> tuple[float, float]:
+    """Milliseconds of the dense model, and with fewer units along the first dimension of a tensor."""
+    analysis, model = modelled(net, *shape)
+    keep = np.ones(analysis.coupling.n_units, bool)
+    dense = model.milliseconds(keep)
+    keep[analysis.coupling.axes[tensor, 0][width:]] = False
+    return dense, model.milliseconds(keep)
+
+
+class _Joined(nn.Module):
+    """Two convolutions, what they make side by side."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.c = (nn.Conv2d(n, 64, 3, padding=1) for n in (3, 3, 128))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.c(torch.cat([self.a(x), self.b(x)], 1))  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize(
+    ("net", "tensor"),
+    [
+        (nn.Sequential(nn.Conv2d(3, 64, 3), nn.Upsample(scale_factor=2), nn.Conv2d(64, 64, 3)), "0.weight"),
+        (nn.Sequential(nn.Conv2d(3, 64, 3), nn.ConvTranspose2d(64, 64, 2, stride=2)), "0.weight"),
+        (nn.Sequential(nn.Conv2d(3, 64, 3), nn.GroupNorm(1, 64), nn.Conv2d(64, 64, 3)), "0.weight"),
+        (_Joined(), "a.weight"),
+    ],
+    ids=["upsample", "transposed", "norm", "concat"],
+)
+def test_what_an_export_cannot_fill_up_is_slow_off_the_block(net: nn.Module, tensor: str) -> None:
+    """As the padding pass leaves it: a width of 62 is slower than 64 here, and no slower where it is filled up."""
+    dense, odd = narrower(net, tensor, 62, 3, 24, 24)
+    assert odd > 1.02 * dense
+    free = nn.Sequential(
+        nn.Conv2d(3, 64, 3), nn.BatchNorm2d(64), nn.SiLU(), nn.Conv2d(64, 64, 3), nn.Flatten()
+    )
+    dense, odd = narrower(free, "0.weight", 62, 3, 24, 24)
+    assert odd <= dense
+
+
+def test_the_model_says_what_the_padding_pass_does(tmp_path: Path) -> None:
+    """Streams that the pass widens in the file, by the widths it leaves there."""
+    net = nn.Sequential(
+        *(
+            nn.Conv2d(16, 62, 3),
+            nn.BatchNorm2d(62),
+            nn.Hardswish(),
+            nn.Conv2d(62, 62, 3, groups=62),
+            nn.ReLU6(),
+        ),
+        *(nn.MaxPool2d(2), nn.Conv2d(62, 50, 1), nn.GroupNorm(5, 50), nn.Conv2d(50, 30, 1), nn.SiLU()),
+        *(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(30, 10)),
+    ).eval()
+    x = torch.randn(1, 16, 12, 12)
+    path = fxprune.export_onnx(net, x, tmp_path / "m.onnx", target=AVX512.name).path
+    shapes = [tuple(i.dims) for i in onnx.load(path).graph.initializer if len(i.dims) == 4]
+    widths = [shape[0] for shape in shapes if shape[2:] in ((3, 3), (1, 1)) and shape[0] > 1]
+    assert sorted(widths) == [30, 50, 64, 64]
+    analysis = analyse(fxprune.trace(net, x))
+    made = {
+        (analysis.calls[node].op, analysis.values[node].shape[1])  # type: ignore[union-attr]
+        for node in fillable(analysis)
+        if node in analysis.calls
+    }
+    assert {width for op, width in made if op == "aten::conv2d"} == {62}
+
+
+def test_what_hangs_on_no_input_takes_no_time() -> None:
+    """It is computed when the file is made: here a mask."""
+
+    class Masked(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.linear, self.mask = nn.Linear(64, 64), nn.Parameter(torch.randn(64, 64))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.linear(x) * self.mask.tanh().softmax(-1).sum(0)
+
+    analysis, model = modelled(Masked(), 64)
+    assert set(model.by_operator(np.ones(analysis.coupling.n_units, bool))) == {"aten::linear", "aten::mul"}
+
+
+def test_transposes_of_whole_runs_are_cheaper() -> None:
+    class Moved(nn.Module):
+        def __init__(self, *order: int) -> None:
+            super().__init__()
+            self.order = order
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x.permute(0, *self.order)
+
+    runs, across = (dense_ms(Moved(*order), 16, 24, 32) for order in ((2, 1, 3), (1, 3, 2)))
+    assert across - BEGUN == pytest.approx(2.5 * (runs - BEGUN), rel=1e-3)
+    assert runs - BEGUN == pytest.approx(2 * 16 * 24 * 32 / FACTS.elements / 1e6 / 2, rel=1e-3)
+
+
+def test_attention_sweeps_over_its_scores() -> None:
+    class Attend(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return nn.functional.scaled_dot_product_attention(x, x, x)
+
+    heads, tokens, width = 4, 48, 8
+    products, scores = 2 * heads * tokens**2 * width / FACTS.matrix, 3 * heads * tokens**2 / FACTS.elements
+    assert dense_ms(Attend(), heads, tokens, width) == pytest.approx(
+        (products + scores) / 1e6 + 8 * BEGUN, rel=1e-3
+    )
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -133,7 +251,8 @@ def test_a_transformer_is_timed_too() -> None:
 
 def net() -> nn.Module:
     torch.manual_seed(0)
-    layers = (nn.Conv2d(3, 192, 3), nn.ReLU(), nn.Conv2d(192, 320, 1), nn.ReLU(), nn.Conv2d(320, 10, 1))
+    # Wide enough for steps of blocks to be small.
+    layers = (nn.Conv2d(3, 384, 3), nn.ReLU(), nn.Conv2d(384, 640, 1), nn.ReLU(), nn.Conv2d(640, 10, 1))
     return nn.Sequential(*layers).eval()
 
 
