@@ -12,7 +12,7 @@ block was measured with ``python tools/runtime_facts.py`` (``tools/results/RUNTI
   narrow groups make one block (8 channels a group: 2.2 times as fast).
 * Linear layers have no steps.
 
-``weights``, ``elements`` and ``node`` of the built-in facts are rounded by hand (``fxprune calibrate`` measures 13 to 16, 2.4 to 2.6 and 1.2 to 2.2).
+``weights``, ``elements`` and ``node`` of the built-in facts are rounded by hand (``fxprune calibrate`` measures 13 to 16, 2.4 to 2.6 and 1.0 to 2.2).
 """
 
 from __future__ import annotations

@@ -6,9 +6,11 @@
 
 Every model has random weights of one seed (widths decide the latency, not values) and is cut by magnitude: to half
 of its MACs (fxprune's default, and without steps), to half and 0.7 of its measured time, and by Torch-Pruning
-to half of the MACs, as it is and with ``round_to=16`` (one ratio for all layers, found by bisection).  Beside each wish
+to half of the MACs, as it is and with ``round_to=16`` (one ratio for all layers, found by bisection); torch-kirigami is given 90 s
+for it, and onnxsim and onnxslim get fxprune's file for half the MACs.  Beside each wish
 stands a plan for MACs that takes as long by the latency model.  Dense files are torch's own export and fxprune's.  Files of one model are timed in one run, interleaved: those for half the MACs with the peers', each wish with the dense
-file and its twin (what else runs in between empties the caches, which favours small models).  Each of fxprune's has passed the parity check with torch.  Ratios are of processor time on one thread.  Peers need the ``peers`` extra.
+file and its twin (what else runs in between empties the caches, which favours small models).  Each of fxprune's has passed the parity check with torch.  Ratios are of processor time on one thread.  Peers need the ``peers`` extra,
+and onnxsim and onnxslim beside it.
 Models that have a row are not measured again, unless with ``--anew``.  With ``--threads`` and ``--batch`` other than one
 there are no peers, and times of several threads are those of the clock.
 """
@@ -20,7 +22,7 @@ import json
 import tempfile
 import time
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +30,7 @@ import torch
 import torchvision
 from latency_nets import NETS
 from machine_note import machine_note
+from other_tools import KIRIGAMI, SIMPLIFIERS, NoAnswerError, by_kirigami, simplified, version_of
 from torch import nn
 
 import fxprune
@@ -139,8 +142,17 @@ def measured(
             peers[label] = by_peer(name, trace.args[0], step, seconds)  # type: ignore[arg-type]
         except Exception as error:  # noqa: BLE001 - the peer's failures are part of the table
             failed[label] = type(error).__name__
-    rows = in_one_run(trace, plans, peers, rounds, threads, batch)
+    if with_peers:
+        try:
+            peers[KIRIGAMI] = by_kirigami(made, name, trace.args[0])  # type: ignore[arg-type]
+        except NoAnswerError as error:
+            failed[KIRIGAMI] = str(error)
+    rows = in_one_run(
+        trace, plans, peers, rounds, threads, batch, simplifiers=SIMPLIFIERS if with_peers else ()
+    )
     rows += [{"tool": tool, "failed": why} for tool, why in failed.items()]
+    for row in rows:
+        row.update({"version": v} if (v := version_of(_package(str(row["tool"])))) else {})
     return [{"model": name, "threads": threads, "batch": batch, **row} for row in rows]
 
 
@@ -167,8 +179,11 @@ def in_one_run(
     rounds: int,
     threads: int,
     batch: int,
+    *,
+    simplifiers: Sequence[str] = (),
 ) -> list[Row]:
     """Files of the dense model, of plans and of peers' models, interleaved; with peers torch's own dense file, too."""
+    failed: list[Row] = []
     x = trace.args[0]
     models = {DENSE: trace.model, **{label: fxprune.slim(trace, plan) for label, plan in plans.items()}}
     facts: dict[str, Row] = {
@@ -190,6 +205,11 @@ def in_one_run(
             report = fxprune.export_onnx(model, x, Path(folder) / f"{number}.onnx", passes=passes)  # type: ignore[arg-type]
             files[label] = report.path
             facts.setdefault(label, {})["passes"] = dict(report.passes)
+        for tool in simplifiers:
+            try:
+                files[f"{DEFAULT}, {tool}"] = simplified(Path(files[DEFAULT]), tool)
+            except Exception as error:  # noqa: BLE001 - the peer's failures are part of the table
+                failed.append({"tool": f"{DEFAULT}, {tool}", "failed": type(error).__name__})
         table = fxprune.benchmark(
             files,
             x,  # type: ignore[arg-type]
@@ -200,7 +220,14 @@ def in_one_run(
         )
     for label in peers:
         facts[label]["macs"] = (table[label].macs or 0) / (table[TORCH].macs or 1)
-    return [{**row_of(row, table[DENSE]), **facts.get(row.name, {})} for row in table.rows]
+    return [{**row_of(row, table[DENSE]), **facts.get(row.name, {})} for row in table.rows] + failed
+
+
+def _package(tool: str) -> str:
+    """Whose tool made a row; empty for fxprune's own."""
+    if tool.startswith(PEER):
+        return "torch-pruning"
+    return next((name for name in (KIRIGAMI, *SIMPLIFIERS) if tool.endswith(name)), "")
 
 
 def row_of(row: BenchRow, base: BenchRow) -> Row:
@@ -242,11 +269,16 @@ def page(rows: list[Row], rounds: int) -> str:
         "in the file (narrow groups, Gemm, padding) is in it. Errors of Torch-Pruning are of this tool's plain call of it; attention may "
         "want options that it is not given here. A dash: not measured.",
         "",
-        "| model | dense file | half the MACs | the same, align=1 | Torch-Pruning | its round_to=16 |",
-        "|---|---|---|---|---|---|",
+        "onnxsim, onnxslim: times as fast as fxprune's file for half the MACs once they have been over it. torch-kirigami is asked for 0.7 of the "
+        f"channels of every layer, and stopped after 90 s. {_versions(rows)}",
+        "",
+        f"| model | dense file | half the MACs | the same, align=1 | Torch-Pruning | its round_to=16 | {KIRIGAMI} | {' | '.join(SIMPLIFIERS)} |",
+        f"|---|---|---|---|---|---|---|{'---|' * len(SIMPLIFIERS)}",
     ]
     for name, tools in by.get((1, 1), {}).items():
-        cells = [_plain(tools.get(DENSE))] + [_cell(tools.get(t)) for t in (DEFAULT, FREE, PEER, ROUNDED)]
+        cells = [_plain(tools.get(DENSE))]
+        cells += [_cell(tools.get(t)) for t in (DEFAULT, FREE, PEER, ROUNDED, KIRIGAMI)]
+        cells += [_beside(tools.get(f"{DEFAULT}, {t}"), tools.get(DEFAULT)) for t in SIMPLIFIERS]
         lines.append(f"| {name} | {' | '.join(cells)} |")
     for (threads, batch), models in sorted(by.items(), key=str):
         lines += ["", f"## Budgets of time, threads: {threads}, batch: {batch}", "", *_wishes(models)]
@@ -297,6 +329,22 @@ def _cell(row: Row | None) -> str:
         return "–" if row is None else str(row["failed"])
     speed = float(str(row["over_torch"]))
     return f"{speed:.2f} · {speed * float(str(row['macs'])):.2f}{_star(row)}"
+
+
+def _beside(row: Row | None, base: Row | None) -> str:
+    """Times as fast as another file of the same run."""
+    if row is None or base is None or "failed" in row:
+        return "–" if row is None or base is None else str(row["failed"])
+    return f"{float(str(base['ms'])) / float(str(row['ms'])):.2f}"
+
+
+def _versions(rows: Sequence[Row]) -> str:
+    """Of the other tools when they were measured; of rows that do not say, what is installed."""
+    said: dict[str, set[str]] = {}
+    for row in rows:
+        if package := _package(str(row["tool"])):
+            said.setdefault(package, set()).add(str(row.get("version", version_of(package))))
+    return ", ".join(f"{package} {' and '.join(sorted(found))}" for package, found in said.items()) + "."
 
 
 def _star(row: Row) -> str:
