@@ -10,11 +10,23 @@ Beside that every operator that a runtime runs takes a while to be begun, howeve
 
 from __future__ import annotations
 
-__all__ = ["ATTENTION", "FUSED", "RUNS", "SCORES", "TRANSPOSE", "operators", "sweeps"]
+__all__ = [
+    "ATTENTION",
+    "BATCH_NORM",
+    "CHANNELWISE",
+    "FUSED",
+    "PAIRS",
+    "PERMUTE",
+    "RUNS",
+    "SCORES",
+    "TRANSPOSE",
+    "operators",
+    "sweeps",
+]
 
 ATTENTION = "aten::scaled_dot_product_attention"
 
-TRANSPOSE = "aten::transpose"
+TRANSPOSE, PERMUTE = "aten::transpose", "aten::permute"
 
 RUNS = 1.0
 """Sweeps of a transpose that leaves the last dimension the last: whole runs of entries are copied."""
@@ -36,6 +48,23 @@ FUSED = frozenset(
         "identity",
     )
 )
+CHANNELWISE = {
+    *FUSED,
+    *(
+        f"aten::{name}{way}"
+        for name in ("sigmoid", "hardsigmoid", "silu", "hardswish", "tanh", "elu", "gelu", "softplus")
+        for way in ("", "_")
+    ),
+    *("aten::contiguous", "aten::clone", "aten::detach", "aten::alias"),
+    *("aten::max_pool2d", "aten::avg_pool2d", "aten::adaptive_avg_pool2d", "aten::adaptive_max_pool2d"),
+}
+"""Leave the channels of an image what they are, each by itself."""
+
+PAIRS = {f"aten::{name}{way}" for name in ("add", "sub", "mul") for way in ("", "_")}
+"""Join two images channel by channel."""
+
+BATCH_NORM = "aten::batch_norm"
+
 _VIEWS = frozenset(
     f"aten::{name}"
     for name in (

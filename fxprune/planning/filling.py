@@ -14,22 +14,10 @@ from torch import fx
 from fxprune.coupling.analysis import Analysis
 from fxprune.ops.base import Call, Value
 from fxprune.ops.contract import CONVOLUTIONS
-from fxprune.ops.sweeps import FUSED
+from fxprune.ops.sweeps import BATCH_NORM, CHANNELWISE, PAIRS
 
 __all__ = ["fillable", "run_nodes"]
 
-_EACH = {
-    *FUSED,
-    *(
-        f"aten::{name}{way}"
-        for name in ("sigmoid", "hardsigmoid", "silu", "hardswish", "tanh", "elu", "gelu", "softplus")
-        for way in ("", "_")
-    ),
-    *("aten::contiguous", "aten::clone", "aten::detach", "aten::alias"),
-    *("aten::max_pool2d", "aten::avg_pool2d", "aten::adaptive_avg_pool2d", "aten::adaptive_max_pool2d"),
-}
-_PAIRS = {f"aten::{name}{way}" for name in ("add", "sub", "mul") for way in ("", "_")}
-_NORM = "aten::batch_norm"
 _IMAGE = 4  # dimensions of a tensor with channels and pixels
 
 
@@ -86,11 +74,11 @@ def _understood(streams: _Streams, node: fx.Node, call: Call, data: Sequence[fx.
         return _convolution(streams, node, call, data)
     if not streams.channels(node):
         return False
-    if call.op == _NORM:  # a convolution takes it in; after anything else it is run
+    if call.op == BATCH_NORM:  # a convolution takes it in; after anything else it is run
         before = streams.analysis.calls.get(data[0])
         if before is None or before.op not in CONVOLUTIONS:
             return False
-    if (call.op in _EACH and len(data) == 1) or call.op in _PAIRS:
+    if (call.op in CHANNELWISE and len(data) == 1) or call.op in PAIRS:
         for value in data:
             if streams.channels(value) != streams.channels(node):
                 return False

@@ -23,7 +23,7 @@ from fxprune.labels import BoolArray, IntArray, varying
 from fxprune.ops.base import Call, Value
 from fxprune.ops.contract import CONVOLUTIONS
 from fxprune.ops.named import LINEAR, PRODUCTS
-from fxprune.ops.sweeps import ATTENTION, RUNS, SCORES, TRANSPOSE, operators, sweeps
+from fxprune.ops.sweeps import ATTENTION, PERMUTE, RUNS, SCORES, TRANSPOSE, operators, sweeps
 from fxprune.planning.filling import fillable, run_nodes
 from fxprune.targets import Target
 
@@ -284,6 +284,6 @@ def _nothing(build: _Builder, node: fx.Node, call: Call, out: Value, scale: floa
 _TIMES: Mapping[str, Time] = {
     LINEAR: _linear,
     ATTENTION: _attention,
-    **dict.fromkeys((TRANSPOSE, "aten::permute"), _moved),
+    **dict.fromkeys((TRANSPOSE, PERMUTE), _moved),
     **dict.fromkeys(PRODUCTS, _nothing),
 }
