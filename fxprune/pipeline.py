@@ -28,7 +28,7 @@ from fxprune.onnx.session import OnnxModel, open_session
 from fxprune.planning.atoms import Mode
 from fxprune.planning.options import PlanOptions
 from fxprune.planning.plan import spend
-from fxprune.plans import Budget, Plan
+from fxprune.plans import Budget, Plan, Scope
 from fxprune.proof.evidence import Proof
 from fxprune.proof.verify import verify
 from fxprune.recovery.recover import Recovery, recover
@@ -250,7 +250,7 @@ def compress(
     *,
     out: str | Path,
     criterion: str | Criterion = "l1",
-    scope: Literal["global", "local"] = "global",
+    scope: Scope = "global",
     align: Literal["auto"] | int = "auto",
     keep_at_least: int = 1,
     protect: Sequence[str] = (),

@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from math import inf
-from typing import Any
+from typing import Any, Literal
 
 from fxprune.errors import PlanError
 from fxprune.support.plain import are_texts, are_whole, digest, fields, is_text, is_whole, parse, row
@@ -17,11 +17,14 @@ __all__ = [
     "Cost",
     "Crop",
     "Plan",
+    "Scope",
 ]
 
 Axis = tuple[str, int]
 """One dimension of one parameter or buffer: ``("layer1.0.conv1.weight", 0)``."""
 
+Scope = Literal["global", "local", "isomorphic"]
+"""Which units are ranked with one another: all, those of a group, or those of groups of equal shape and role."""
 
 PLAN_VERSION = 1
 

@@ -131,13 +131,14 @@ class ScopeName(Enum):
 
     everywhere = "global"
     each = "local"
+    alike = "isomorphic"
 
 
 Scope = Annotated[
     ScopeName,
     typer.Option(
         "--scope",
-        help="Rank channels over the whole network, or keep the same share of every group.",
+        help="Rank channels over the whole network, keep the same share of every group, or of all groups of one shape and role together.",
         rich_help_panel=_PLAN,
     ),
 ]

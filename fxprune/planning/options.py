@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, get_args
 
 from fxprune import targets
 from fxprune.errors import PlanError
 from fxprune.planning.atoms import Mode
-from fxprune.planning.problem import Scope
+from fxprune.plans import Scope
 
 __all__ = ["PlanOptions"]
 
@@ -20,7 +20,9 @@ class PlanOptions:
 
     Attributes:
         scope: ``"global"`` removes the least important units of the model, ``"local"`` the same share
-            of every group.
+            of every group, ``"isomorphic"`` the same share of all groups of one shape and role together, the least
+            important ones among them (Fang et al., "Isomorphic Pruning for Vision Models", ECCV 2024; deviation: groups are alike if
+            their widths are equal and they are made and read along the same dimensions).
         align: Step on which widths of convolutions end: the target's own step, or a number of
             positions (1: any width).  An axis that has a step keeps one; a narrower one moves in halves, quarters,
             ... of a step; one that is off the step to begin with may also stay as it is.
@@ -64,7 +66,7 @@ class PlanOptions:
                 f"keep_at_least={self.keep_at_least!r} would empty a layer", advice="use 1 or more units"
             )
         for option, value, known in (
-            ("scope", self.scope, ("global", "local")),
+            ("scope", self.scope, get_args(Scope)),
             ("blocks", self.blocks, ("auto", "whole", "inside")),
         ):
             if value not in known:

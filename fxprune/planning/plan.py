@@ -31,11 +31,11 @@ from fxprune.planning.explicit import plan_units
 from fxprune.planning.latency import latency_model
 from fxprune.planning.notes import gap_notes, nothing_to_prune
 from fxprune.planning.options import PlanOptions
-from fxprune.planning.problem import Scope, Width
+from fxprune.planning.problem import Width
 from fxprune.planning.solve import Options, Solution, solve
 from fxprune.planning.timing import meet
 from fxprune.planning.together import all_met
-from fxprune.plans import Axis, Budget, Plan
+from fxprune.plans import Axis, Budget, Plan, Scope
 from fxprune.resizing.resolve import keep_mask
 from fxprune.structures.cut import cut
 from fxprune.structures.find import choose_structures

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 from scipy.sparse import csr_array
@@ -15,10 +14,9 @@ from fxprune.labels import BoolArray, FloatArray, IntArray
 from fxprune.planning.alignment import Chains, Lane, Streams
 from fxprune.planning.atoms import Atoms
 from fxprune.planning.search import Meter
+from fxprune.plans import Scope
 
-__all__ = ["Problem", "Scope", "Width"]
-
-Scope = Literal["global", "local"]
+__all__ = ["Problem", "Width"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,14 +68,14 @@ class Problem:
 
         Args:
             scope: ``"global"`` compares scores as they are, ``"local"`` ranks within each stream, so that
-                all lose the same share.
+                all lose the same share, ``"isomorphic"`` within streams of equal shape and role.
             keep_at_least: Units that every group keeps.
             ratios: float64[n_groups], share that a group keeps, NaN where the budget decides.
         """
-        scores: list[FloatArray] = []
-        for atoms in self.members:
-            rank = (np.arange(len(atoms)) + 0.5) / len(atoms)
-            scores.append(rank if scope == "local" else self.atoms.score[atoms])
+        scores = [self.atoms.score[atoms] for atoms in self.members]
+        if scope != "global":
+            kinds = range(len(scores)) if scope == "local" else self._kinds()
+            scores = _ranked(scores, np.array(kinds, np.int64))
         sizes = np.array([len(atoms) for atoms in self.members], np.int64)
         # Each stream alone keeps the minimum, so a group that is spread over several keeps more.
         fixed = np.array([(self.atoms.of_unit[g.units] < 0).sum() for g in self.coupling.groups], np.int64)
@@ -88,6 +86,23 @@ class Problem:
             its = self.content[number] > 0
             leaving[its] = np.rint(sizes[its] * (1 - ratios[number])).astype(np.int64)
         return Streams(scores, np.minimum(floor, sizes), leaving)
+
+    def _kinds(self) -> list[int]:
+        """A number for each stream, equal for those whose groups have equal widths and lie alike in tensors."""
+        of_group = [
+            (
+                len(g.units),
+                frozenset((axis in g.producers, axis in g.consumers, axis[1]) for axis in g.indices),
+            )
+            for g in self.coupling.groups
+        ]
+        numbers: dict[object, int] = {}
+        kinds = []
+        for stream in range(len(self.members)):
+            held = np.flatnonzero(self.content[:, stream]).tolist()
+            key = frozenset((of_group[k], int(self.content[k, stream])) for k in held)
+            kinds.append(numbers.setdefault(key, len(numbers)))
+        return kinds
 
     def lanes(self, widths: Sequence[Width]) -> list[Lane]:
         """Widths over streams, each distinct one once.
@@ -148,3 +163,15 @@ class Problem:
         dead = np.zeros(len(self.atoms.score) + 1, bool)
         dead[np.concatenate([*gone, np.zeros(0, np.int64)])] = True
         return ~dead[self.atoms.of_unit]
+
+
+def _ranked(scores: Sequence[FloatArray], kinds: IntArray) -> list[FloatArray]:
+    """Scores as ranks in (0, 1) within streams of one kind; equals stand in their order."""
+    sizes = np.array([len(s) for s in scores], np.int64)
+    every, kind = np.concatenate([*scores, np.zeros(0)]), np.repeat(kinds, sizes)
+    order = np.lexsort((every, kind))
+    counts = np.bincount(kind, minlength=1)
+    first = np.cumsum(counts) - counts
+    rank = np.empty(len(every))
+    rank[order] = (np.arange(len(every)) - first[kind[order]] + 0.5) / counts[kind[order]]
+    return np.split(rank, np.cumsum(sizes)[:-1]) if len(sizes) else []

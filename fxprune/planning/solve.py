@@ -14,9 +14,9 @@ from fxprune.labels import BoolArray, FloatArray, IntArray
 from fxprune.planning.alignment import Chains, make_chains
 from fxprune.planning.atoms import Mode, make_atoms
 from fxprune.planning.latency import LatencyModel
-from fxprune.planning.problem import Problem, Scope, Width
+from fxprune.planning.problem import Problem, Width
 from fxprune.planning.search import Meter, cut_chains
-from fxprune.plans import Budget
+from fxprune.plans import Budget, Scope
 
 __all__ = ["EXCESS", "MISS", "Options", "Solution", "solve"]
 
@@ -41,7 +41,7 @@ class Options:
     """How a budget is to be met; see ``fxprune.plan``.
 
     Attributes:
-        scope: ``"global"`` or ``"local"``.
+        scope: See ``PlanOptions``.
         blocks: ``"auto"``, ``"whole"`` or ``"inside"``.
         keep_at_least: Units that every group keeps.
         widths: Axes that should end on a step.

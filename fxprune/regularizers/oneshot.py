@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +16,7 @@ from fxprune.errors import PlanError
 from fxprune.labels import FloatArray, IntArray
 from fxprune.planning.options import PlanOptions
 from fxprune.planning.plan import spend
-from fxprune.plans import Budget, Plan
+from fxprune.plans import Budget, Plan, Scope
 from fxprune.regularizers.decisions import cut_by, trace_of
 from fxprune.regularizers.protocol import Regularizer, Report, State
 from fxprune.regularizers.terms.layout import find_parameters
@@ -70,7 +69,7 @@ class OneShot(Regularizer):
         *,
         budget: Budget = DEFAULT_BUDGET,
         criterion: str = "l1",
-        scope: Literal["global", "local"] = "global",
+        scope: Scope = "global",
         seed: int = 0,
     ) -> None:
         self.groups = tuple(groups)
@@ -80,7 +79,7 @@ class OneShot(Regularizer):
         self._only = () if every <= set(mine) else tuple(mine)
         self._budget = budget
         self.criterion, self.seed = criterion, seed
-        self.scope: Literal["global", "local"] = scope
+        self.scope: Scope = scope
         self._owner, _ = find_parameters(model, (n for g in groups for n, _ in g.indices))
         self._device = next(self._owner.parameters()).device
         self._steps = 0
@@ -205,7 +204,7 @@ class Magnitude(OneShot):
         groups: Sequence[Group],
         *,
         budget: Budget = DEFAULT_BUDGET,
-        scope: Literal["global", "local"] = "global",
+        scope: Scope = "global",
     ) -> None:
         super().__init__(model, groups, budget=budget, criterion="l1", scope=scope)
 

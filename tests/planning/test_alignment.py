@@ -153,6 +153,17 @@ def test_global_scope_compares_groups_and_local_does_not() -> None:
     assert kept(net, answer(net, Budget(channels=0.5), score=score, scope="local").keep) == [3, 5, 5, 3]
 
 
+def test_isomorphic_scope_compares_groups_of_one_width_only() -> None:
+    net = chain(3, 10, 10, 20, 3)
+    score = np.ones(net.n_units)
+    score[3:13] = 0.1  # the first of two groups of ten
+    score[23:43] = 100  # the only group of twenty
+    score += np.arange(net.n_units) * 1e-3
+    fifth = answer(net, Budget(channels=0.75), score=score, scope="isomorphic")
+    assert kept(net, fifth.keep) == [3, 5, 10, 15, 3], "a quarter of twenty tens' units and of the twenty"
+    assert kept(net, answer(net, Budget(channels=0.75), score=score, scope="global").keep) == [3, 1, 9, 20, 3]
+
+
 @pytest.mark.parametrize("fraction", [0.1, 0.25, 0.5, 0.8])
 @pytest.mark.parametrize("quantity", ["macs", "params"])
 def test_budgets_are_hit_closely(quantity: str, fraction: float) -> None:

@@ -15,7 +15,7 @@ from fxprune.coupling.couple import analyse
 from fxprune.coupling.walk import Walk
 from fxprune.errors import PlanError
 from fxprune.planning.plan import plan_removal, plan_units
-from fxprune.planning.problem import Scope
+from fxprune.plans import Scope
 
 
 def needy(rows: int, count: int) -> fxprune.Trace:
@@ -35,7 +35,7 @@ def needy(rows: int, count: int) -> fxprune.Trace:
     return trace
 
 
-@pytest.mark.parametrize("scope", ["global", "local"])
+@pytest.mark.parametrize("scope", ["global", "local", "isomorphic"])
 @pytest.mark.parametrize("count", [1, 2, 3])
 def test_a_plan_leaves_what_an_operator_needs(count: int, scope: Scope) -> None:
     made = fxprune.plan(needy(1, count), fxprune.Budget(channels=0.05), scope=scope, align=1)

@@ -79,7 +79,7 @@ def slim_cost(trace: Trace, made: Plan) -> None:
 # --- budgets ---------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("scope", ["global", "local"])
+@pytest.mark.parametrize("scope", ["global", "local", "isomorphic"])
 @pytest.mark.parametrize("align", ["auto", 1, 8])
 @pytest.mark.parametrize("quantity", ["macs", "params", "channels"])
 def test_budget_is_kept_and_predicted(residual: Trace, quantity: str, align: str, scope: str) -> None:

@@ -22,7 +22,7 @@ QUANTITIES = st.sampled_from(["macs", "params", "channels"])
 FRACTIONS = st.sampled_from([0.05, 0.3, 0.5, 0.75, 0.9, 1.0])
 OPTIONS = st.fixed_dictionaries(
     {
-        "scope": st.sampled_from(["global", "local"]),
+        "scope": st.sampled_from(["global", "local", "isomorphic"]),
         "blocks": st.sampled_from(["auto", "whole", "inside"]),
         "keep_at_least": st.sampled_from([1, 1, 2, 5]),
     }

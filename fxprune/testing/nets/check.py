@@ -29,8 +29,7 @@ from fxprune.graph.trace import Trace, trace
 from fxprune.onnx.export import export_onnx
 from fxprune.planning.atoms import Mode
 from fxprune.planning.plan import plan, plan_removal, plan_units
-from fxprune.planning.problem import Scope
-from fxprune.plans import Axis, Budget, Plan
+from fxprune.plans import Axis, Budget, Plan, Scope
 from fxprune.proof.verify import verify
 from fxprune.resizing.resolve import keep_mask, resolve
 from fxprune.slimming.slim import load, save, slim

@@ -21,7 +21,7 @@ from fxprune.criteria import CRITERIA
 from fxprune.errors import PlanError
 from fxprune.onnx.export import DEFAULT_OPSET, OLDEST_OPSET
 from fxprune.planning.options import PlanOptions
-from fxprune.plans import Budget
+from fxprune.plans import Budget, Scope
 from fxprune.training.recipe.data import (
     Augment,
     Data,
@@ -119,7 +119,7 @@ class PlanSection(Section):
     """
 
     criterion: str = "l1"
-    scope: Literal["global", "local"] = "global"
+    scope: Scope = "global"
     align: Literal["auto"] | Count = "auto"
     keep_at_least: Count = 1
     protect: tuple[str, ...] = ()
