@@ -227,8 +227,9 @@ def test_where_layers_score_alike_time_decides(
     trace = fxprune.trace(net, torch.randn(2, 3, 64, 64))
     model, scores = latency_model(analyse(trace), AVX512), score(trace, "l1").units
     times, kept = [], []
-    for power in (0.0, solving.THRIFT):
-        monkeypatch.setattr(solving, "THRIFT", power)
+    name = "THRIFT" if budget == "macs" else "TIME_THRIFT"
+    for power in (0.0, getattr(solving, name)):
+        monkeypatch.setattr(solving, name, power)
         made = fxprune.plan(trace, Budget(**{budget: 0.5}), target=AVX512.name)
         keep = keep_mask(analyse(trace), made)
         times.append(model.milliseconds(keep))
