@@ -18,6 +18,9 @@ __all__ = ["Calibration", "gathered"]
 CHUNK = 32
 """Samples of a call, at most."""
 
+FEWEST = 2
+"""Samples of a call, at least."""
+
 PARTS = 8
 """One part in so many is held out."""
 
@@ -48,7 +51,9 @@ class Calibration:
     def chunks(self, most: int | None = None) -> list[list[object]]:
         """The samples, or the first of them, call by call; the last of several calls may be smaller."""
         count = self.samples if most is None else min(most, self.samples)
-        starts = range(0, count - self.size + 1 if self.fixed else count, self.size)
+        # A graph for any number of samples need not be one for a single sample.
+        least = self.size if self.fixed else min(self.size, FEWEST)
+        starts = range(0, count - least + 1, self.size)
         return [self._slice(a, min(a + self.size, count)) for a in starts]
 
     def count(self, chunks: Sequence[Sequence[object]]) -> int:
@@ -60,7 +65,7 @@ class Calibration:
         return [leaf[start:stop] if k in own else leaf for k, leaf in enumerate(self.leaves)]  # type: ignore[index]
 
 
-def gathered(trace: Trace, data: Iterable[object], samples: int) -> Calibration:
+def gathered(trace: Trace, data: Iterable[object], samples: int, *, fixed: bool = False) -> Calibration:
     """Read batches until there are enough samples.
 
     Args:
@@ -68,6 +73,7 @@ def gathered(trace: Trace, data: Iterable[object], samples: int) -> Calibration:
         data: One tensor; or batches: what the model is called with (a tensor, a tuple of positional arguments, a dict of
             arguments by name), where further entries (labels) are left aside.
         samples: Where to stop.
+        fixed: Every call must have as many samples as the graph was made with, also where any number would run.
 
     Raises:
         FxpruneError: A batch does not fit the example, or there are too few samples.
@@ -87,8 +93,9 @@ def gathered(trace: Trace, data: Iterable[object], samples: int) -> Calibration:
         count += len(found[-1][0])
         if count >= samples:
             break
-    fixed = not trace.dynamic_batch
-    size = len(first) if fixed else max(1, min(CHUNK, min(count, samples) // PARTS))
+    fixed = fixed or not trace.dynamic_batch
+    exact = trace.batch if trace.dynamic_batch else len(first)
+    size = exact if fixed else max(FEWEST, min(CHUNK, min(count, samples) // PARTS))
     if count < 2 * size:
         raise FxpruneError(
             f"{count} calibration samples are too few: some to learn from and some to judge by are needed, at least {2 * size}",

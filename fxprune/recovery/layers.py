@@ -87,6 +87,8 @@ def _checked(
     source, name = values[x], _held(values[weight])
     if name is None or not isinstance(source, fx.Node):
         return "its weight is computed"
+    if tensors[name].is_complex():
+        return "its weight is complex"
     offset = values.get(bias)
     held = _held(offset)
     if offset is not None and (held is None or tensors[held].ndim != 1):

@@ -153,7 +153,7 @@ class Lockstep:
 
     def __init__(self, dense: Calls, slim: Calls, resolution: Resolution) -> None:
         self.dense, self.slim = Side(dense), Side(slim)
-        self._analysis, self._keep = resolution.analysis, resolution.keep
+        self.analysis, self._keep = resolution.analysis, resolution.keep
         self._known = {n.name: n for n in resolution.analysis.values}
         self.twins = {n.name: n for n in dense.graph.nodes}
         self._changed: set[fx.Node] = set()
@@ -203,7 +203,7 @@ class Lockstep:
     def _index(self, name: str) -> list[tuple[int, Tensor]] | None:
         """Along each dimension that loses some the positions of a node's result that are left."""
         if name not in self._left:
-            self._left[name] = _left(self._analysis, self._keep, self._known.get(name))
+            self._left[name] = _left(self.analysis, self._keep, self._known.get(name))
         return self._left[name]
 
     def changed(self, operand: fx.Node) -> bool:

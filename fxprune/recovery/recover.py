@@ -23,6 +23,7 @@ from fxprune.resizing.resolve import expect, keep_mask, resolve
 from fxprune.slimming.crop import crop_calls
 from fxprune.slimming.graph_copy import Parts
 from fxprune.structures.cut import cut
+from fxprune.support.process import untouched_random_state
 
 __all__ = ["RecoveredLayer", "Recovery", "recover"]
 
@@ -135,9 +136,11 @@ def recover(
             "recovery needs a graph that runs, and this model's control flow depends on its data",
             advice=f"recover the part without control flow (a detector's backbone), or fine-tune; {trace.why_static}",
         )
-    with torch.no_grad():
+    with torch.no_grad(), untouched_random_state():
         job = _Job.of(trace, plan, slim, seed)
-        layers = job.run(gathered(trace, data, samples), max_memory, progress or _silent)
+        # Where units repeat from sample to sample, their places hang on how many samples there are.
+        fixed = job.step.analysis.counts_samples
+        layers = job.run(gathered(trace, data, samples, fixed=fixed), max_memory, progress or _silent)
     return Recovery(layers, *job.errors, *job.used, time.monotonic() - began, job.peak, tuple(job.notes))
 
 

@@ -26,6 +26,9 @@ Tell = Callable[[int, int, str], None]
 ROWS = 40_000
 """Rows of a layer that are learnt from: samples times positions."""
 
+FULL = 4
+"""Bytes of a number of single precision."""
+
 UNSEEN = 4096
 """Rows of a layer that it is judged by."""
 
@@ -156,10 +159,10 @@ class Visit:
             assert isinstance(x, Tensor) and y is not None
             missing = None if stream is None else stream.missing(pair.step, y, k)
             y = y if missing is None else y + missing
-            if k < self.unseen:
-                into.hold_out(*layer.rows(x, y, judged, self.random))
-            else:
-                into.add(*layer.rows(x, y, learnt, self.random))
+            rows = layer.rows(x, y, judged if k < self.unseen else learnt, self.random)
+            # Sums of half precision would not hold.
+            inputs, outputs = (t.float() if t.element_size() < FULL else t for t in rows)
+            (into.hold_out if k < self.unseen else into.add)(inputs, outputs)
 
     def _solved(self, layer: Layer, regression: Regression) -> RecoveredLayer:
         """Take the solution, if it holds on unseen samples."""

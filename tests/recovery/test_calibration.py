@@ -87,6 +87,11 @@ def test_a_fixed_batch_makes_calls_of_that_size() -> None:
         gathered(traced, X[:7], 1000)
 
 
+def test_no_call_has_one_sample_alone(one: Trace) -> None:
+    assert [len(c[0]) for c in gathered(one, X[:33], 1000).chunks()] == [4] * 8  # type: ignore[arg-type]
+    assert [len(c[0]) for c in gathered(one, X[:5], 1000).chunks()] == [2, 2]  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize(
     ("data", "message"),
     [

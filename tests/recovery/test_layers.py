@@ -93,6 +93,7 @@ def test_an_offset_over_all_taps_is_one_bias_a_channel() -> None:
 
 
 REFUSED = {
+    "its weight is complex": (nn.Linear(5, 7, dtype=torch.complex64), (6, 5)),
     "its weight is computed": (Call(lambda x, w: F.linear(x, w * 2), (7, 5)), (6, 5)),
     "its bias is computed": (Call(lambda x, w, b: F.linear(x, w, b * 2), (7, 5), 7), (6, 5)),
     "the windows of this transposed convolution overlap": (nn.ConvTranspose2d(3, 4, 3, 2), (2, 3, 4, 4)),
@@ -106,7 +107,8 @@ REFUSED = {
 @pytest.mark.parametrize("why", REFUSED)
 def test_what_cannot_be_solved_for_says_why(why: str) -> None:
     model, shape = REFUSED[why]
-    assert found(model, torch.randn(shape)) == [why]
+    x = torch.randn(shape, dtype=next(model.parameters()).dtype)
+    assert found(model, x) == [why]
 
 
 def test_products_of_activations_are_no_layers() -> None:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import fxprune
+from fxprune.coupling.couple import analyse
 from fxprune.errors import FxpruneError
 from fxprune.graph.live import liven
 from fxprune.planning.plan import plan_removal
@@ -278,6 +279,46 @@ def test_what_is_no_linear_map_of_one_input_is_named() -> None:
     plan = plan_removal(traced, {("0.weight", 0): range(8)})
     report = recover(traced, plan, fxprune.slim(traced, plan), torch.randn(64, 5, 6))
     assert {layer.kept for layer in report.layers} >= {"its operator is no linear map of one input"}
+
+
+class HeadsInBatch(nn.Module):
+    """Attention as it is often written by hand: heads are laid into the batch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.q, self.k, self.v = (nn.Linear(8, 16) for _ in range(3))
+        self.out, self.head = nn.Linear(16, 8), nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        n, t, _ = x.shape
+
+        def heads(y: Tensor) -> Tensor:
+            return y.view(n, t, 4, 4).transpose(1, 2).reshape(n * 4, t, 4)
+
+        q, k, v = heads(self.q(x)), heads(self.k(x)), heads(self.v(x))
+        y = torch.bmm(torch.bmm(q, k.transpose(1, 2)).softmax(-1), v)
+        return self.head(x + self.out(y.view(n, 4, t, 4).transpose(1, 2).reshape(n, t, 16)))
+
+
+def test_heads_that_lie_in_the_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    traced = fxprune.trace(HeadsInBatch().eval(), torch.randn(8, 5, 8))
+    assert traced.dynamic_batch and analyse(traced).counts_samples
+    plan = plan_removal(traced, {("q.weight", 0): range(4)})
+    assert len(plan.kept["out.weight", 1]) == 12
+    small = fxprune.slim(traced, plan)
+    report = recover(traced, plan, small, torch.randn(24, 5, 8))
+    assert (report.samples, report.held_out) == (16, 8), "calls are of eight samples, as the example was"
+    assert report.after < 0.7 * report.before
+
+
+def test_half_precision_is_summed_in_full() -> None:
+    traced, plan, shape = made("products")
+    half = fxprune.trace(copy.deepcopy(traced.model).bfloat16(), torch.randn(2, *shape).bfloat16())
+    small = fxprune.slim(half, plan)
+    report = recover(half, plan, small, torch.randn(256, *shape).bfloat16())
+    assert next(small.parameters()).dtype == torch.bfloat16
+    assert report.after < report.before / 3
 
 
 # --- never worse, and refusals ------------------------------------------------------------------------------------
