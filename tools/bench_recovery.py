@@ -96,7 +96,6 @@ _zoo = partial(torchvision.models.get_model, num_classes=10)
 
 NETS: dict[str, tuple[Callable[[], nn.Module], int, int]] = {
     "resnet18": (partial(_zoo, "resnet18"), 32, 15),
-    "vgg11_bn": (partial(_zoo, "vgg11_bn"), 32, 15),
     "mobilenet_v2": (partial(_zoo, "mobilenet_v2", width_mult=0.5), 64, 15),
     "mobilenet_v3_small": (partial(_zoo, "mobilenet_v3_small"), 64, 15),
     "efficientnet_b0": (partial(_zoo, "efficientnet_b0"), 64, 15),

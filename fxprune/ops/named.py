@@ -4,12 +4,14 @@ from __future__ import annotations
 
 __all__ = [
     "ADD",
+    "ATTENTION",
     "CONVOLUTION_LAYERS",
     "COPIES",
     "CROPPABLE",
     "FLATTEN",
     "INDEX_SELECT",
     "LINEAR",
+    "LOGITS",
     "MATRIX_LAYERS",
     "PAD",
     "PRODUCTS",
@@ -42,6 +44,11 @@ MATRIX_LAYERS = {
     "aten::matmul": ("self", "other", ""),
 }
 """Products whose second factor may be a weight: names of the input, the weight and the bias."""
+
+ATTENTION = "aten::scaled_dot_product_attention"
+
+LOGITS = {"aten::matmul": ("self", "other")}
+"""Products of rows with rows as code writes them that lays heads into a dimension of their own: names of both."""
 
 SCALINGS = ("aten::mul",)
 """Multiply a tensor by another one."""

@@ -6,5 +6,6 @@
 ``layers``: layers as linear maps, rows of inputs and rows of outputs.
 ``least_squares``: the ridge regression of one layer, and whether it holds on data that it has not seen.
 ``stream``: what a layer whose result is added to another one has to make up for.
+``attention``: what keys have to make up for where channels of queries are gone.
 ``batch_norm``: statistics of what the slim model feeds a batch norm, its function kept.
 """

@@ -17,7 +17,7 @@ from torch.utils import _pytree as pytree
 
 from fxprune.coupling.analysis import Analysis
 from fxprune.graph.values import Calls
-from fxprune.labels import varying
+from fxprune.labels import BoolArray, varying
 from fxprune.ops.base import Value
 from fxprune.resizing.resolve import Resolution
 
@@ -209,6 +209,17 @@ class Lockstep:
     def changed(self, operand: fx.Node) -> bool:
         """Whether a slim value differs from what is left of the dense one, in any chunk."""
         return operand in self._changed
+
+    def staying(self, name: str) -> BoolArray | None:
+        """Which positions of a node's result are left, size 1 along dimensions that do not matter; None if it is unknown."""
+        node = self._known.get(name)
+        held = None if node is None else self.analysis.values.get(node)
+        if not isinstance(held, Value):
+            return None
+        masks = [self._keep[self.analysis.units(array)] for array in held.arrays]
+        return (
+            np.logical_and.reduce(np.broadcast_arrays(*masks)) if masks else np.ones((1,) * held.rank, bool)
+        )
 
     def shrunk(self, operand: fx.Node) -> bool:
         """Whether positions of a slim value are gone."""

@@ -88,7 +88,8 @@ def recover(
     No labels are needed, and nothing is trained.  The dense and the slim model run side by side, operator by operator.
     At each convolution, linear layer and product with a weight behind a cut the slim weights become those of a ridge
     regression of the dense output on the *slim* model's own inputs, so that a layer also makes up for what those before it
-    could not; a layer whose result is added to another value fits what that one is off by as well.  Batch norm
+    could not; a layer whose result is added to another value fits what that one is off by as well; keys fit the
+    logits where inner channels of heads are gone.  Batch norm
     takes the statistics of what it reads now, and keeps its function, so that training and evaluation agree.  A layer keeps its slice
     where the solution is no better on samples that were held out, and the whole model does where its outputs
     are no better.

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, fx
 
 from fxprune.graph.drafts import arguments_by_name
+from fxprune.recovery.attention import Factor, factors
 from fxprune.recovery.batch_norm import Norm
 from fxprune.recovery.held import Held, norm_at
 from fxprune.recovery.layers import Layer, layer_of
@@ -78,6 +79,7 @@ class Visit:
         self._results = dict(self.settled)
         self._open: dict[str, tuple[Layer, Regression]] = {}
         self._judged: set[fx.Node] = set()
+        self._factors = factors(held.calls.graph, held.calls.tensors)
         kinds = [layer_of(n, held.calls.tensors) for n in held.calls.graph.nodes]
         self._total, self._done = sum(isinstance(kind, Layer) for kind in kinds), 0
 
@@ -115,7 +117,8 @@ class Visit:
             self._judged.add(layer.node)
             return
         stream = Stream.of(pair)
-        if not pair.behind(layer.x) and (stream is None or not pair.changed(stream.other)):
+        sums = stream is not None and pair.changed(stream.other)
+        if not pair.behind(layer.x) and not sums and not self._cut(pair):
             return
         why = self._why_not(pair, layer)
         if why:
@@ -154,15 +157,32 @@ class Visit:
 
     def _gather(self, pair: Pair, layer: Layer, stream: Stream | None, into: Regression) -> None:
         learnt, judged = math.ceil(into.most / (self.chunks - self.unseen)), math.ceil(UNSEEN / self.unseen)
-        for k in range(self.chunks):
-            x, y = pair.step.slim.value(layer.x, k), pair.target(k)
-            assert isinstance(x, Tensor) and y is not None
-            missing = None if stream is None else stream.missing(pair.step, y, k)
-            y = y if missing is None else y + missing
+        targets = self._targets(pair, layer, stream)
+        for k, y in targets.items():
+            x = pair.step.slim.value(layer.x, k)
+            assert isinstance(x, Tensor)
             rows = layer.rows(x, y, judged if k < self.unseen else learnt, self.random)
             # Sums of half precision would not hold.
             inputs, outputs = (t.float() if t.element_size() < FULL else t for t in rows)
             (into.hold_out if k < self.unseen else into.add)(inputs, outputs)
+
+    def _cut(self, pair: Pair) -> list[Factor]:
+        """Products of this layer's output and another's whose inner channels are gone."""
+        return [factor for factor in self._factors.get(pair.node, ()) if factor.cut(pair.step)]
+
+    def _targets(self, pair: Pair, layer: Layer, stream: Stream | None) -> dict[int, Tensor]:
+        """What the layer is to make of each chunk."""
+        targets: dict[int, Tensor] = {}
+        for k in range(self.chunks):
+            y = pair.target(k)
+            assert y is not None
+            missing = None if stream is None else stream.missing(pair.step, y, k)
+            targets[k] = y if missing is None else y + missing
+        for factor in self._cut(pair):
+            by = factor.map(pair.step, {k: y for k, y in targets.items() if k >= self.unseen})
+            if by is not None:
+                targets = {k: factor.asked(pair.step, y, k, by) for k, y in targets.items()}
+        return targets
 
     def _solved(self, layer: Layer, regression: Regression) -> RecoveredLayer:
         """Take the solution, if it holds on unseen samples."""
