@@ -84,7 +84,13 @@ class Held:
         readers = list(layer.node.users)
         if layer.bias is not None or len(readers) != 1 or len(self.readers_of(layer.weight)) > 1:
             return None
-        return norm_at(readers[0], self.calls.tensors)
+        norm = norm_at(readers[0], self.calls.tensors)
+        return norm if norm is not None and self.alone(readers[0]) else None
+
+    def alone(self, norm: fx.Node) -> bool:
+        """Whether a batch norm's tensors are read by it only."""
+        held = [n for n in norm.all_input_nodes if n.op == "get_attr"]
+        return all(len(self.readers_of(str(n.target))) == 1 for n in held)
 
     def reset(self, but: Mapping[str, object]) -> None:
         """Put the copies back to what they were, but for some first names."""

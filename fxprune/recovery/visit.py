@@ -209,10 +209,9 @@ class Visit:
     # Batch norm.
 
     def _batch_norm(self, pair: Pair, norm: Norm) -> None:
-        values = arguments_by_name(pair.node)
-        read, mean = values["input"], values["running_mean"]
-        assert isinstance(read, fx.Node) and isinstance(mean, fx.Node)
-        if not pair.changed(read) or len(self.held.readers_of(str(mean.target))) > 1:
+        read = arguments_by_name(pair.node)["input"]
+        assert isinstance(read, fx.Node)
+        if not pair.changed(read) or not self.held.alone(pair.node):
             return
         inputs = [pair.step.slim.value(read, k) for k in range(self.chunks)]
         tensors = [x for x in inputs if isinstance(x, Tensor)]

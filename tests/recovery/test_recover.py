@@ -241,6 +241,23 @@ class Twice(nn.Module):
         return self.head(F.relu(self.twice(F.relu(self.twice(y)))))
 
 
+class OneNorm(nn.Module):
+    """Two layers share a batch norm."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.up, self.a, self.b = (
+            nn.Conv2d(3, 16, 1),
+            nn.Conv2d(16, 8, 3, bias=False),
+            nn.Conv2d(8, 8, 3, bias=False),
+        )
+        self.norm, self.head = nn.BatchNorm2d(8), nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = F.relu(self.norm(self.a(F.relu(self.up(x)))))
+        return self.head(F.relu(self.norm(self.b(y))).mean((2, 3)))
+
+
 class Tied(nn.Module):
     def __init__(self) -> None:
         super().__init__()
@@ -263,6 +280,17 @@ def test_a_weight_with_two_readers_is_solved_for_both() -> None:
     assert not named["twice.weight"].kept
     assert named["twice.weight"].after < named["twice.weight"].before
     assert report.after < report.before
+
+
+def test_a_batch_norm_of_two_layers_stays() -> None:
+    model = liven(OneNorm(), torch.randn(16, 3, 8, 8))
+    traced = fxprune.trace(model, torch.randn(2, 3, 8, 8))
+    plan = plan_removal(traced, {("up.weight", 0): range(6)})
+    small = fxprune.slim(traced, plan)
+    before = copy.deepcopy(small.norm.state_dict())  # type: ignore[union-attr]
+    report = recover(traced, plan, small, torch.randn(256, 3, 8, 8))
+    assert report.after < report.before
+    assert all(torch.equal(t, before[n]) for n, t in small.norm.state_dict().items())  # type: ignore[union-attr]
 
 
 def test_a_weight_that_others_read_stays() -> None:
