@@ -240,6 +240,17 @@ def test_where_layers_score_alike_time_decides(
         assert kept[1] > 1.02 * kept[0]
 
 
+def test_no_layer_goes_as_a_whole_because_it_is_slow() -> None:
+    """Layers of one pixel wait for their weights: hundreds of times as long for as much work."""
+    torch.manual_seed(0)
+    net = torchvision.models.resnet18().eval()
+    trace = fxprune.trace(net, torch.randn(2, 3, 32, 32))
+    made = fxprune.plan(trace, Budget(macs=0.5), target=AVX512.name, align=1)
+    sizes = {axis: trace.tensor(axis[0]).shape[axis[1]] for axis in made.kept}
+    assert min(len(index) / sizes[axis] for axis, index in made.kept.items()) > 0.03
+    assert made.predicted.params > 0.1 * made.dense.params
+
+
 def test_a_transformer_is_timed_too() -> None:
     layer = nn.TransformerEncoderLayer(32, 4, 64, batch_first=True)
     trace = fxprune.trace(layer.eval(), torch.randn(2, 6, 32))
