@@ -170,7 +170,7 @@ def _by_time(chains: Chains, time: Meter, work: Meter | None) -> Chains:
 
 def _spread(chains: Chains) -> FloatArray:
     """Deviation of the scores of each chain's bundles, relative to their mean: float64[n_chains]."""
-    scored = chains.score > 0
+    scored = (chains.score > 0) & np.isfinite(chains.score)  # what must stay is infinite
     score, chain = chains.score[scored], chains.chain[scored]
     count = np.maximum(np.bincount(chain, minlength=len(chains.length)), 1)
     mean = np.bincount(chain, score, len(chains.length)) / count
