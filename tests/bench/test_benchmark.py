@@ -314,7 +314,8 @@ def test_a_failing_probe_says_so(files: dict[str, Path], monkeypatch: pytest.Mon
     monkeypatch.setattr(sys, "executable", os.devnull)
     row = benchmark({"wide": files["wide"]}, IMAGE, repeats=1)["wide"]
     assert row.peak_memory_bytes is None
-    assert row.notes == ("peak memory not measured: PermissionError: Permission denied",)
+    # A busy machine is said, too.
+    assert "peak memory not measured: PermissionError: Permission denied" in row.notes
     monkeypatch.undo()
     measured, problem = contestants.peak_memory(files["wide"], {"input": np.ones((1, 3, 32, 31), np.float16)})
     assert measured is None
