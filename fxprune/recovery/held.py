@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 
 from torch import Tensor, fx, nn
@@ -92,7 +92,7 @@ class Held:
         held = [n for n in norm.all_input_nodes if n.op == "get_attr"]
         return all(len(self.readers_of(str(n.target))) == 1 for n in held)
 
-    def reset(self, but: Mapping[str, object]) -> None:
+    def reset(self, but: Set[str]) -> None:
         """Put the copies back to what they were, but for some first names."""
         for name, tensor in self.start.items():
             if self.first(name) not in but:

@@ -193,8 +193,8 @@ class _Job:
         unseen, chunks = self._divided(data, max_memory)
         visit = Visit(self.held, unseen, len(chunks), self.random, tell)
         self.step.run(chunks, visit)
-        if visit.settle():
-            self.held.reset(but=visit.settled)
+        if fixed := visit.settle():
+            self.held.reset(but=fixed)
             visit = Visit(self.held, unseen, len(chunks), self.random, tell, visit.settled)
             self.step.run(chunks, visit)
         self.peak = self.step.peak

@@ -200,11 +200,12 @@ class Visit:
             norm.absorb(layer.offset(fit.offset))
         return RecoveredLayer(layer.weight, fit.before, fit.after)
 
-    def settle(self) -> bool:
-        """Solve for the weights with several readers, now that all were heard; whether there are any."""
+    def settle(self) -> set[str]:
+        """Solve for the weights with several readers, now that all were heard; first names of those and of their biases."""
         for name, (layer, regression) in self._open.items():
             self.settled[name] = self._solved(layer, regression)
-        return bool(self._open)
+        layers = [layer for layer, _ in self._open.values()]
+        return {self.held.first(n) for layer in layers for n in (layer.weight, layer.bias) if n is not None}
 
     # Batch norm.
 
