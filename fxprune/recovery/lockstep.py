@@ -15,9 +15,8 @@ import torch
 from torch import Tensor, fx
 from torch.utils import _pytree as pytree
 
-from fxprune.coupling.analysis import Analysis
 from fxprune.graph.values import Calls
-from fxprune.labels import BoolArray, varying
+from fxprune.labels import BoolArray
 from fxprune.ops.base import Value
 from fxprune.resizing.resolve import Resolution
 
@@ -203,7 +202,7 @@ class Lockstep:
     def _index(self, name: str) -> list[tuple[int, Tensor]] | None:
         """Along each dimension that loses some the positions of a node's result that are left."""
         if name not in self._left:
-            self._left[name] = _left(self.analysis, self._keep, self._known.get(name))
+            self._left[name] = _block(self.staying(name))
         return self._left[name]
 
     def changed(self, operand: fx.Node) -> bool:
@@ -223,7 +222,8 @@ class Lockstep:
 
     def shrunk(self, operand: fx.Node) -> bool:
         """Whether positions of a slim value are gone."""
-        return operand.name in self.twins and self._index(operand.name) != []
+        mask = self.staying(operand.name)
+        return mask is not None and not mask.all()
 
     def _differs(self, node: fx.Node, twin: fx.Node | None) -> bool:
         if node.op in ("get_attr", "placeholder"):
@@ -242,16 +242,17 @@ class Lockstep:
         return left is not None and torch.equal(mine, left)
 
 
-def _left(analysis: Analysis, keep: np.ndarray, node: fx.Node | None) -> list[tuple[int, Tensor]] | None:
-    held = None if node is None else analysis.values.get(node)
-    if not isinstance(held, Value):
+def _block(mask: BoolArray | None) -> list[tuple[int, Tensor]] | None:
+    """Along each dimension that loses some the positions that are left; None where these make no block."""
+    if mask is None:
         return None
-    alive: dict[int, np.ndarray] = {}
-    for array in held.arrays:
-        dims, stays = varying(array), keep[analysis.units(array)]
-        if stays.all():
-            continue
-        if len(dims) != 1:
-            return None
-        alive[dims[0]] = alive.get(dims[0], np.True_) & stays.ravel()
-    return [(dim, torch.from_numpy(np.flatnonzero(stays))) for dim, stays in alive.items()]
+    dims = range(mask.ndim)
+    alive = [mask.any(tuple(d for d in dims if d != dim)) for dim in dims]
+    whole = np.ones(mask.shape, bool)
+    for dim, stays in enumerate(alive):
+        whole &= stays.reshape([-1 if d == dim else 1 for d in dims])
+    if (whole != mask).any():
+        return None
+    return [
+        (dim, torch.from_numpy(np.flatnonzero(stays))) for dim, stays in enumerate(alive) if not stays.all()
+    ]

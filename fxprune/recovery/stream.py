@@ -98,7 +98,7 @@ def _tensor(value: object) -> Tensor:
 
 def _name(node: fx.Node) -> str:
     """Name of the operator; in-place ones are called like the others."""
-    return qualified_name(node.target).rstrip("_") if node.op == "call_function" else ""
+    return qualified_name(node.target).rstrip("_") if isinstance(node.target, torch._ops.OpOverload) else ""
 
 
 def _other(node: fx.Node, mine: fx.Node) -> fx.Node | None:
