@@ -38,6 +38,7 @@ from torchvision.models.vision_transformer import VisionTransformer
 
 import fxprune
 from fxprune.demo import Digits
+from fxprune.models.samples import normalised
 
 sys.path.insert(0, str(Path(__file__).resolve().parent / "reproduce"))
 
@@ -46,7 +47,6 @@ from models import ResNet
 RESULTS = Path(__file__).resolve().parent / "results"
 SHARES = (0.5, 0.3)
 SAMPLES = 512
-MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 CIFAR = ("resnet20", "resnet32", "resnet44", "resnet56")
 
 Row = dict[str, object]
@@ -195,14 +195,9 @@ def cifar(name: str, folder: Path) -> Task:
     model = ResNet((int(name.removeprefix("resnet")) - 2) // 6)
     model.load_state_dict(load_file(folder / "weights" / f"cifar10_{name}.safetensors"))
     parts = [np.load(folder / "data" / "cifar10" / file) for file in ("train_0.npz", "test.npz")]
-    images = [_normalised(torch.from_numpy(part["images"])) for part in parts]
+    images = [normalised(torch.from_numpy(part["images"])) for part in parts]
     chosen = torch.randperm(len(images[0]), generator=torch.Generator().manual_seed(0))[:SAMPLES]
     return Task(model.eval(), images[0][chosen], images[1], torch.from_numpy(parts[1]["labels"]).long())
-
-
-def _normalised(pixels: Tensor) -> Tensor:
-    values = (pixels.float() / 255 - torch.tensor(MEAN)) / torch.tensor(STD)
-    return values.permute(0, 3, 1, 2).contiguous()
 
 
 # --- measurement ---------------------------------------------------------------------------------------

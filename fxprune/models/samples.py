@@ -14,7 +14,7 @@ from fxprune.models.weights import load_pt
 from fxprune.support.arrays import read_arrays
 from fxprune.support.reading import shown
 
-__all__ = ["MEAN", "STD", "read_samples"]
+__all__ = ["MEAN", "STD", "normalised", "read_samples"]
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 """Of ImageNet on a scale from 0 to 1: how torchvision's and most of timm's models want pictures."""
@@ -100,12 +100,12 @@ def _as_input(array: object, like: object) -> object:
     pictures = array.dtype == torch.uint8 and array.ndim == 4
     decimal = like.is_floating_point() and like.ndim == 4 and like.shape[1] == 3
     if pictures and decimal and array.shape[3] == 3:
-        return _normalised(array).to(like.dtype)
+        return normalised(array).to(like.dtype)
     return array
 
 
-def _normalised(pictures: Tensor) -> Tensor:
-    """uint8[n, h, w, 3] as float32[n, 3, h, w]."""
+def normalised(pictures: Tensor) -> Tensor:
+    """Pictures uint8[n, h, w, 3] as the models want them, float32[n, 3, h, w]."""
     values = (pictures.float() / 255 - torch.tensor(MEAN)) / torch.tensor(STD)
     return values.permute(0, 3, 1, 2).contiguous()
 
@@ -147,4 +147,4 @@ def _decoded(files: Sequence[Path], like: Tensor) -> Tensor:
         box = (left, top, left + side * width, top + side * height)
         small = picture.resize((width, height), Image.Resampling.BILINEAR, box=box)
         pictures.append(np.asarray(small))
-    return _normalised(torch.from_numpy(np.stack(pictures))).to(like.dtype)
+    return normalised(torch.from_numpy(np.stack(pictures))).to(like.dtype)

@@ -30,6 +30,7 @@ from torch import Tensor, nn
 
 import fxprune
 from fxprune.bench.benchmark import benchmark
+from fxprune.models.samples import MEAN, STD
 from fxprune.training.data.batches import Choices, Look, augmented
 from fxprune.training.recipe.schema import Augment
 
@@ -38,7 +39,6 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from machine_note import machine_note
 
 HERE = Path(__file__).resolve().parent
-MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 CLOSE = 0.02
 """Times that differ by less are equal."""
 
