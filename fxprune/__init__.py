@@ -33,6 +33,7 @@ if TYPE_CHECKING:  # for type checkers and editors; _HOMES says the same to Pyth
     from fxprune.onnx.export import export_onnx
     from fxprune.pipeline import compress
     from fxprune.planning.plan import plan
+    from fxprune.planning.sensitivity import sensitivity
     from fxprune.plans import Budget, Plan
     from fxprune.proof.verify import verify
     from fxprune.recovery.recover import recover
@@ -62,6 +63,7 @@ __all__ = [
     "recover",
     "regularizers",
     "save",
+    "sensitivity",
     "slim",
     "trace",
     "verify",
@@ -75,6 +77,7 @@ _NAMES: Mapping[str, str] = {
     "inspection.explain": "dependency_graph explain",
     "pipeline": "compress",
     "planning.plan": "plan",
+    "planning.sensitivity": "sensitivity",
     "slimming.slim": "load save slim",
     "graph.trace": "Trace trace",
     "coupling.groups": "Group",

@@ -6,7 +6,7 @@ import typer
 from rich.console import Group
 
 from fxprune.cli import options as o
-from fxprune.cli.common import opened_model, say, show, traced_model
+from fxprune.cli.common import opened_model, say, show, steps, traced_model
 
 __all__ = ["EXAMPLES", "inspect"]
 
@@ -14,7 +14,8 @@ EXAMPLES = (
     "Examples:\n\n"
     "  fxprune inspect torchvision:resnet18\n\n"
     "  fxprune inspect torchvision:vit_b_16 --why encoder.ln.weight\n\n"
-    "  fxprune inspect nets.py:make -i 1x3x32x32 --graph ties.dot --json > groups.json"
+    "  fxprune inspect nets.py:make -i 1x3x32x32 --graph ties.dot --json > groups.json\n\n"
+    "  fxprune inspect nets.py:make -w trained.safetensors -i 1x3x32x32 --sensitivity --calibrate pictures/"
 )
 
 
@@ -25,6 +26,8 @@ def inspect(
     allow_pickle: o.AllowPickle = False,
     why: o.Why = None,
     dim: o.Dim = None,
+    sensitivity: o.SensitivityTable = False,
+    calibrate: o.Calibrate = None,
     graph: o.Graph = None,
     everything: o.Everything = False,
     strict: o.Strict = False,
@@ -34,19 +37,33 @@ def inspect(
     from fxprune.coupling.couple import couple
     from fxprune.inspection.explain import dependency_graph, explain, group_table
     from fxprune.inspection.graph_files import check_graph_path, write_graph
-    from fxprune.report.sheets import group_sheet, pin_sheet
+    from fxprune.models.samples import read_samples
+    from fxprune.planning.sensitivity import sensitivity as measure
+    from fxprune.report.sheets import group_sheet, pin_sheet, sensitivity_sheet
 
     if dim is not None and why is None:
         raise typer.BadParameter("says which dimension of --why TENSOR: give that, too", param_hint="--dim")
+    if sensitivity != (calibrate is not None) or (sensitivity and why is not None):
+        raise typer.BadParameter(
+            "--sensitivity wants samples from --calibrate, and nothing else does; --why is another question",
+            param_hint="--sensitivity",
+        )
     for path in graph or ():
         check_graph_path(path)  # before minutes of work, not after
-    traced = traced_model(opened_model(model, weights, inputs, allow_pickle))
+    opened = opened_model(model, weights, inputs, allow_pickle)
+    samples = None if calibrate is None else read_samples(calibrate, opened.inputs, allow_pickle=allow_pickle)
+    traced = traced_model(opened)
     couple(traced, strict=strict)
     for path in graph or ():
         say(f"wrote {write_graph(dependency_graph(traced), path)}")
     if why is not None:
         explanation = explain(traced, why, dim=dim or 0)
         show(str(explanation), explanation.as_json(), as_json)
+    elif samples is not None:
+        with steps().step("sensitivity") as ticks:
+            table = measure(traced, samples, progress=ticks.tick)
+            ticks.note(f"{len(table.probes)} slim models, {table.samples} samples")
+        show(sensitivity_sheet(table).rich(), {"model": model, **table.as_json()}, as_json)
     elif not graph or as_json:
         rows = group_table(traced)
         shown = (group_sheet(rows).rich(), pin_sheet(rows, everything=everything).rich())

@@ -10,6 +10,7 @@ import typer
 
 _MODEL = "Model"
 _BUDGET = "Budget (fraction to keep, one of)"
+_FLOOR = "Or the smallest model that stays good enough"
 _PLAN = "What to prune"
 _SHOW = "What to show"
 _MEASURE = "Measurement"
@@ -89,6 +90,26 @@ LatencyMs = Annotated[
     float | None,
     typer.Option(
         "--latency-ms", metavar="MS", help="Time of one run, in milliseconds.", rich_help_panel=_BUDGET
+    ),
+]
+
+Accuracy = Annotated[
+    float | None,
+    typer.Option(
+        "--accuracy",
+        metavar="LEAST",
+        help="Least accuracy after recovery on --calibrate, a share of the samples with labels in --data; without --data "
+        "one less the error of the outputs, relative to the dense model's spread.",
+        rich_help_panel=_FLOOR,
+    ),
+]
+Trials = Annotated[
+    Path | None,
+    typer.Option(
+        "--trials",
+        metavar="FILE.json",
+        help="Keep what is known of each size there; the same command goes on from it.",
+        rich_help_panel=_FLOOR,
     ),
 ]
 
@@ -257,6 +278,14 @@ Dim = Annotated[
     int | None,
     typer.Option(
         "--dim", metavar="N", help="Which dimension of that tensor (default: 0).", rich_help_panel=_SHOW
+    ),
+]
+SensitivityTable = Annotated[
+    bool,
+    typer.Option(
+        "--sensitivity",
+        help="How far the outputs are off when a quarter, a half, three quarters of one group go, as sliced and recovered on --calibrate.",
+        rich_help_panel=_SHOW,
     ),
 ]
 Graph = Annotated[

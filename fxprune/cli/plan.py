@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import typer
+
 from fxprune.cli import options as o
 from fxprune.cli.common import opened_model, show, steps, traced_model, write
 from fxprune.cli.values import check_names, evidence, parse_budget, plan_options
@@ -11,7 +13,8 @@ __all__ = ["EXAMPLES", "plan"]
 EXAMPLES = (
     "Examples:\n\n"
     "  fxprune plan torchvision:resnet50@pretrained --macs 0.5 --out plan.json\n\n"
-    "  fxprune plan nets.py:make -i 1x3x32x32 --params 0.3 --protect 'head*' --ratio 'layer1.*=0.75'"
+    "  fxprune plan nets.py:make -i 1x3x32x32 --params 0.3 --protect 'head*' --ratio 'layer1.*=0.75'\n\n"
+    "  fxprune plan nets.py:make -w trained.safetensors -i 1x3x32x32 --accuracy 0.9 --calibrate pictures/ --data labelled.npz"
 )
 
 
@@ -25,6 +28,9 @@ def plan(
     channels: o.Channels = None,
     latency: o.Latency = None,
     latency_ms: o.LatencyMs = None,
+    accuracy: o.Accuracy = None,
+    calibrate: o.Calibrate = None,
+    trials: o.Trials = None,
     criterion: o.Criterion = "l1",
     data: o.Data = None,
     scope: o.Scope = o.ScopeName.everywhere,
@@ -39,12 +45,29 @@ def plan(
     out: o.PlanOut = None,
     as_json: o.Json = False,
 ) -> None:
-    """Decide which channels go so that a budget is met."""
+    """Decide which channels go so that a budget is met, or so that the model stays good enough."""
     from fxprune.inspection.explain import width_table
-    from fxprune.planning.plan import spend
+    from fxprune.models.inputs import Labelled
+    from fxprune.models.samples import read_samples
+    from fxprune.planning.plan import plan as decide
     from fxprune.report.sheets import plan_view
 
-    budget = parse_budget(macs=macs, params=params, channels=channels, latency=latency, latency_ms=latency_ms)
+    budget = None
+    quantities = {
+        "macs": macs,
+        "params": params,
+        "channels": channels,
+        "latency": latency,
+        "latency_ms": latency_ms,
+    }
+    if accuracy is None:
+        if calibrate is not None or trials is not None:
+            raise typer.BadParameter("belongs to --accuracy", param_hint="--calibrate, --trials")
+        budget = parse_budget(**quantities)
+    elif calibrate is None or any(value is not None for value in quantities.values()):
+        raise typer.BadParameter(
+            "stands in the place of a budget, and wants samples from --calibrate", param_hint="--accuracy"
+        )
     options = plan_options(
         scope=scope,
         align=align,
@@ -58,9 +81,24 @@ def plan(
     )
     check_names(criterion, target, has_data=data is not None)
     batches, loss = evidence(data)
-    traced = traced_model(opened_model(model, weights, inputs, allow_pickle, writes=out))
-    with steps().step("plan"):
-        planned = spend(traced, budget, options, criterion=criterion, data=batches, loss=loss)
+    labelled = None if batches is None else list(batches)
+    opened = opened_model(model, weights, inputs, allow_pickle, writes=out)
+    samples = None if calibrate is None else read_samples(calibrate, opened.inputs, allow_pickle=allow_pickle)
+    traced = traced_model(opened)
+    with steps().step("plan") as ticks:
+        planned = decide(
+            traced,
+            budget,
+            accuracy=accuracy,
+            criterion=criterion,
+            **vars(options),
+            data=labelled,
+            loss=loss,
+            calibrate=samples,
+            metric=None if labelled is None else lambda model: Labelled.accuracy(model, labelled),
+            trials=trials,
+            progress=ticks.tick,
+        )
     if out is not None:
         write(out, planned.to_json())
     show(plan_view(planned, width_table(traced, planned)), planned.to_json(), as_json)

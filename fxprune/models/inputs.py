@@ -277,6 +277,25 @@ class Labelled:
         """Cross entropy of the model's logits."""
         return nn.functional.cross_entropy(model(*batch.inputs), batch.labels)
 
+    @staticmethod
+    def accuracy(model: nn.Module, batches: Sequence[Labelled]) -> float:
+        """Share of samples that a model names rightly.
+
+        Raises:
+            FxpruneError: It returns something else than logits [n, classes].
+        """
+        right = 0
+        for batch in batches:
+            logits = model(*batch.inputs)
+            if not isinstance(logits, torch.Tensor) or logits.shape[:-1] != batch.labels.shape:
+                made = list(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
+                raise FxpruneError(
+                    f"the model returns {made}, not logits [{len(batch.labels)}, classes]",
+                    advice="an accuracy by labels is one of classifiers; in Python pass a metric= of your own",
+                )
+            right += int((logits.argmax(1) == batch.labels).sum())
+        return right / sum(len(batch.labels) for batch in batches)
+
 
 def labelled_batches(path: Path, *, batch_size: int = 32) -> tuple[Labelled, ...]:
     """The batches of an ``.npz`` file: an array ``y`` of class numbers, and the inputs in order.

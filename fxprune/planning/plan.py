@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Literal, TypeVar
 
 import numpy as np
@@ -24,6 +25,7 @@ from fxprune.errors import PlanError
 from fxprune.graph.trace import Trace
 from fxprune.labels import BoolArray, IntArray
 from fxprune.ops.contract import CONVOLUTIONS
+from fxprune.planning.accuracy import check_floor, smallest
 from fxprune.planning.atoms import Mode
 from fxprune.planning.attempts import Attempts, Lessons, Way, ways_to
 from fxprune.planning.choice import freeze, ratios_of
@@ -49,8 +51,9 @@ Batch = TypeVar("Batch")
 
 def plan(
     trace: Trace,
-    budget: Budget,
+    budget: Budget | None = None,
     *,
+    accuracy: float | None = None,
     criterion: str | Criterion = "l1",
     scope: Scope = "global",
     align: Literal["auto"] | int = "auto",
@@ -63,12 +66,20 @@ def plan(
     loss: Callable[[nn.Module, Batch], torch.Tensor] | None = None,
     blocks: Mode = "auto",
     seed: int = 0,
+    calibrate: Iterable[object] | None = None,
+    metric: Callable[[nn.Module], float] | None = None,
+    trials: str | Path | None = None,
+    progress: Callable[[int, int, str], None] | None = None,
 ) -> Plan:
-    """Decide which units go so that a fraction of the model's cost is kept.
+    """Decide which units go so that a fraction of the model's cost is kept, or so that the model stays good enough.
 
     The budget is met as closely from below as the steps in which widths move allow.  It is exceeded, by half a
     percent of the dense cost at most, only where the nearest plan below misses it by more than one; or where
     everything that may go is gone.  What is left open is said in the plan's notes.
+
+    With ``accuracy`` in the place of a budget the plan is that of the smallest model, in MACs and to one percent of the dense ones, that
+    is still good enough once it is recovered without labels (``fxprune.recover``): found by bisection, some seven models are
+    made, recovered and judged.
 
     Args:
         trace: A traced model; it is not changed.
@@ -76,6 +87,7 @@ def plan(
             the units that may go and that no ratio decides about.  Time is that of one run on the target, by a model
             of its operators; where this machine is the target up to four models are made and measured until
             it is met within 3 %.  Of several quantities each is a most: the tightest decides.
+        accuracy: Least that ``metric`` may say of the recovered model.
         criterion: Importance of units: a name from ``fxprune.criteria`` or one with its own options.
         scope: How the budget is spent, like the options down to ``target``, and ``blocks`` and ``seed``: see
             ``fxprune.planning.options.PlanOptions``.
@@ -89,6 +101,11 @@ def plan(
         loss: ``loss(model, batch)``, a scalar, for the same criteria.
         blocks: How matrices of units (heads x width, groups x channels) shrink.
         seed: Of everything random.
+        calibrate: For ``accuracy``: inputs to recover on, as for ``fxprune.recover``.
+        metric: For ``accuracy``: says how good a model is, more is better.  Without it that is one less the error of the
+            outputs, relative to the spread of the dense model's, on a part of ``calibrate`` that is held out.
+        trials: For ``accuracy``: a file for what is known already, with which a search that was stopped goes on.
+        progress: For ``accuracy``: told how far it is.
 
     Returns:
         A plan whose predicted cost is that of the slim model.
@@ -114,7 +131,30 @@ def plan(
         blocks=blocks,
         seed=seed,
     )
-    return spend(trace, budget, options, criterion=criterion, data=data, loss=loss)
+    if (budget is None) == (accuracy is None):
+        raise PlanError(
+            "a plan needs a budget or accuracy=, one of them",
+            advice="write fxprune.Budget(macs=0.5), or accuracy=0.9 with calibrate= and metric=",
+        )
+    batches = list(data) if accuracy is not None and data is not None else data
+
+    def planned(budget: Budget) -> Plan:
+        return spend(trace, budget, options, criterion=criterion, data=batches, loss=loss)
+
+    if budget is not None:
+        return planned(budget)
+    floor = check_floor(accuracy, has_data=calibrate is not None)
+    assert calibrate is not None
+    return smallest(
+        trace,
+        floor,
+        planned,
+        calibrate=calibrate,
+        metric=metric,
+        file=None if trials is None else Path(trials),
+        asked=f"{options} {getattr(criterion, 'name', criterion)}",
+        tell=progress,
+    )
 
 
 def spend(

@@ -24,6 +24,7 @@ if TYPE_CHECKING:  # a report shows what all stages made and imports none of the
     from fxprune.bench.table import BenchTable
     from fxprune.inspection.explain import GroupRow, WidthRow
     from fxprune.onnx.export import ExportReport
+    from fxprune.planning.sensitivity import Sensitivity
 
 __all__ = [
     "Sheet",
@@ -36,6 +37,7 @@ __all__ = [
     "pin_sheet",
     "plan_view",
     "result_view",
+    "sensitivity_sheet",
     "width_sheet",
 ]
 
@@ -150,6 +152,24 @@ def pin_sheet(rows: Sequence[GroupRow], *, everything: bool = False) -> Sheet:
         footer=f"not shown: {hidden} more without channels, such as kernel extents (--all shows them)"
         if hidden
         else "",
+    )
+
+
+def sensitivity_sheet(table: Sensitivity) -> Sheet:
+    """What hangs on each group, the most sensitive ones first by their largest share."""
+    columns = sorted({probe.asked for probe in table.probes})
+    rows: list[tuple[float, tuple[str, ...]]] = []
+    for name, probes in table.groups.items():
+        cells = {p.asked: f"{p.sliced:.3f} -> {p.recovered:.3f}" for p in probes}
+        last = probes[-1]
+        shown = (name, str(last.units), share(last.macs), *(cells.get(c, "") for c in columns))
+        rows.append((last.recovered, shown))
+    return Sheet(
+        title=f"Outputs off by, when a share of one group goes ({table.samples} samples)",
+        columns=("group", "width>", "MACs>", *(f"-{100 * c:g} %>" for c in columns)),
+        rows=tuple(cells for _, cells in sorted(rows, key=lambda row: -row[0])),
+        footer="error relative to the spread of the dense outputs on samples that were held out, as sliced -> recovered; "
+        "MACs: what the largest share saves" + "".join(f"; {note}" for note in table.notes),
     )
 
 

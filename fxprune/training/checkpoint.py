@@ -106,7 +106,7 @@ class Checkpoint:
     Attributes:
         phase: Number of the phase.
         step: Steps of the phase that are done.
-        tensors: By name: ``model.``, ``optimizer.`` and ``method.`` and their own names.
+        tensors: By name: ``model.``, ``average.``, ``optimizer.`` and ``method.`` and their own names.
         facts: Everything that is no tensor.
         path: The file.
     """
@@ -130,15 +130,19 @@ class Running:
         model: The user's module.
         optimizer: Of its parameters.
         method: The regularizer, if one acts.
+        average: Of the model's tensors over the steps, if one is kept.
     """
 
     model: nn.Module
     optimizer: torch.optim.Optimizer
     method: Regularizer | None = None
+    average: nn.Module | None = None
 
     def tensors(self) -> tuple[dict[str, Tensor], dict[str, list[int]]]:
         """All tensors, whole and on the CPU, and how those of the method are split; every process has to ask."""
         tensors = {f"model.{name}": tensor for name, tensor in model_state(self.model).items()}
+        if self.average is not None:
+            tensors |= {f"average.{name}": tensor for name, tensor in model_state(self.average).items()}
         for number, entries in self.optimizer.state_dict()["state"].items():
             for name, value in entries.items():
                 if isinstance(value, Tensor):
@@ -164,6 +168,8 @@ class Running:
         """
         try:
             load_model_state(self.model, saved.part("model."))
+            if self.average is not None:
+                load_model_state(self.average, saved.part("average."))
             self._restore_optimizer(saved)
             if self.method is not None:
                 like = next(self.model.parameters())

@@ -63,7 +63,7 @@ class Record:
     dense: Cost
     slim: Cost
     decided: float | None
-    epochs: Mapping[str, int]
+    epochs: Mapping[str, float]
     seconds: Mapping[str, float]
     method: Mapping[str, float]
     latency_ms: Mapping[str, float]
@@ -121,7 +121,7 @@ class _File(_Checked):
     dense: _Cost
     slim: _Cost
     decided: float | None
-    epochs: dict[str, Whole]
+    epochs: dict[str, Whole | Seconds]
     seconds: dict[str, Seconds]
     method: dict[str, Figure]
     latency_ms: dict[str, Seconds]

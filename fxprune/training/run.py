@@ -14,6 +14,7 @@ from typing import Literal
 
 import torch
 from torch import nn
+from torch.optim.swa_utils import AveragedModel
 from torch.utils import _pytree as pytree
 
 from fxprune.bench.benchmark import benchmark
@@ -34,6 +35,7 @@ from fxprune.report.words import describe_plan
 from fxprune.slimming.slim import save, slim
 from fxprune.support.delivery import check_folder
 from fxprune.support.files import write_text
+from fxprune.training.average import running_average
 from fxprune.training.checkpoint import Checkpoint, Running, load_model_state, model_state, set_random_state
 from fxprune.training.decide import check_patterns, decide, own_share
 from fxprune.training.loop import Job, evaluate, run_steps
@@ -144,7 +146,7 @@ class _Run:
         """Train under the method; returns the model on its device and the method."""
         session, recipe = self.session, self.session.recipe
         model = session.on_device(copy.deepcopy(session.dense))
-        steps = recipe.epochs_of("sparse") * session.training().per_epoch
+        steps = recipe.steps_of("sparse", session.training().per_epoch)
         groups: tuple[Group, ...] = ()
         if recipe.method or steps:
             with self.watcher.step("trace"):
@@ -208,16 +210,18 @@ class _Run:
             if phase.recalibrate:
                 recalibrate(session, model, phase.recalibrate)
             self._measure("pruned", model)
-        steps = session.recipe.epochs_of("finetune") * session.training().per_epoch
+        steps = session.recipe.steps_of("finetune", session.training().per_epoch)
         if steps:
             kind = str(getattr(small, "fxprune_kind", "module"))
             spread = session.team.spread(model)
             optimizer = session.team.optimizer(make_optimizer(spread, phase))
             facts: dict[str, object] = {"plan": plan.to_json(), "kind": kind}
-            self._train(FINETUNE, phase, spread, optimizer, None, steps, facts)
-            self._measure("finetuned", spread)
+            average = None if phase.ema is None else running_average(inner(spread), phase.ema)
+            self._train(FINETUNE, phase, spread, optimizer, None, steps, facts, average)
+            result = spread if average is None else average.module
+            self._measure("finetuned", result)
             finetuned = slim(self._trace_dense(), plan, kind="graph" if kind == "graph" else "module")
-            load_model_state(finetuned, model_state(inner(spread)))
+            load_model_state(finetuned, model_state(inner(result)))
             return finetuned.eval()
         self.ledger.accuracy["finetuned"] = self.ledger.accuracy["pruned"]
         return model.cpu().to(memory_format=torch.contiguous_format).eval()
@@ -231,10 +235,11 @@ class _Run:
         method: Regularizer | None,
         steps: int,
         facts: dict[str, object],
+        average: AveragedModel | None = None,
     ) -> None:
         """Run the steps of a phase that are not done yet."""
         session, name = self.session, _NAMES[number]
-        running = Running(inner(model), optimizer, method)
+        running = Running(inner(model), optimizer, method, average)
         seed_everything(session.recipe.seed, number, session.team.rank)
         first = _restore(running, session.saved, number, session, steps)
         batches = session.training()
@@ -250,7 +255,9 @@ class _Run:
             steps,
             method,
             session.teacher() if phase.distill is not None else None,
-            _steering(session, phase, method, steps),
+            _steering(session, phase, method, steps)
+            if average is None
+            else lambda _step: average.update_parameters(inner(model)),
             session.checkpoints.advice,
         )
         recipe = plain_recipe(session.file)
@@ -270,7 +277,7 @@ class _Run:
         every = session.recipe.checkpoints.every or batches.per_epoch
         with self.ledger.timed(name), self.watcher.step(_TITLES[number]) as ticks:
             run_steps(job, first=first, save=keep, every=every, ticks=ticks)
-            ticks.note(f"{session.recipe.epochs_of(name)} epochs")
+            ticks.note(f"{session.recipe.epochs_of(name):g} epochs")
         look(steps)
 
     def _measure(self, moment: str, model: nn.Module) -> None:

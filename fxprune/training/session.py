@@ -121,6 +121,12 @@ def open_session(
             f"a batch of {recipe.batch} images cannot be shared by {team.world} processes",
             advice=f"use a multiple of {team.world}",
         )
+    if recipe.finetune.ema is not None and team.sharded:
+        raise file.error(
+            "finetune.ema",
+            "a running average needs whole parameters, and here they are sharded",
+            advice="use parallel: ddp, or leave ema out",
+        )
     make_folder(out)
     checkpoints = Folder(out / "checkpoints", team, keep=recipe.checkpoints.keep)
     saved, ledger = _continued(file, out, checkpoints, resume=resume)

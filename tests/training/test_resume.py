@@ -19,6 +19,7 @@ from training.runs import Killed, run, train_and_kill, write
 
 from fxprune.errors import FxpruneError, RecipeError
 from fxprune.report.steps import SILENT, Ticks
+from fxprune.training.checkpoint import read_checkpoint
 from fxprune.training.run import train
 
 METHODS = {
@@ -91,6 +92,32 @@ def test_adam_smoothing_and_distillation_go_on_to_the_same_bits(
         train_and_kill(recipe, tmp_path / "killed", after, monkeypatch)
     run(recipe, tmp_path / "killed", resume=True)
     assert_same(tmp_path / "whole", tmp_path / "killed")
+
+
+def test_a_running_average_goes_on_to_the_same_bits_and_is_what_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    finetune = {"epochs": 1.4, "lr": 0.05, "ema": 0.9}
+    recipe = write(
+        tmp_path, method="magnitude", sparse={"epochs": 0}, finetune=finetune, checkpoints={"every": 2}
+    )
+    record = run(recipe, tmp_path / "whole")
+    assert record.epochs["finetune"] == 1.4
+    last = read_checkpoint(tmp_path / "whole" / "checkpoints" / "2-000000007.safetensors")
+    slim, average, model = weights(tmp_path / "whole"), last.part("average.module."), last.part("model.")
+    assert all(torch.equal(slim[name], average[name]) for name in slim)
+    assert not all(torch.equal(slim[name], model[name]) for name in slim)
+    for after in (3, 3):
+        train_and_kill(recipe, tmp_path / "killed", after, monkeypatch)
+    run(recipe, tmp_path / "killed", resume=True)
+    assert_same(tmp_path / "whole", tmp_path / "killed")
+
+
+def test_an_average_does_not_begin_in_the_middle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    recipe = write(tmp_path, method="magnitude", sparse={"epochs": 0}, checkpoints={"every": 2})
+    train_and_kill(recipe, tmp_path / "out", 3, monkeypatch)
+    with pytest.raises(FxpruneError, match="does not fit this run"):
+        run(recipe, tmp_path / "out", "finetune.ema=0.9", resume=True)
 
 
 def test_a_process_that_is_killed_for_real(tmp_path: Path) -> None:

@@ -15,17 +15,20 @@ __all__ = ["Distill", "Epochs", "Finetune", "Phase", "Sparse", "Steer"]
 _PERCENT = re.compile(r"(\d+(?:\.\d+)?) ?%")
 
 
-def _epochs(value: int | str) -> int | str:
+def _epochs(value: float | str) -> float | str:
     if isinstance(value, str) and not _PERCENT.fullmatch(value):
         raise ValueError("neither a number of epochs nor a percentage such as 40 %")
     if isinstance(value, str) and float(value.rstrip(" %")) > 100:
         raise ValueError("more than all epochs")
-    if isinstance(value, int) and value < 0:
+    if isinstance(value, (int, float)) and value < 0:
         raise ValueError("a phase cannot have less than no epochs")
     return value
 
 
-Epochs = Annotated[Annotated[int, annotated_types.Le(2**31)] | str, AfterValidator(_epochs)]
+Epochs = Annotated[
+    Annotated[int, annotated_types.Le(2**31)] | Annotated[float, annotated_types.Le(2**31)] | str,
+    AfterValidator(_epochs),
+]
 
 
 class Distill(Section):
@@ -44,7 +47,7 @@ class Phase(Section):
     """Epochs of training under one schedule.
 
     Attributes:
-        epochs: Passes over the training images; ``40 %`` is a share of the recipe's ``epochs``.
+        epochs: Passes over the training images, also a part of one; ``40 %`` is a share of the recipe's ``epochs``.
         lr: Learning rate at its highest.
         schedule: ``constant``; ``cosine`` down to ``final``; ``step``: times ``gamma`` at each milestone.
         milestones: Shares of the phase.
@@ -118,8 +121,11 @@ class Finetune(Phase):
         recalibrate: Training batches that renew the statistics of batch norm before the first step.
         recover: Training images, without their labels, on which the pruned weights are solved for before the first step
             (``fxprune.recover``).
+        ema: Decay of a running average of weights and statistics, which is what is evaluated and written; None takes the weights
+            of the last step.  Early steps count less: after n of them the decay is (1 + n) / (10 + n) at most.
     """
 
     start: Literal["pruned", "scratch"] = "pruned"
     recalibrate: Annotated[int, annotated_types.Ge(0)] = 0
     recover: Annotated[int, annotated_types.Ge(0)] = 0
+    ema: Annotated[float, annotated_types.Gt(0), annotated_types.Lt(1)] | None = None

@@ -252,7 +252,7 @@ class Recipe(Section):
                 raise ValueError(f"{name}.epochs is a percentage: write the recipe's epochs, too")
         return self
 
-    def epochs_of(self, phase: Literal["sparse", "finetune"]) -> int:
+    def epochs_of(self, phase: Literal["sparse", "finetune"]) -> float:
         """Epochs of a phase; shares that make up the whole also do so when rounded.
 
         Example:
@@ -264,13 +264,18 @@ class Recipe(Section):
         given = {"sparse": self.sparse.epochs, "finetune": self.finetune.epochs}
         shares = {name: float(e.rstrip(" %")) / 100 for name, e in given.items() if isinstance(e, str)}
         value = given[phase]
-        if isinstance(value, int):
+        if isinstance(value, (int, float)):
             return value
         assert self.epochs is not None
         sparse = round(shares.get("sparse", 0.0) * self.epochs)
         if phase == "finetune" and len(shares) == 2 and abs(sum(shares.values()) - 1) < 1e-9:
             return self.epochs - sparse
         return sparse if phase == "sparse" else round(shares[phase] * self.epochs)
+
+    def steps_of(self, phase: Literal["sparse", "finetune"], per_epoch: int) -> int:
+        """Steps of a phase, of as many in an epoch; a part of an epoch is one step at least."""
+        epochs = self.epochs_of(phase)
+        return max(round(epochs * per_epoch), 1) if epochs else 0
 
 
 def model_fields_at(key: tuple[str | int, ...]) -> tuple[str, ...]:
