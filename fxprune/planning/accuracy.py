@@ -191,5 +191,5 @@ def _fingerprint(trace: Trace) -> str:
     for name, tensor in trace.model.state_dict().items():
         if isinstance(tensor, Tensor):
             made.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
-            made.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+            made.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
     return made.hexdigest()

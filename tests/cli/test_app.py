@@ -343,6 +343,44 @@ def test_a_slim_model_is_inspected_as_slim(nets: str) -> None:
     assert next(group["width"] for group in data["groups"] if group["name"] == "stem") == 16
 
 
+# --- how far one may go ------------------------------------------------------------------------
+
+
+def samples(name: str, **more: np.ndarray) -> str:
+    np.savez(name, x=np.random.default_rng(0).normal(size=(64, 3, 8, 8)).astype(np.float32), **more)
+    return name
+
+
+def test_sensitivity(nets: str) -> None:
+    words = ("inspect", nets, *INPUT, "--sensitivity", "--calibrate", samples("samples.npz"))
+    data = json.loads(done(*words, "--json").stdout)
+    assert [(p["group"], p["units"], p["asked"]) for p in data["probes"]] == [
+        ("stem", 32, share) for share in (0.25, 0.5, 0.75)
+    ]
+    assert all(p["recovered"] < p["sliced"] for p in data["probes"])
+    shown = done(*words).stdout
+    assert "-25 %" in shown and "-75 %" in shown and "64 samples" in shown
+
+
+def test_the_smallest_plan_for_an_error(nets: str) -> None:
+    words = ("plan", nets, *INPUT, "--accuracy", 0.5, "--calibrate", samples("samples.npz"), "--align", 1)
+    data = json.loads(done(*words, "--trials", "trials.json", "--json").stdout)
+    assert "accuracy=0.5 after recovery: one less the error of the outputs is" in data["notes"][-1]
+    trials = json.loads(Path("trials.json").read_text())["values"]
+    assert len(trials) == 8
+    assert data["predicted"]["macs"] <= data["dense"]["macs"]
+    assert json.loads(done(*words, "--trials", "trials.json", "--json").stdout) == data
+
+
+def test_the_smallest_plan_for_an_accuracy(nets: str) -> None:
+    labelled = samples("labelled.npz", y=np.arange(64) % 5)
+    words = ("plan", nets, *INPUT, "--accuracy", 0.01, "--calibrate", labelled, "--data", labelled, "--json")
+    assert "accuracy=0.01 after recovery: the metric says" in json.loads(done(*words).stdout)["notes"][-1]
+    result = run(*words[:5], 1.1, *words[6:])
+    assert result.exit_code == 1
+    assert "the dense model has 0." in result.output
+
+
 # --- compress --------------------------------------------------------------------------------
 
 
@@ -389,6 +427,14 @@ def test_compress_recovers_without_labels(nets: str) -> None:
         (("plan", "nets.py:make", "--macs", "0.5", "--channels", "0.5"), "is two of one kind"),
         (("plan", "nets.py:make", "--latency-ms", "0"), "is no time"),
         (("plan", "nets.py:make", "--latency", "0.5", "--latency-ms", "5"), "is two of one kind"),
+        (("plan", "nets.py:make", "--accuracy", "0.9"), "wants samples from --calibrate"),
+        (
+            ("plan", "nets.py:make", "--accuracy", "0.9", "--calibrate", "a", "--macs", "0.5"),
+            "in the place of a budget",
+        ),
+        (("plan", "nets.py:make", "--macs", "0.5", "--trials", "a.json"), "belongs to --accuracy"),
+        (("inspect", "nets.py:make", "--sensitivity"), "wants samples from --calibrate"),
+        (("inspect", "nets.py:make", "--calibrate", "a"), "wants samples from --calibrate"),
         (("inspect", "nets.py:make", "--dim", "1"), "give that, too"),
         (("plan", "nets.py:make", "--macs", "1.5"), "is not a fraction to keep"),
         (("plan", "nets.py:make", "--macs", "0.5", "--align", "x"), "neither auto nor a number"),

@@ -92,9 +92,9 @@ def net_of(record: Record) -> str:
     return record.name.partition("_")[0]
 
 
-def budget_of(record: Record) -> int:
+def budget_of(record: Record) -> float:
     """Epochs of the whole run."""
-    return sum(record.epochs.values())
+    return sum([*record.epochs.values()])
 
 
 def reduction(record: Record) -> float:
@@ -119,7 +119,7 @@ def render(records: Sequence[Record], latencies: Mapping[str, Bench]) -> str:
     ordered = sorted(records, key=lambda r: (net_of(r), budget_of(r)))
     for (net, epochs), group in groupby(ordered, key=lambda r: (net_of(r), budget_of(r))):
         rows = sorted(group, key=lambda r: (round(reduction(r) / 10), -r.accuracy["finetuned"]))
-        parts += [f"## {NETS.get(net, net)}, {epochs} epochs in all"]
+        parts += [f"## {NETS.get(net, net)}, {epochs:g} epochs in all"]
         if epochs < SHORT:
             parts.append(_SHORT)
         parts.append(_accuracies(rows).markdown())
@@ -140,7 +140,7 @@ def draw(records: Sequence[Record], path: Path) -> None:
     panels: dict[str, list[Record]] = {}
     for r in sorted(records, key=lambda r: (net_of(r), budget_of(r), round(reduction(r) / 10))):
         net = NETS.get(net_of(r), net_of(r))
-        panels.setdefault(f"{net}, {int(reduction(r))} % fewer MACs, {budget_of(r)} epochs", []).append(r)
+        panels.setdefault(f"{net}, {int(reduction(r))} % fewer MACs, {budget_of(r):g} epochs", []).append(r)
     heights = [len(rows) + 1.5 for rows in panels.values()]
     figure, axes = plt.subplots(
         len(panels),
