@@ -32,7 +32,7 @@ if TYPE_CHECKING:  # for type checkers and editors; _HOMES says the same to Pyth
     from fxprune.inspection.explain import dependency_graph, explain
     from fxprune.onnx.export import export_onnx
     from fxprune.pipeline import compress
-    from fxprune.planning.plan import plan
+    from fxprune.planning.plan import plan, remove
     from fxprune.planning.sensitivity import sensitivity
     from fxprune.plans import Budget, Plan
     from fxprune.proof.verify import verify
@@ -62,6 +62,7 @@ __all__ = [
     "plan",
     "recover",
     "regularizers",
+    "remove",
     "save",
     "sensitivity",
     "slim",
@@ -76,7 +77,7 @@ _NAMES: Mapping[str, str] = {
     "onnx.export": "export_onnx",
     "inspection.explain": "dependency_graph explain",
     "pipeline": "compress",
-    "planning.plan": "plan",
+    "planning.plan": "plan remove",
     "planning.sensitivity": "sensitivity",
     "slimming.slim": "load save slim",
     "graph.trace": "Trace trace",

@@ -31,7 +31,7 @@ from fxprune.planning.plan import spend
 from fxprune.plans import Budget, Plan, Scope
 from fxprune.proof.evidence import Proof
 from fxprune.proof.verify import verify
-from fxprune.recovery.recover import Recovery, recover
+from fxprune.recovery.recover import Recovery, run_recovery
 from fxprune.report.markdown import report_markdown
 from fxprune.report.plots import plot_latency, plot_widths
 from fxprune.report.sheets import export_json
@@ -456,7 +456,7 @@ def _recovered(
         return None
     with clock.step("recover") as ticks:
         try:
-            recovery = recover(traced, plan, small, samples, progress=ticks.tick)
+            recovery = run_recovery(traced, plan, small, samples, progress=ticks.tick)
         except FxpruneError as error:
             if calibrate is not None:
                 raise

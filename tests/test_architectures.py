@@ -17,7 +17,7 @@ from fxprune.coupling.cost import measure
 from fxprune.coupling.couple import analyse
 from fxprune.graph.live import liven
 from fxprune.graph.trace import Trace, trace
-from fxprune.planning.plan import plan, plan_removal, plan_units
+from fxprune.planning.plan import plan, plan_units, remove
 from fxprune.plans import Budget, Plan
 from fxprune.proof.evidence import Proof
 from fxprune.proof.verify import verify
@@ -153,7 +153,7 @@ def test_resnext() -> None:
 
 def test_resnext_loses_whole_groups() -> None:
     found = traced(resnext, PICTURE)
-    made = plan_removal(
+    made = remove(
         found, {("layer1.0.conv1.weight", 0): range(4, 8), ("layer1.0.conv2.weight", 0): range(4, 8)}
     )
     small = slim(found, made)
@@ -338,7 +338,7 @@ def test_cifar_resnet_loses_channels_through_the_padding() -> None:
         ("layer2.0.conv2.weight", 0): [0, 1, 2, 30],
         ("layer3.0.conv2.weight", 0): [63],
     }
-    made = plan_removal(found, gone)
+    made = remove(found, gone)
     assert len(made.kept["layer2.0.conv2.weight", 0]) == 32 - 3 - 4
     assert len(made.kept["linear.weight", 1]) == 64 - 3 - 4 - 1
     small = slim(found, made)
@@ -421,7 +421,7 @@ def test_vit_loses_heads() -> None:
     """A head is 8 queries, 8 keys, 8 values and 8 columns of the output projection, and goes exactly."""
     found = traced(vit, PICTURE)
     at = "encoder.layers.encoder_layer_0.self_attention"
-    made = plan_removal(found, {(f"{at}.in_proj_weight", 0): range(8, 16)})
+    made = remove(found, {(f"{at}.in_proj_weight", 0): range(8, 16)})
     head = set(range(8, 16)) | set(range(40, 48)) | set(range(72, 80))
     assert set(made.kept[f"{at}.in_proj_weight", 0]) == set(range(96)) - head
     assert set(made.kept[f"{at}.out_proj.weight", 1]) == set(range(32)) - set(range(8, 16))
@@ -484,7 +484,7 @@ def test_swin() -> None:
 def test_swin_loses_a_head_with_its_position_table() -> None:
     found = traced(swin, PICTURE)
     at = "features.3.0.attn"
-    made = plan_removal(found, {(f"{at}.relative_position_bias_table", 1): [2]})
+    made = remove(found, {(f"{at}.relative_position_bias_table", 1): [2]})
     assert made.kept[f"{at}.relative_position_bias_table", 1] == (0, 1, 3)
     assert len(made.kept[f"{at}.qkv.weight", 0]) == 3 * 24
     assert len(made.kept[f"{at}.proj.weight", 1]) == 24
@@ -545,7 +545,7 @@ def test_grouped_query_attention(fused: bool) -> None:
     assert groups["v"].indices["o.weight", 1][8:10].tolist() == [[16, 24], [17, 25]]
     assert blocks_of(found, "q") == blocks_of(found, "v") == {(2, 8)}
     for gone in ([0, 17], list(range(16))):
-        made = plan_removal(found, {("q.weight", 0): gone})
+        made = remove(found, {("q.weight", 0): gone})
         assert len(made.kept["q.weight", 0]) == 2 * len(made.kept["k.weight", 0])
         assert proved(found, made).inexact == 0
 
@@ -554,7 +554,7 @@ def test_grouped_query_attention_with_rotary_positions() -> None:
     """The tables of sines tie a dimension across all heads, and its partner half a head away."""
     found = traced(cached_attention(True, True), TOKENS)
     assert groups_of(found) == {"q": "8 q:0 k:0", "v": "16 v:0 o:1", "cos:1": "8 cos:1", "sin:1": "8 sin:1"}
-    made = plan_removal(found, {("cos", 1): [1]})
+    made = remove(found, {("cos", 1): [1]})
     gone = {8 * head + d for head in range(4) for d in (1, 5)}
     assert set(made.kept["q.weight", 0]) == set(range(32)) - gone
     assert set(made.kept["sin", 1]) == set(range(8)) - {1, 5}

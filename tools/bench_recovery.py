@@ -39,6 +39,7 @@ from torchvision.models.vision_transformer import VisionTransformer
 import fxprune
 from fxprune.demo import Digits
 from fxprune.models.samples import normalised
+from fxprune.recovery.recover import run_recovery
 
 sys.path.insert(0, str(Path(__file__).resolve().parent / "reproduce"))
 
@@ -218,7 +219,7 @@ def measured(name: str, task: Task, share: float, scope: str) -> Row:
     row: Row = {"model": name, "share": share, "scope": scope, "macs": plan.predicted.macs / plan.dense.macs}
     row["dense"], row["sliced"] = {"accuracy": task.accuracy(dense)}, judged(slim)
     began = time.process_time()
-    recovery = fxprune.recover(trace, plan, slim, task.calibration)
+    recovery = run_recovery(trace, plan, slim, task.calibration)
     row["seconds"], row["peak"] = time.process_time() - began, recovery.peak
     row["recovered"], row["layers"], row["solved"] = judged(slim), len(recovery.layers), recovery.solved
     try:

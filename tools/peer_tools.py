@@ -18,7 +18,7 @@ from torch_kirigami import AxisRef, DependencyGraph, KirigamiError, UnsupportedO
 from torch_kirigami.pruning import ChannelRatio, Greedy, GroupMagnitude, Pruner
 
 import fxprune
-from fxprune.planning.plan import plan_removal
+from fxprune.planning.plan import remove
 
 __all__ = ["FXPRUNE", "PEERS", "Call", "Tool"]
 
@@ -65,7 +65,7 @@ class Fxprune:
 
     def remove(self, call: Call, layer: str, gone: Sequence[int]) -> nn.Module:
         trace = fxprune.trace(call.model, (call.args, dict(call.kwargs)) if call.kwargs else call.args)
-        return fxprune.slim(trace, plan_removal(trace, {(f"{layer}.weight", 0): list(gone)}))
+        return fxprune.slim(trace, remove(trace, {(f"{layer}.weight", 0): list(gone)}))
 
     def halve(self, call: Call) -> nn.Module:
         trace = fxprune.trace(call.model, call.args)

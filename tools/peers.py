@@ -34,7 +34,7 @@ from torch import nn
 from fxprune.coupling.couple import analyse
 from fxprune.errors import FxpruneError
 from fxprune.graph.trace import Trace, call_arguments, trace
-from fxprune.planning.plan import plan_removal
+from fxprune.planning.plan import remove
 from fxprune.plans import Axis, Cost, Plan
 from fxprune.proof.masks.masked import compare
 from fxprune.slimming.slim import slim
@@ -96,7 +96,7 @@ def _truths(
     found = []
     for gone in removals:
         try:
-            small = slim(traced, plan_removal(traced, {("first.weight", 0): gone}))
+            small = slim(traced, remove(traced, {("first.weight", 0): gone}))
         except FxpruneError:
             continue
         found.append((gone, _output(small, example)))

@@ -16,7 +16,7 @@ from fxprune.errors import PlanError
 from fxprune.graph.trace import Trace
 from fxprune.models.calls import evaluating
 from fxprune.plans import Budget, Plan
-from fxprune.recovery.recover import recover
+from fxprune.recovery.recover import run_recovery
 from fxprune.slimming.slim import slim
 from fxprune.support import plain
 from fxprune.support.files import write_text
@@ -176,7 +176,7 @@ def _value(
         return _said(metric, trace.model) if metric is not None else 1.0
     plan = planned(Budget(macs=share))
     small = slim(trace, plan)
-    recovery = recover(trace, plan, small, batches)
+    recovery = run_recovery(trace, plan, small, batches)
     return _said(metric, small) if metric is not None else 1 - recovery.after
 
 

@@ -44,7 +44,7 @@ from fxprune.structures.find import choose_structures
 from fxprune.support.process import no_garbage
 from fxprune.support.words import near
 
-__all__ = ["plan", "plan_removal", "plan_structures", "plan_units", "spend"]
+__all__ = ["plan", "plan_structures", "plan_units", "remove", "spend"]
 
 Batch = TypeVar("Batch")
 
@@ -255,12 +255,15 @@ def _widths(analysis: Analysis, step: int) -> list[Width]:
 # --- explicit removals -------------------------------------------------------------------------------
 
 
-def plan_removal(trace: Trace, removed: Mapping[Axis, Sequence[int]]) -> Plan:
+def remove(trace: Trace, removed: Mapping[Axis, Sequence[int]]) -> Plan:
     """Remove exactly the units that occupy the given positions, and all that is coupled with them.
 
     Args:
         trace: A traced model.
         removed: Positions to remove along axes ``(tensor name, dim)``.
+
+    Returns:
+        A plan like any other.
 
     Raises:
         PlanError: There is no such axis or position, a unit is pinned, a layout would not stay
@@ -269,7 +272,7 @@ def plan_removal(trace: Trace, removed: Mapping[Axis, Sequence[int]]) -> Plan:
     Example:
         >>> import fxprune
         >>> net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Conv2d(4, 2, 3))
-        >>> made = plan_removal(fxprune.trace(net, torch.zeros(1, 3, 8, 8)), {("0.weight", 0): [1]})
+        >>> made = fxprune.remove(fxprune.trace(net, torch.zeros(1, 3, 8, 8)), {("0.weight", 0): [1]})
         >>> made.kept["1.weight", 1]
         (0, 2, 3)
     """

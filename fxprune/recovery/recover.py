@@ -25,7 +25,7 @@ from fxprune.slimming.graph_copy import Parts
 from fxprune.structures.cut import cut
 from fxprune.support.process import untouched_random_state
 
-__all__ = ["RecoveredLayer", "Recovery", "recover"]
+__all__ = ["RecoveredLayer", "Recovery", "recover", "run_recovery"]
 
 GIB = 1 << 30
 
@@ -82,7 +82,7 @@ def recover(
     max_memory: int = 4 * GIB,
     seed: int = 0,
     progress: Tell | None = None,
-) -> Recovery:
+) -> nn.Module:
     """Solve for the weights of a slim model so that its layers give what the dense model's give, in place.
 
     No labels are needed, and nothing is trained.  The dense and the slim model run side by side, operator by operator.
@@ -108,7 +108,7 @@ def recover(
         progress: Told how far it is.
 
     Returns:
-        What was done, layer by layer.
+        The same slim model; its ``.fxprune_recovery`` says what was done, layer by layer.
 
     Raises:
         PlanError: The plan was made for another model.
@@ -121,7 +121,8 @@ def recover(
         >>> t = fxprune.trace(net, torch.zeros(2, 6))
         >>> p = fxprune.plan(t, fxprune.Budget(channels=0.5))
         >>> small = fxprune.slim(t, p)
-        >>> report = fxprune.recover(t, p, small, torch.randn(256, 6))
+        >>> small = fxprune.recover(t, p, small, torch.randn(256, 6))
+        >>> report = small.fxprune_recovery
         >>> report.after < report.before, report.layers[0].name
         (True, '2.weight')
 
@@ -130,6 +131,25 @@ def recover(
         Deviations: a ridge towards the slice, the slim model's own inputs, targets that correct sums, a held-out
         part that decides.
     """
+    recovery = run_recovery(
+        trace, plan, slim, data, samples=samples, max_memory=max_memory, seed=seed, progress=progress
+    )
+    slim.fxprune_recovery = recovery  # type: ignore[assignment]
+    return slim
+
+
+def run_recovery(
+    trace: Trace,
+    plan: Plan,
+    slim: nn.Module,
+    data: Iterable[object],
+    *,
+    samples: int = 512,
+    max_memory: int = 4 * GIB,
+    seed: int = 0,
+    progress: Tell | None = None,
+) -> Recovery:
+    """``recover``, for callers who want to know what was done."""
     expect(trace, plan)
     began = time.monotonic()
     if trace.kind == "recorded":

@@ -12,7 +12,7 @@ from torch import nn
 from fxprune.graph.trace import Trace, trace
 from fxprune.models.loading import load_model
 from fxprune.plans import Plan
-from fxprune.recovery.recover import Recovery, recover
+from fxprune.recovery.recover import Recovery, run_recovery
 from fxprune.report.steps import Watcher
 from fxprune.slimming.slim import slim
 from fxprune.training.recipe.schema import Augment
@@ -47,7 +47,7 @@ def recovered(session: RunSession, traced: Trace, plan: Plan, small: nn.Module, 
     steps = min(-(-recipe.finetune.recover // alone.size), alone.per_epoch)
     drawn = (images.cpu() for images, _ in alone.training(0, 0, steps, Augment()))
     with watcher.step("recover") as ticks:
-        recovery = recover(
+        recovery = run_recovery(
             traced, plan, small, drawn, samples=recipe.finetune.recover, seed=recipe.seed, progress=ticks.tick
         )
         ticks.note(str(recovery))

@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn import functional as F
 
 import fxprune
-from fxprune.planning.plan import plan_removal
+from fxprune.planning.plan import remove
 
 Forward = Callable[[torch.Tensor], torch.Tensor]
 
@@ -98,7 +98,7 @@ def test_rows_keep_different_cells() -> None:
     x = torch.randn(3, 5, dtype=torch.float64)
     trace = fxprune.trace(Rows(WITHIN["roll"]).double(), x)
     keep = {("make.weight", 0): [2, 3, 4, 5, 8, 10]}  # removed: cells that leave 2, 3 / 0, 1 / 0, 2
-    plan = plan_removal(trace, keep)
+    plan = remove(trace, keep)
     assert plan.kept["make.weight", 0] == (0, 1, 6, 7, 9, 11)
     slim = fxprune.slim(trace, plan)
     assert fxprune.verify(trace, plan, slim).error < EXACT
@@ -257,7 +257,7 @@ def test_a_single_position_stays_the_one_that_was_picked(name: str) -> None:
     model = Picked(SINGLE[name]).double()
     trace = fxprune.trace(model, x)
     gone = [0, 5, 11]  # one of every row of four
-    plan = plan_removal(trace, {("make.weight", 0): gone})
+    plan = remove(trace, {("make.weight", 0): gone})
     assert sorted(set(range(12)) - set(plan.kept["make.weight", 0])) == gone
     for kind in ("auto", "graph"):
         slim = fxprune.slim(trace, plan, kind=kind)
@@ -280,7 +280,7 @@ def test_a_softmax_over_nothing_does_not_outlast_its_product() -> None:
     """A column that goes whole has no softmax in the oracle of the graph: not a number times zero is none either."""
     torch.manual_seed(0)
     trace = fxprune.trace(Shares().double().eval(), torch.randn(2, 5, 6).double())
-    plan = plan_removal(trace, {("a.weight", 0): [1, 5]})
+    plan = remove(trace, {("a.weight", 0): [1, 5]})
     proof = fxprune.verify(trace, plan, fxprune.slim(trace, plan))
     assert proof.error < EXACT
     assert proof.judged == {"graph": 1.0, "masks": 1.0}

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 import fxprune
 from fxprune.errors import PlanError
-from fxprune.planning.plan import plan_removal
+from fxprune.planning.plan import remove
 
 EXACT = 1e-9
 """A few layers in float64."""
@@ -75,7 +75,7 @@ def test_an_unbiased_spread_keeps_two() -> None:
     assert len(plan.kept["make.weight", 0]) == 2
     assert fxprune.verify(trace, plan, fxprune.slim(trace, plan)).error < EXACT
     with pytest.raises(PlanError, match="std"):
-        plan_removal(trace, {("make.weight", 0): range(11)})
+        remove(trace, {("make.weight", 0): range(11)})
     biased = traced(lambda x: x / (1 + x.std(1, keepdim=True, correction=0)))
     assert len(fxprune.plan(biased, fxprune.Budget(channels=0.01), align=1).kept["make.weight", 0]) == 1
 

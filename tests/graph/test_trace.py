@@ -15,7 +15,7 @@ from fxprune.coupling.cost import measure
 from fxprune.coupling.couple import analyse
 from fxprune.errors import TraceError, UnsupportedOp, VerificationError
 from fxprune.graph.trace import Trace, trace
-from fxprune.planning.plan import plan, plan_removal
+from fxprune.planning.plan import plan, remove
 from fxprune.plans import Budget
 from fxprune.proof.verify import verify
 from fxprune.slimming.slim import slim
@@ -139,7 +139,7 @@ def test_a_fixed_batch_is_static_and_says_why() -> None:
     found = trace(FixedBatch(), image(2))
     assert not found.dynamic_batch
     assert "batch" in found.why_static
-    made = plan_removal(found, {("conv.weight", 0): [1, 5]})
+    made = remove(found, {("conv.weight", 0): [1, 5]})
     small = slim(found, made)
     assert small.fxprune_kind == "graph"
     assert verify(found, made, small, tolerance=1e-10).units == 2
@@ -150,7 +150,7 @@ def test_a_model_that_data_steers_is_recorded() -> None:
     model.conv.bias.data.fill_(1.0)
     found = trace(model, image())
     assert found.kind == "recorded"
-    made = plan_removal(found, {("conv.weight", 0): [0, 3]})
+    made = remove(found, {("conv.weight", 0): [0, 3]})
     small = slim(found, made)
     assert small.fxprune_kind == "module"
     assert made.kept["left.weight", 1] == (1, 2, 4, 5, 6, 7)
@@ -166,7 +166,7 @@ def test_the_branch_that_was_not_taken_follows() -> None:
     found = trace(model, image())
     assert (found.kind, len(found.extras), dict(found.idle)) == ("recorded", 1, {})
     assert "torch.export declines it: GuardOnDataDependentSymNode" in found.why_static
-    made = plan_removal(found, {("conv.weight", 0): [0, 3]})
+    made = remove(found, {("conv.weight", 0): [0, 3]})
     assert made.kept["right.weight", 1] == made.kept["left.weight", 1]
     small = slim(found, made)
     assert small.left.in_channels == small.right.in_channels == 6
@@ -327,7 +327,7 @@ def vector(n: int = 3) -> torch.Tensor:
 def test_inputs_of_every_form(model: type[nn.Module], inputs) -> None:
     found = trace(model(), inputs())
     for kind in ("auto", "graph"):
-        made = plan_removal(found, {("a.weight", 0): [1, 4]})
+        made = remove(found, {("a.weight", 0): [1, 4]})
         small = slim(found, made, kind=kind)
         proof = verify(found, made, small, tolerance=1e-10)
         assert proof.effect > 1e-4
@@ -372,7 +372,7 @@ class Regions(nn.Module):
 
 def test_regions_of_other_modes_are_looked_into() -> None:
     found = trace(Regions(), vector())
-    made = plan_removal(found, {("a.weight", 0): [0, 2]})
+    made = remove(found, {("a.weight", 0): [0, 2]})
     assert made.kept["b.weight", 1] == (1, 3, 4, 5)
     assert verify(found, made, slim(found, made), tolerance=1e-10).units == 2
 
@@ -400,7 +400,7 @@ def test_auxiliary_parts_of_training_are_traced() -> None:
 
     found = trace(Aux(), vector())
     assert found.extras
-    made = plan_removal(found, {("trunk.weight", 0): [5]})
+    made = remove(found, {("trunk.weight", 0): [5]})
     assert made.kept["aux.weight", 1] == (0, 1, 2, 3, 4)
     small = slim(found, made).train()
     assert [t.shape for t in small(vector())] == [(3, 2), (3, 3)]
@@ -409,7 +409,7 @@ def test_auxiliary_parts_of_training_are_traced() -> None:
 def test_weights_are_read_at_the_moment_of_use() -> None:
     model = Small()
     found = trace(model, image())
-    made = plan_removal(found, {("conv.weight", 0): [0]})
+    made = remove(found, {("conv.weight", 0): [0]})
     with torch.no_grad():
         model.head.weight.fill_(7.0)
     assert float(slim(found, made).head.weight.detach().min()) == 7.0
@@ -448,7 +448,7 @@ def test_grids_of_numbers_as_inputs() -> None:
     """Integer inputs (token ids) stay what they are."""
     model = nn.Sequential(nn.Embedding(9, 6), nn.Linear(6, 4), nn.Linear(4, 2))
     found: Trace = trace(model, torch.randint(9, (2, 5)))
-    made = plan_removal(found, {("0.weight", 1): [0, 1]})
+    made = remove(found, {("0.weight", 1): [0, 1]})
     proof = verify(found, made, slim(found, made), tolerance=1e-10)
     assert np.isfinite(proof.effect)
     assert proof.effect > 1e-4
@@ -465,7 +465,7 @@ def test_functional_parameters() -> None:
             return F.linear(F.linear(x, self.w1).tanh(), self.w2)
 
     found = trace(Bare(), vector())
-    made = plan_removal(found, {("w1", 0): [2]})
+    made = remove(found, {("w1", 0): [2]})
     small = slim(found, made)
     assert (small.fxprune_kind, tuple(small.w1.shape), tuple(small.w2.shape)) == ("module", (5, 4), (2, 5))
     assert verify(found, made, small, tolerance=1e-10).units == 1
@@ -494,7 +494,7 @@ def test_what_nobody_reads_runs_on_what_is_left(kind: Literal["module", "graph"]
     torch.manual_seed(0)
     model, x = Unread().eval(), torch.randn(2, 3, 6, 6)
     found = trace(model, x)
-    made = plan_removal(found, {("first.weight", 0): [1, 4, 5]})
+    made = remove(found, {("first.weight", 0): [1, 4, 5]})
     assert made.kept["up.weight", 0] == (0, 2, 3, 6, 7)
     assert made.dense == measure(model, (x,)), "they cost what they cost"
     small = slim(found, made, kind=kind)
@@ -523,7 +523,7 @@ def test_code_that_does_not_run_on_what_is_left_is_no_module() -> None:
     torch.manual_seed(0)
     model, x = UnreadIndex().eval(), torch.randn(2, 6)
     found = trace(model, x)
-    made = plan_removal(found, {("first.weight", 0): [1, 4]})
+    made = remove(found, {("first.weight", 0): [1, 4]})
     small = slim(found, made)
     assert small.fxprune_kind == "graph"
     assert verify(found, made, small).judged == {"graph": 1.0, "masks": 1.0}
@@ -551,7 +551,7 @@ def test_no_grad_holds_in_a_graph() -> None:
     torch.manual_seed(0)
     model, x = Silenced().double().eval(), torch.randn(5, 6).double()
     found = trace(model, x)
-    made = plan_removal(found, {("first.weight", 0): [1, 4]})
+    made = remove(found, {("first.weight", 0): [1, 4]})
     module, graph = (slim(found, made, kind=kind).train() for kind in ("module", "graph"))
     for _ in range(2):  # what is written must not carry a graph over to the next step
         for small in (module, graph):

@@ -13,7 +13,7 @@ from torch import nn
 
 from fxprune.errors import TraceError
 from fxprune.graph.trace import trace
-from fxprune.planning.plan import plan_removal
+from fxprune.planning.plan import remove
 from fxprune.proof.verify import verify
 from fxprune.slimming.slim import slim
 
@@ -113,7 +113,7 @@ def test_a_model_that_writes_into_its_input() -> None:
     x = torch.randn(2, 4)
     before = x.clone()
     found = trace(Writes(), x)
-    made = plan_removal(found, {("a.weight", 0): [1]})
+    made = remove(found, {("a.weight", 0): [1]})
     small = slim(found, made)
     assert torch.equal(x, before), "the user's input is as it was"
     assert verify(found, made, small).units == 1

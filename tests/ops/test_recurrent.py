@@ -17,7 +17,7 @@ from fxprune.coupling.cost import measure
 from fxprune.coupling.couple import analyse
 from fxprune.errors import PlanError
 from fxprune.graph.live import liven
-from fxprune.planning.plan import plan, plan_removal
+from fxprune.planning.plan import plan, remove
 from fxprune.plans import Plan
 
 EXACT = 1e-10
@@ -148,7 +148,7 @@ def test_the_copy_knows_its_sizes() -> None:
     net = Reader(nn.LSTM(9, 16, 2, batch_first=True, proj_size=5))
     t = traced(net, torch.randn(2, 3, 6))
     gone = {("features.weight", 0): [1], ("rnn.weight_ih_l0", 0): [3, 7], ("rnn.weight_ih_l1", 0): [0, 9]}
-    made = plan_removal(t, {**gone, ("rnn.weight_hr_l0", 0): [2], ("rnn.weight_hr_l1", 0): [4]})
+    made = remove(t, {**gone, ("rnn.weight_hr_l0", 0): [2], ("rnn.weight_hr_l1", 0): [4]})
     small = fxprune.slim(t, made, kind="module")
     assert isinstance(small, Reader)
     assert (small.rnn.input_size, small.rnn.hidden_size, small.rnn.proj_size) == (8, 14, 4)
@@ -163,8 +163,8 @@ def test_layers_keep_equally_many_units() -> None:
     """A stack of layers has one hidden size: what asks for another one is refused."""
     t = traced(Reader(nn.GRU(9, 8, 2, batch_first=True)), torch.randn(2, 3, 6))
     with pytest.raises(PlanError, match="must keep equally many"):
-        plan_removal(t, {("rnn.weight_ih_l0", 0): [0, 1]})
-    made = plan_removal(t, {("rnn.weight_ih_l0", 0): [0, 1], ("rnn.weight_ih_l1", 0): [5, 6]})
+        remove(t, {("rnn.weight_ih_l0", 0): [0, 1]})
+    made = remove(t, {("rnn.weight_ih_l0", 0): [0, 1], ("rnn.weight_ih_l1", 0): [5, 6]})
     assert fxprune.verify(t, made, fxprune.slim(t, made), tolerance=EXACT).units == 4
 
 
@@ -173,7 +173,7 @@ def test_a_projection_as_wide_as_the_state_is_refused() -> None:
     """Torch would take such an LSTM for one without projections."""
     t = traced(Reader(nn.LSTM(9, 6, batch_first=True, proj_size=5)), torch.randn(2, 3, 6))
     with pytest.raises(PlanError, match="both keep 5 units"):
-        fxprune.slim(t, plan_removal(t, {("rnn.weight_ih_l0", 0): [2]}))
+        fxprune.slim(t, remove(t, {("rnn.weight_ih_l0", 0): [2]}))
 
 
 # --- whole models ------------------------------------------------------------------------------

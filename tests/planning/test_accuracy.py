@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 import fxprune
 from fxprune.errors import PlanError
+from fxprune.recovery.recover import run_recovery
 
 
 def trained() -> tuple[fxprune.Trace, Tensor]:
@@ -46,7 +47,7 @@ def test_without_a_metric_the_outputs_are_compared() -> None:
     trace, data = trained()
     plan = fxprune.plan(trace, accuracy=0.8, calibrate=data, align=1)
     small = fxprune.slim(trace, plan)
-    assert fxprune.recover(trace, plan, small, data).after <= 0.2
+    assert run_recovery(trace, plan, small, data).after <= 0.2
     assert plan.predicted.macs < 0.95 * plan.dense.macs
     looser = fxprune.plan(trace, accuracy=0.5, calibrate=data, align=1)
     assert looser.predicted.macs < plan.predicted.macs

@@ -14,7 +14,7 @@ from fxprune.coupling.blocks import scarce
 from fxprune.coupling.couple import analyse
 from fxprune.coupling.walk import Walk
 from fxprune.errors import PlanError
-from fxprune.planning.plan import plan_removal, plan_units
+from fxprune.planning.plan import plan_units, remove
 from fxprune.plans import Scope
 
 
@@ -44,10 +44,10 @@ def test_a_plan_leaves_what_an_operator_needs(count: int, scope: Scope) -> None:
 
 def test_rows_that_die_whole_need_nothing() -> None:
     trace = needy(4, 2)
-    made = plan_removal(trace, {("0.weight", 0): [0, 1, 2, 5, 8]})
+    made = remove(trace, {("0.weight", 0): [0, 1, 2, 5, 8]})
     assert made.kept["0.weight", 0] == (3, 4, 6, 7, 9, 10, 11)
     with pytest.raises(PlanError, match="needs 2 positions or more") as error:
-        plan_removal(trace, {("0.weight", 0): [0, 1, 5]})
+        remove(trace, {("0.weight", 0): [0, 1, 5]})
     assert error.value.node == "relu"
 
 

@@ -18,7 +18,7 @@ from fxprune.errors import PlanError
 from fxprune.graph.trace import Trace, trace
 from fxprune.planning.alignment import good_widths
 from fxprune.planning.atoms import Mode
-from fxprune.planning.plan import plan, plan_removal, plan_units
+from fxprune.planning.plan import plan, plan_units, remove
 from fxprune.plans import Budget, Plan
 from fxprune.proof.verify import verify
 from fxprune.slimming.slim import slim
@@ -256,7 +256,7 @@ def test_near_misses_are_listed(residual: Trace) -> None:
 
 
 def test_removal_takes_what_is_coupled(residual: Trace) -> None:
-    made = plan_removal(residual, {("down.weight", 0): [3, 30], ("bn.bias", 0): [0]})
+    made = remove(residual, {("down.weight", 0): [3, 30], ("bn.bias", 0): [0]})
     left = tuple(i for i in range(32) if i not in (3, 30))
     assert made.kept["stem.weight", 0] == made.kept["down.weight", 0] == made.kept["up.weight", 1] == left
     assert made.kept["up.weight", 0] == made.kept["bn.running_mean", 0] == tuple(range(1, 64))
@@ -265,7 +265,7 @@ def test_removal_takes_what_is_coupled(residual: Trace) -> None:
 
 
 def test_removal_of_nothing(residual: Trace) -> None:
-    assert plan_removal(residual, {("stem.weight", 0): []}).kept == {}
+    assert remove(residual, {("stem.weight", 0): []}).kept == {}
 
 
 @pytest.mark.parametrize(
@@ -282,13 +282,13 @@ def test_removal_of_nothing(residual: Trace) -> None:
 )
 def test_impossible_removals(residual: Trace, removed: dict, words: str) -> None:
     with pytest.raises(PlanError, match=words) as caught:
-        plan_removal(residual, removed)
+        remove(residual, removed)
     assert caught.value.advice
 
 
 def test_pinned_removal_names_op_node_and_source(residual: Trace) -> None:
     with pytest.raises(PlanError) as caught:
-        plan_removal(residual, {("stem.weight", 1): [0]})
+        remove(residual, {("stem.weight", 1): [0]})
     error = caught.value
     assert error.op == "aten.conv2d.default"
     assert error.node == "conv2d"
@@ -299,18 +299,18 @@ def test_pinned_removal_names_op_node_and_source(residual: Trace) -> None:
 def test_unequal_groups_are_refused() -> None:
     trace = traced(Grouped())
     with pytest.raises(PlanError, match="its 4 rows would keep 7, 8, 8, 8 of 8") as caught:
-        plan_removal(trace, {("group.weight", 0): [0]})
+        remove(trace, {("group.weight", 0): [0]})
     assert caught.value.op == "aten.conv2d.default"
     assert "in forward" in caught.value.source
     # The groups share one input axis of the weight, so they lose the same positions.
     with pytest.raises(PlanError, match="position 0 is removed in row 0 and not in the others"):
-        plan_removal(trace, {("enter.weight", 0): [0, 9, 18, 27]})
-    outputs = plan_removal(trace, {("group.weight", 0): [0, 9, 18, 27]})
+        remove(trace, {("enter.weight", 0): [0, 9, 18, 27]})
+    outputs = remove(trace, {("group.weight", 0): [0, 9, 18, 27]})
     slim_cost(trace, outputs)
-    equal = plan_removal(trace, {("group.weight", 1): [3]})
+    equal = remove(trace, {("group.weight", 1): [3]})
     assert equal.kept["enter.weight", 0] == tuple(i for i in range(32) if i % 8 != 3)
     slim_cost(trace, equal)
-    row = plan_removal(trace, {("enter.weight", 0): range(8, 16)})
+    row = remove(trace, {("enter.weight", 0): range(8, 16)})
     assert row.kept["group.weight", 0] == (*range(8), *range(16, 32))
     slim_cost(trace, row)
 

@@ -15,7 +15,7 @@ from fxprune.coupling.couple import analyse
 from fxprune.errors import PlanError, VerificationError
 from fxprune.graph.live import liven
 from fxprune.graph.trace import Trace, trace
-from fxprune.planning.plan import plan, plan_removal
+from fxprune.planning.plan import plan, remove
 from fxprune.plans import Budget, Plan
 from fxprune.proof.evidence import Proof
 from fxprune.proof.verify import verify
@@ -55,7 +55,7 @@ def made(build: Callable[[], nn.Module] = Net) -> tuple[Trace, Plan]:
     torch.manual_seed(0)
     x = image()
     found = trace(liven(build(), x), x)
-    return found, plan_removal(found, {("stem.weight", 0): [1, 4, 5]})
+    return found, remove(found, {("stem.weight", 0): [1, 4, 5]})
 
 
 KINDS = pytest.mark.parametrize("kind", ["module", "graph"])
@@ -116,10 +116,10 @@ def test_swapped_channels_are_caught(kind: str) -> None:
 @KINDS
 def test_another_plans_slim_model_is_caught(kind: str) -> None:
     found, one = made()
-    other = plan_removal(found, {("stem.weight", 0): [0, 2, 3]})
+    other = remove(found, {("stem.weight", 0): [0, 2, 3]})
     with pytest.raises(VerificationError, match="differs"):
         verify(found, one, slim(found, other, kind=kind))
-    narrower = plan_removal(found, {("stem.weight", 0): [1, 4, 5, 6]})
+    narrower = remove(found, {("stem.weight", 0): [1, 4, 5, 6]})
     with pytest.raises(VerificationError, match="differs"):
         verify(found, one, slim(found, narrower, kind=kind))
 
@@ -210,7 +210,7 @@ def test_exact_groups_need_no_allowance() -> None:
 
     x = torch.randn(2, 4)
     found = trace(Plain(), x)
-    one = plan_removal(found, {("first.weight", 0): [0, 7]})
+    one = remove(found, {("first.weight", 0): [0, 7]})
     proof = verify(found, one, slim(found, one), tolerance=EXACT)
     assert proof.inexact == 0
     assert proof.inexact_difference <= EXACT, (
@@ -225,7 +225,7 @@ def test_a_head_of_zeros_would_prove_nothing() -> None:
     nn.init.zeros_(model.head.weight)
     nn.init.zeros_(model.head.bias)
     found = trace(model, x)
-    one = plan_removal(found, {("stem.weight", 0): [1]})
+    one = remove(found, {("stem.weight", 0): [1]})
     proof = verify(found, one, slim(found, one), tolerance=EXACT)
     assert proof.livened
     assert proof.effect > NOTICED
@@ -237,7 +237,7 @@ def test_zero_inputs_do_not_hide_differences() -> None:
     x = torch.zeros(2, 3, 8, 8)
     model = nn.Sequential(nn.Conv2d(3, 8, 1, bias=False), nn.Conv2d(8, 4, 1, bias=False))
     found = trace(model, x)
-    one = plan_removal(found, {("0.weight", 0): [1]})
+    one = remove(found, {("0.weight", 0): [1]})
     small = slim(found, one)
     assert verify(found, one, small, tolerance=EXACT).effect > NOTICED
     with torch.no_grad():
@@ -267,7 +267,7 @@ def test_inputs_of_the_user_count() -> None:
 
 def test_nothing_removed_has_no_effect() -> None:
     found, _ = made()
-    empty = plan_removal(found, {})
+    empty = remove(found, {})
     proof = verify(found, empty, slim(found, empty), tolerance=EXACT)
     assert (proof.units, proof.effect, proof.inexact) == (0, 0.0, 0)
 
@@ -286,7 +286,7 @@ def test_models_in_other_types_are_proved() -> None:
     for dtype in (torch.float64, torch.bfloat16):
         x = image().to(dtype)
         found = trace(Net().eval().to(dtype), x)
-        one = plan_removal(found, {("stem.weight", 0): [1]})
+        one = remove(found, {("stem.weight", 0): [1]})
         small = slim(found, one)
         assert verify(found, one, small, tolerance=EXACT).dtype == "float64"
         assert {p.dtype for p in small.parameters()} == {dtype}
@@ -298,7 +298,7 @@ def test_models_in_other_types_are_proved() -> None:
 def test_recorded_models_are_proved_by_their_own_code() -> None:
     found, _ = made(Steered)
     assert found.kind == "recorded"
-    exact = plan_removal(found, {})
+    exact = remove(found, {})
     assert verify(found, exact, slim(found, exact)).error == 0.0
 
 

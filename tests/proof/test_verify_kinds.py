@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from fxprune.errors import VerificationError
 from fxprune.graph.trace import Trace, trace
-from fxprune.planning.plan import plan, plan_removal
+from fxprune.planning.plan import plan, remove
 from fxprune.plans import Budget, Plan
 from fxprune.proof.evidence import Proof
 from fxprune.proof.verify import verify
@@ -81,7 +81,7 @@ def test_complex_parameters_stay_complex() -> None:
     """Their imaginary part counts."""
     torch.manual_seed(0)
     found = trace(Waves(), torch.randn(2, 6))
-    made = plan_removal(found, {})
+    made = remove(found, {})
     small = slim(found, made)
     assert verify(found, made, small).error <= EXACT
     with torch.no_grad():
@@ -196,7 +196,7 @@ class Small(nn.Module):
 def test_faults_behind_a_small_scale_are_seen() -> None:
     torch.manual_seed(0)
     found = trace(Small().eval(), torch.randn(2, 6))
-    made = plan_removal(found, {("mix.weight", 0): [1, 5, 6]})
+    made = remove(found, {("mix.weight", 0): [1, 5, 6]})
     small = slim(found, made)
     assert verify(found, made, small).error <= EXACT
     with torch.no_grad():
@@ -220,7 +220,7 @@ class Boxes(nn.Module):
 def test_small_channels_beside_large_ones_are_seen() -> None:
     torch.manual_seed(0)
     found = trace(Boxes().eval(), torch.randn(2, 3, 4, 4))
-    made = plan_removal(found, {("first.weight", 0): [1, 5, 6]})
+    made = remove(found, {("first.weight", 0): [1, 5, 6]})
     small = slim(found, made)
     assert verify(found, made, small).error <= EXACT
     with torch.no_grad():
@@ -301,7 +301,7 @@ class Spectral(nn.Module):
 def test_parametrised_weights(training: bool) -> None:
     torch.manual_seed(0)
     found = trace(Spectral().train(training), torch.randn(2, 6))
-    made = plan_removal(found, {("last.bias", 0): []})
+    made = remove(found, {("last.bias", 0): []})
     verify(found, made, slim(found, made))
     proof = proved(Spectral(), torch.randn(2, 6), only=["first*"])
     assert proof.error <= EXACT
@@ -346,7 +346,7 @@ def test_each_oracle_alone_notices_what_is_called_exact(name: str, oracle: str) 
     torch.manual_seed(0)
     with applied(silent(what, "pin")):  # type: ignore[arg-type]
         found = trace(Between(between).eval(), torch.randn(2, 7))
-        made = plan_removal(found, {("first.weight", 0): [2, 7, 8]})
+        made = remove(found, {("first.weight", 0): [2, 7, 8]})
         small = slim(found, made, kind="graph")
         with pytest.raises(VerificationError, match="differs"):
             verify(found, made, small, oracles=(oracle,))  # type: ignore[arg-type]
@@ -368,7 +368,7 @@ def test_each_oracle_alone_notices_rows_that_are_mixed_up(op: str, oracle: str) 
     model = Between(lambda y: ROWS[op](y.view(len(y), 3, 4)).flatten(1)).eval()
     with in_row(op, couple=SAID["moves"][2]["couple"])():
         found = trace(model, torch.randn(2, 7))
-        made = plan_removal(found, {("first.weight", 0): [2, 3, 4, 7, 9, 10]})
+        made = remove(found, {("first.weight", 0): [2, 3, 4, 7, 9, 10]})
         small = slim(found, made, kind="graph")
         with pytest.raises(VerificationError, match="differs"):
             verify(found, made, small, oracles=(oracle,))  # type: ignore[arg-type]
@@ -414,7 +414,7 @@ def test_recorded_models_with_parameters_of_their_own() -> None:
     torch.manual_seed(0)
     found = trace(Mixing().eval(), torch.randn(2, 4))
     rows = ("normed.parametrizations.weight.original", 0)
-    made = plan_removal(found, {("make.weight", 0): [2, 5], rows: [0, 3]})
+    made = remove(found, {("make.weight", 0): [2, 5], rows: [0, 3]})
     assert found.kind == "recorded"
     assert (len(made.kept["mix", 0]), len(made.kept[rows])) == (5, 4)
     verify(found, made, slim(found, made), oracles=("graph",))

@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import fxprune
-from fxprune.planning.plan import plan_removal
+from fxprune.planning.plan import remove
 from fxprune.recovery import visit
-from fxprune.recovery.recover import Recovery, recover
+from fxprune.recovery.recover import Recovery, run_recovery
 
 HEADS, WIDTH = 4, 8
 
@@ -60,9 +60,9 @@ class Written(nn.Module):
 
 def recovered(model: nn.Module, weight: str, gone: Sequence[int]) -> Recovery:
     traced = fxprune.trace(model.eval(), torch.randn(2, 6, 16))
-    plan = plan_removal(traced, {(weight, 0): gone})
+    plan = remove(traced, {(weight, 0): gone})
     torch.manual_seed(1)
-    return recover(traced, plan, fxprune.slim(traced, plan), torch.randn(256, 6, 16))
+    return run_recovery(traced, plan, fxprune.slim(traced, plan), torch.randn(256, 6, 16))
 
 
 def inner(channels: Callable[[int], Sequence[int]]) -> list[int]:
@@ -102,9 +102,9 @@ def test_heads_and_channels_gone_at_once() -> None:
         model.out.weight[:, :WIDTH] = 0  # nobody hears the first head
     traced = fxprune.trace(model.eval(), torch.randn(2, 6, 16))
     gone = [*range(WIDTH), *(c for c in SAME if c >= WIDTH)]
-    plan = plan_removal(traced, {("q.weight", 0): gone})
+    plan = remove(traced, {("q.weight", 0): gone})
     assert len(plan.kept["q.weight", 0]) == (HEADS - 1) * (WIDTH - 3)
-    report = recover(traced, plan, fxprune.slim(traced, plan), torch.randn(256, 6, 16))
+    report = run_recovery(traced, plan, fxprune.slim(traced, plan), torch.randn(256, 6, 16))
     assert report.after < 0.1 < report.before
 
 

@@ -15,9 +15,9 @@ import fxprune
 from fxprune.coupling.couple import analyse
 from fxprune.errors import FxpruneError
 from fxprune.graph.live import liven
-from fxprune.planning.plan import plan_removal
+from fxprune.planning.plan import remove
 from fxprune.plans import Plan
-from fxprune.recovery.recover import Recovery, recover
+from fxprune.recovery.recover import Recovery, run_recovery
 
 CLOSE = 0.06
 """Output error, relative to the spread, where others can do all of what was removed: the ridge's share."""
@@ -121,7 +121,18 @@ def made(name: str) -> tuple[fxprune.Trace, Plan, tuple[int, ...]]:
     traced = fxprune.trace(model.eval(), torch.randn(2, *shape))
     weight, dim = (f"{layer}.weight", 0) if hasattr(getattr(model, layer), "weight") else (layer, 1)
     width = traced.tensor(weight).shape[dim]
-    return traced, plan_removal(traced, {(weight, dim): range(width // 2, width)}), shape
+    return traced, remove(traced, {(weight, dim): range(width // 2, width)}), shape
+
+
+def test_the_slim_model_comes_back_and_says_what_was_done() -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(6, 32), nn.ReLU(), nn.Linear(32, 3))
+    trace, x = fxprune.trace(net.eval(), torch.zeros(2, 6)), torch.randn(256, 6)
+    plan = fxprune.remove(trace, {("0.weight", 0): range(16)})
+    slim = fxprune.slim(trace, plan)
+    assert fxprune.recover(trace, plan, slim, x) is slim
+    assert isinstance(slim.fxprune_recovery, Recovery)
+    assert slim.fxprune_recovery.after < slim.fxprune_recovery.before
 
 
 @pytest.mark.parametrize("kind", ["module", "graph"])
@@ -129,7 +140,7 @@ def made(name: str) -> tuple[fxprune.Trace, Plan, tuple[int, ...]]:
 def test_what_others_can_do_is_recovered(name: str, kind: str) -> None:
     traced, plan, shape = made(name)
     small = fxprune.slim(traced, plan, kind=kind).eval()  # type: ignore[arg-type]
-    report = recover(traced, plan, small, torch.randn(256, *shape))
+    report = run_recovery(traced, plan, small, torch.randn(256, *shape))
     assert report.before > 3 * CLOSE
     assert report.after < CLOSE
     unseen = torch.randn(64, *shape)
@@ -142,7 +153,7 @@ def test_only_layers_behind_a_cut_change() -> None:
     traced, plan, shape = made("convolutions")
     small = fxprune.slim(traced, plan)
     before = copy.deepcopy(small.state_dict())
-    report = recover(traced, plan, small, torch.randn(64, *shape))
+    report = run_recovery(traced, plan, small, torch.randn(64, *shape))
     changed = {n for n, t in small.state_dict().items() if not torch.equal(t, before[n])}
     assert not {n for n in changed if n.startswith(("stem", "up", "norm1"))}
     assert {"middle.weight", "down.weight"} <= changed
@@ -155,7 +166,7 @@ def test_the_dense_model_the_data_and_the_modes_stay() -> None:
     small.train()
     before, given = copy.deepcopy(traced.model.state_dict()), data.clone()
     state = torch.get_rng_state()
-    recover(traced, plan, small, data)
+    run_recovery(traced, plan, small, data)
     assert all(torch.equal(t, before[n]) for n, t in traced.model.state_dict().items())
     assert torch.equal(data, given)
     assert torch.equal(torch.get_rng_state(), state)
@@ -166,8 +177,8 @@ def test_twice_is_the_same() -> None:
     traced, plan, shape = made("depthwise")
     data = torch.randn(64, *shape)
     one, two = fxprune.slim(traced, plan), fxprune.slim(traced, plan)
-    recover(traced, plan, one, data, seed=3)
-    recover(traced, plan, two, data, seed=3)
+    run_recovery(traced, plan, one, data, seed=3)
+    run_recovery(traced, plan, two, data, seed=3)
     assert all(
         torch.equal(a, b) for a, b in zip(one.state_dict().values(), two.state_dict().values(), strict=True)
     )
@@ -176,7 +187,7 @@ def test_twice_is_the_same() -> None:
 def test_training_and_evaluation_agree_afterwards() -> None:
     traced, plan, shape = made("convolutions")
     small, data = fxprune.slim(traced, plan), torch.randn(512, *shape)
-    recover(traced, plan, small, data)
+    run_recovery(traced, plan, small, data)
     with torch.no_grad():
         evaluated = small.eval()(data)
         trained = copy.deepcopy(small).train()(data)
@@ -219,9 +230,9 @@ def test_a_layer_makes_up_for_what_it_is_added_to(way: str) -> None:
         model.wide.bias.add_(100)  # and relu, too  # type: ignore[union-attr]
         model.narrow.bias.copy_(-100 * model.narrow.weight.sum((1, 2, 3)))  # type: ignore[union-attr]
     traced = fxprune.trace(model, torch.randn(2, 3, 6, 6))
-    plan = plan_removal(traced, {("wide.weight", 0): [1, 2, 3, 4, 5, 6, 7]})
+    plan = remove(traced, {("wide.weight", 0): [1, 2, 3, 4, 5, 6, 7]})
     small, data = fxprune.slim(traced, plan), torch.randn(256, 3, 6, 6)
-    report = recover(traced, plan, small, data)
+    report = run_recovery(traced, plan, small, data)
     named = {layer.name: layer for layer in report.layers}
     assert named["narrow.weight"].after > 0.3  # three numbers in one
     assert report.after < CLOSE
@@ -271,7 +282,7 @@ def recovered(model: nn.Module, x: Tensor, data: Tensor, share: float = 0.6) -> 
     traced = fxprune.trace(model.eval(), x)
     plan = fxprune.plan(traced, fxprune.Budget(macs=share), align=1)
     small = fxprune.slim(traced, plan)
-    return recover(traced, plan, small, data), small
+    return run_recovery(traced, plan, small, data), small
 
 
 def test_a_weight_with_two_readers_is_solved_for_both() -> None:
@@ -289,8 +300,8 @@ def test_what_was_constant_goes_to_the_bias_of_a_weight_with_two_readers() -> No
             layer.weight[8:] = 0
             layer.bias[8:] = 3
     traced = fxprune.trace(model.eval(), torch.randn(2, 6))
-    plan = plan_removal(traced, {("up.weight", 0): range(8, 16)})
-    report = recover(traced, plan, fxprune.slim(traced, plan), torch.randn(512, 6))
+    plan = remove(traced, {("up.weight", 0): range(8, 16)})
+    report = run_recovery(traced, plan, fxprune.slim(traced, plan), torch.randn(512, 6))
     # Not exact: its second inputs were those of the slice when they were heard.  Without its bias it is at 0.86.
     assert report.after < 0.5 < report.before
 
@@ -298,10 +309,10 @@ def test_what_was_constant_goes_to_the_bias_of_a_weight_with_two_readers() -> No
 def test_a_batch_norm_of_two_layers_stays() -> None:
     model = liven(OneNorm(), torch.randn(16, 3, 8, 8))
     traced = fxprune.trace(model, torch.randn(2, 3, 8, 8))
-    plan = plan_removal(traced, {("up.weight", 0): range(6)})
+    plan = remove(traced, {("up.weight", 0): range(6)})
     small = fxprune.slim(traced, plan)
     before = copy.deepcopy(small.norm.state_dict())  # type: ignore[union-attr]
-    report = recover(traced, plan, small, torch.randn(256, 3, 8, 8))
+    report = run_recovery(traced, plan, small, torch.randn(256, 3, 8, 8))
     assert report.after < report.before
     assert all(torch.equal(t, before[n]) for n, t in small.norm.state_dict().items())  # type: ignore[union-attr]
 
@@ -317,8 +328,8 @@ def test_a_weight_that_others_read_stays() -> None:
 def test_what_is_no_linear_map_of_one_input_is_named() -> None:
     model = nn.Sequential(nn.Linear(6, 16), nn.GRU(16, 8, batch_first=True))
     traced = fxprune.trace(model.eval(), torch.randn(2, 5, 6))
-    plan = plan_removal(traced, {("0.weight", 0): range(8)})
-    report = recover(traced, plan, fxprune.slim(traced, plan), torch.randn(64, 5, 6))
+    plan = remove(traced, {("0.weight", 0): range(8)})
+    report = run_recovery(traced, plan, fxprune.slim(traced, plan), torch.randn(64, 5, 6))
     assert {layer.kept for layer in report.layers} >= {"its operator is no linear map of one input"}
 
 
@@ -345,10 +356,10 @@ def test_heads_that_lie_in_the_batch(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(0)
     traced = fxprune.trace(HeadsInBatch().eval(), torch.randn(8, 5, 8))
     assert traced.dynamic_batch and analyse(traced).counts_samples
-    plan = plan_removal(traced, {("q.weight", 0): range(4)})
+    plan = remove(traced, {("q.weight", 0): range(4)})
     assert len(plan.kept["out.weight", 1]) == 12
     small = fxprune.slim(traced, plan)
-    report = recover(traced, plan, small, torch.randn(24, 5, 8))
+    report = run_recovery(traced, plan, small, torch.randn(24, 5, 8))
     assert (report.samples, report.held_out) == (16, 8), "calls are of eight samples, as the example was"
     assert report.after < 0.7 * report.before
 
@@ -357,7 +368,7 @@ def test_half_precision_is_summed_in_full() -> None:
     traced, plan, shape = made("products")
     half = fxprune.trace(copy.deepcopy(traced.model).bfloat16(), torch.randn(2, *shape).bfloat16())
     small = fxprune.slim(half, plan)
-    report = recover(half, plan, small, torch.randn(256, *shape).bfloat16())
+    report = run_recovery(half, plan, small, torch.randn(256, *shape).bfloat16())
     assert next(small.parameters()).dtype == torch.bfloat16
     assert report.after < report.before / 3
 
@@ -371,7 +382,7 @@ def test_outputs_that_get_no_better_keep_every_weight(monkeypatch: pytest.Monkey
     before = copy.deepcopy(small.state_dict())
     errors = iter([0.5, 0.6])
     monkeypatch.setattr("fxprune.recovery.recover._Job._error", lambda *_: next(errors))
-    report = recover(traced, plan, small, torch.randn(64, *shape))
+    report = run_recovery(traced, plan, small, torch.randn(64, *shape))
     assert all(torch.equal(t, before[n]) for n, t in small.state_dict().items())
     assert (report.before, report.after, report.solved) == (0.5, 0.5, 0)
     assert "no better" in report.notes[0]
@@ -380,20 +391,20 @@ def test_outputs_that_get_no_better_keep_every_weight(monkeypatch: pytest.Monkey
 def test_memory_bounds_the_samples_and_says_so() -> None:
     traced, plan, shape = made("convolutions")
     data = torch.randn(256, *shape)
-    free = recover(traced, plan, fxprune.slim(traced, plan), data)
-    bounded = recover(traced, plan, fxprune.slim(traced, plan), data, max_memory=free.peak // 2)
+    free = run_recovery(traced, plan, fxprune.slim(traced, plan), data)
+    bounded = run_recovery(traced, plan, fxprune.slim(traced, plan), data, max_memory=free.peak // 2)
     assert bounded.peak <= free.peak // 2
     assert bounded.samples + bounded.held_out < 256
     assert "of 256 samples were used" in bounded.notes[0]
     assert bounded.after < CLOSE
     with pytest.raises(FxpruneError, match="do not hold the activations"):
-        recover(traced, plan, fxprune.slim(traced, plan), data, max_memory=1000)
+        run_recovery(traced, plan, fxprune.slim(traced, plan), data, max_memory=1000)
 
 
 def test_progress_names_layers() -> None:
     traced, plan, shape = made("convolutions")
     told: list[tuple[int, int, str]] = []
-    recover(
+    run_recovery(
         traced, plan, fxprune.slim(traced, plan), torch.randn(64, *shape), progress=lambda *t: told.append(t)
     )
     assert told[-1] == (4, 5, "head.weight")
@@ -401,9 +412,9 @@ def test_progress_names_layers() -> None:
 
 def test_a_slim_model_of_another_plan_is_refused() -> None:
     traced, plan, shape = made("convolutions")
-    other = plan_removal(traced, {("up.weight", 0): [0]})
+    other = remove(traced, {("up.weight", 0): [0]})
     with pytest.raises(FxpruneError, match="is not what this plan leaves of it"):
-        recover(traced, plan, fxprune.slim(traced, other), torch.randn(64, *shape))
+        run_recovery(traced, plan, fxprune.slim(traced, other), torch.randn(64, *shape))
 
 
 def test_control_flow_on_data_is_refused_with_advice() -> None:
@@ -416,13 +427,13 @@ def test_control_flow_on_data_is_refused_with_advice() -> None:
             return self.b(self.a(x)) if float(x.sum()) > -1e9 else self.b(self.a(-x))
 
     traced = fxprune.trace(Branch(), torch.randn(2, 4))
-    plan = plan_removal(traced, {("a.weight", 0): [0]})
+    plan = remove(traced, {("a.weight", 0): [0]})
     with pytest.raises(FxpruneError, match="control flow"):
-        recover(traced, plan, fxprune.slim(traced, plan), torch.randn(64, 4))
+        run_recovery(traced, plan, fxprune.slim(traced, plan), torch.randn(64, 4))
 
 
 def test_errors_are_finite_and_reported() -> None:
     traced, plan, shape = made("no norm")
-    report = recover(traced, plan, fxprune.slim(traced, plan), torch.randn(64, *shape))
+    report = run_recovery(traced, plan, fxprune.slim(traced, plan), torch.randn(64, *shape))
     assert all(math.isfinite(layer.before) and layer.after <= layer.before for layer in report.layers)
     assert f"{report.solved} of {len(report.layers)} layers" in str(report)

@@ -15,7 +15,7 @@ from fxprune.coupling.cost import measure
 from fxprune.errors import SliceError
 from fxprune.graph.trace import trace
 from fxprune.graph.values import DryRun, Names
-from fxprune.planning.plan import plan_removal
+from fxprune.planning.plan import remove
 from fxprune.plans import Plan
 from fxprune.proof.verify import verify
 from fxprune.slimming.slim import slim
@@ -64,7 +64,7 @@ def test_numbers_of_groups_without_parameters(name: str) -> None:
     """Two of six groups go whole: groups of four must stay groups of four."""
     make, kind = GROUPS[name]
     found = trace(Between(make()), torch.randn(2, 3, 6, 6))
-    made = plan_removal(found, {("first.weight", 0): [0, 1, 2, 3, 12, 13, 14, 15]})
+    made = remove(found, {("first.weight", 0): [0, 1, 2, 3, 12, 13, 14, 15]})
     small = slim(found, made)
     assert small.fxprune_kind == kind
     assert verify(found, made, small, tolerance=EXACT).units >= 8
@@ -76,7 +76,7 @@ def test_numbers_of_groups_without_parameters(name: str) -> None:
 
 def test_a_number_of_groups_of_ones_own_class() -> None:
     found = trace(Between(OwnNorm(6)), torch.randn(2, 3, 6, 6))
-    made = plan_removal(found, {("first.weight", 0): [0, 1, 2, 3, 12, 13, 14, 15]})
+    made = remove(found, {("first.weight", 0): [0, 1, 2, 3, 12, 13, 14, 15]})
     small = slim(found, made)
     assert small.fxprune_kind == "graph"
     assert verify(found, made, small, tolerance=EXACT).units >= 8
@@ -93,7 +93,7 @@ def test_layer_norm_without_scale_follows() -> None:
             return self.last(self.norm(self.first(x)))
 
     found = trace(Net(), torch.randn(2, 4))
-    made = plan_removal(found, {("first.weight", 0): [1, 5]})
+    made = remove(found, {("first.weight", 0): [1, 5]})
     small = slim(found, made)
     assert (small.fxprune_kind, small.norm.normalized_shape) == ("module", (6,))
     assert verify(found, made, small, tolerance=EXACT).units == 2
@@ -150,7 +150,7 @@ def test_what_is_small_on_the_example_is_compared(model: type[nn.Module], axis: 
     torch.manual_seed(0)
     found = trace(model(), torch.randn(2, 4, 6))
     gone = [0, 2, 4, 6] if model is Averaged else [0, 3, 5]
-    made = plan_removal(found, {(axis, 0): gone})
+    made = remove(found, {(axis, 0): gone})
     small = slim(found, made)
     assert small.fxprune_kind == "graph"
     assert verify(found, made, small, tolerance=EXACT).units >= 3
@@ -171,7 +171,7 @@ def test_code_that_runs_in_training_only_is_compared() -> None:
 
     for model, kind in ((Net, "graph"), (Same, "module")):
         found = trace(model(nn.Identity()), torch.randn(2, 3, 6, 6))
-        made = plan_removal(found, {("first.weight", 0): [0, 1, 2, 3]})
+        made = remove(found, {("first.weight", 0): [0, 1, 2, 3]})
         assert slim(found, made).fxprune_kind == kind
 
 
@@ -202,7 +202,7 @@ def test_a_dry_run_that_fails_is_no_verdict() -> None:
         if cached:
             model(torch.randn(1, 3, 8, 8))
         found = trace(model, torch.randn(1, 3, 8, 8))
-        made = plan_removal(found, {("a.weight", 0): [2, 3]})
+        made = remove(found, {("a.weight", 0): [2, 3]})
         small = slim(found, made)
         assert small.fxprune_kind == "module"
         assert verify(found, made, small, tolerance=EXACT).units == 2
@@ -255,7 +255,7 @@ def test_pruning_masks_go_along() -> None:
     prune.l1_unstructured(model.a, "weight", amount=0.3)
     prune.ln_structured(model.b, "weight", amount=0.25, n=2, dim=0)
     found = trace(model, torch.randn(1, 3, 12, 12))
-    made = plan_removal(found, {("a.weight_orig", 0): [1, 2], ("b.weight_orig", 0): [0, 7]})
+    made = remove(found, {("a.weight_orig", 0): [1, 2], ("b.weight_orig", 0): [0, 7]})
     small = slim(found, made)
     assert small.fxprune_kind == "module"
     assert (small.a.out_channels, small.b.in_channels, small.b.out_channels) == (6, 6, 6)
@@ -268,7 +268,7 @@ def test_memory_format_and_type_stay(kind: str) -> None:
     model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.Conv2d(8, 4, 1)).half()
     model = model.to(memory_format=torch.channels_last)
     found = trace(model, torch.randn(1, 3, 9, 9).half().contiguous(memory_format=torch.channels_last))
-    small = slim(found, plan_removal(found, {("0.weight", 0): [2, 3]}), kind=kind)
+    small = slim(found, remove(found, {("0.weight", 0): [2, 3]}), kind=kind)
     weights = [p for p in small.parameters() if p.ndim == 4]
     assert [tuple(p.shape) for p in weights] == [(6, 3, 3, 3), (4, 6, 1, 1)]
     assert all(p.is_contiguous(memory_format=torch.channels_last) for p in weights)
@@ -280,7 +280,7 @@ def test_what_cannot_be_copied_is_named() -> None:
     model = nn.Sequential(nn.Linear(4, 8), nn.Linear(8, 2))
     model[0].lock = threading.Lock()
     found = trace(model, torch.randn(2, 4))
-    made: Plan = plan_removal(found, {("0.weight", 0): [2]})
+    made: Plan = remove(found, {("0.weight", 0): [2]})
     with pytest.raises(SliceError, match=r"cannot be copied: .*lock"):
         slim(found, made)
     small = slim(found, made, kind="graph")
@@ -310,7 +310,7 @@ def test_what_one_example_hides_another_shows(seed: int) -> None:
     torch.manual_seed(seed)
     model, x = Hidden().double().eval(), torch.randint(11, (2, 6))
     found = trace(model, x)
-    small = slim(found, plan_removal(found, {("mix", 0): [0, 2]}))
+    small = slim(found, remove(found, {("mix", 0): [0, 2]}))
     assert small.fxprune_kind == "graph"
 
 
@@ -342,7 +342,7 @@ class Unread(Padded):
 def test_a_copy_that_does_more_than_was_planned_is_not_taken(model: type[nn.Module]) -> None:
     torch.manual_seed(0)
     found = trace(model().eval(), torch.randn(1, 2, 10))
-    made = plan_removal(found, {("a.weight", 0): [1, 2]})
+    made = remove(found, {("a.weight", 0): [1, 2]})
     small = slim(found, made)
     unread = 200 if model is Unread else 0  # left out of the graph
     assert measure(small, found.args).macs + unread == made.predicted.macs < made.dense.macs

@@ -19,7 +19,7 @@ from fxprune.coupling.couple import analyse
 from fxprune.errors import FxpruneError, PlanError, SliceError, TraceError
 from fxprune.graph.live import liven
 from fxprune.graph.trace import Trace, trace
-from fxprune.planning.plan import plan, plan_removal
+from fxprune.planning.plan import plan, remove
 from fxprune.plans import Budget, Cost, Plan
 from fxprune.proof.verify import verify
 from fxprune.slimming.slim import load, save, slim
@@ -130,7 +130,7 @@ def test_code_that_computes_with_widths_is_not_trusted() -> None:
             return self.last(x - x.sum(1, keepdim=True) / x.shape[1])
 
     found = trace(Mean(), torch.zeros(1, 4))  # zeros, on which no difference would show
-    made = plan_removal(found, {("first.weight", 0): [0, 1, 2]})
+    made = remove(found, {("first.weight", 0): [0, 1, 2]})
     small = slim(found, made)
     assert small.fxprune_kind == "graph"
     assert verify(found, made, small, tolerance=EXACT).effect > SAME
@@ -225,7 +225,7 @@ def test_a_graph_drops_whole_channels_and_single_entries() -> None:
             return self.last(self.whole(self.first(x)))
 
     found = trace(Drops(), image())
-    graph = slim(found, plan_removal(found, {("first.weight", 0): [0]}), kind="graph").train()
+    graph = slim(found, remove(found, {("first.weight", 0): [0]}), kind="graph").train()
     (shim,) = (m for n, m in graph.named_modules() if "dropout" in n and m is not graph)
     x = torch.ones(1, 63, 8, 8)
     dropped = shim(x).flatten(2)
@@ -252,14 +252,14 @@ def test_slimming_twice_gives_the_same_twice(hard: bool) -> None:
 def test_slimming_a_slim_model(hard: bool) -> None:
     """Taking three channels, then one more, is taking four."""
     found = make(hard)
-    first = plan_removal(found, {("stem.weight", 0): [0, 4, 8], ("body.weight", 0): [1]})
+    first = remove(found, {("stem.weight", 0): [0, 4, 8], ("body.weight", 0): [1]})
     small = slim(found, first)
     again = trace(small, image(3))
     assert again.kind == "export"
-    second = plan_removal(again, {("body.weight", 0): [0], ("stem.weight", 0): [0, 3, 6]})
+    second = remove(again, {("body.weight", 0): [0], ("stem.weight", 0): [0, 3, 6]})
     smaller = slim(again, second)
     verify(again, second, smaller, tolerance=EXACT)
-    at_once = plan_removal(found, {("stem.weight", 0): [0, 4, 8, 1, 5, 9], ("body.weight", 0): [0, 1]})
+    at_once = remove(found, {("stem.weight", 0): [0, 4, 8, 1, 5, 9], ("body.weight", 0): [0, 1]})
     goal = slim(found, at_once)
     x = image(5)
     smaller.eval(), goal.eval()
@@ -272,7 +272,7 @@ def test_slimming_a_slim_model(hard: bool) -> None:
 @KINDS
 def test_an_empty_plan_gives_a_copy(hard: bool) -> None:
     found = make(hard)
-    made = plan_removal(found, {})
+    made = remove(found, {})
     assert (made.kept, made.predicted) == ({}, made.dense)
     for kind in ("auto", "graph"):
         small = slim(found, made, kind=kind).eval()
@@ -311,7 +311,7 @@ def test_files_bring_back_what_was_saved(hard: bool, tmp_path: Path) -> None:
 def test_tied_weights_are_saved_once_and_stay_tied(tmp_path: Path) -> None:
     x = torch.randn(3, 6)
     found = trace(Tied(), x)
-    made = plan_removal(found, {("mix.weight", 0): [2, 7]})
+    made = remove(found, {("mix.weight", 0): [2, 7]})
     for kind in ("module", "graph"):
         small = slim(found, made, kind=kind)
         assert small.matrix is small.first.weight
@@ -470,7 +470,7 @@ def test_plans_that_make_no_sense_are_refused(
 def test_plans_that_would_empty_a_layer_are_refused() -> None:
     found = make(hard=False)
     with pytest.raises(PlanError, match="nothing would be left"):
-        plan_removal(found, {("body.weight", 0): range(16)})
+        remove(found, {("body.weight", 0): range(16)})
     everything = {a: () for a in analyse(found).coupling.axes if a[0].startswith(("body", "head.weight"))}
     with pytest.raises(PlanError):
         slim(found, replace(half(found), kept=everything))
@@ -479,7 +479,7 @@ def test_plans_that_would_empty_a_layer_are_refused() -> None:
 def test_uneven_groups_are_refused_with_the_layout_and_the_line() -> None:
     found = make(hard=False)
     with pytest.raises(PlanError, match="rectangular") as caught:
-        plan_removal(found, {("stem.weight", 0): [0]})
+        remove(found, {("stem.weight", 0): [0]})
     assert "conv2d" in caught.value.op
     assert caught.value.advice
 

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from fxprune.errors import SliceError
 from fxprune.graph.graph_module import NamedGraph, set_tensor
 from fxprune.graph.trace import trace
-from fxprune.planning.plan import plan_removal
+from fxprune.planning.plan import remove
 from fxprune.plans import Plan
 from fxprune.proof.verify import verify
 from fxprune.slimming.slim import load, save, slim
@@ -54,14 +54,14 @@ class Resized(nn.Module):
 def resized() -> tuple[nn.Module, torch.Tensor, Plan]:
     torch.manual_seed(0)
     model, x = Resized().eval(), torch.randn(1, 3, 32, 32)
-    return model, x, plan_removal(trace(model, x), {("a.weight", 0): [0, 3], ("gate.weight", 0): [1, 2]})
+    return model, x, remove(trace(model, x), {("a.weight", 0): [0, 3], ("gate.weight", 0): [1, 2]})
 
 
 def test_other_sizes_have_their_own_graph() -> None:
     model, x, made = resized()
     found = trace(model, x)
     small = slim(found, made, kind="graph").eval()
-    whole = slim(found, plan_removal(found, {}), kind="graph").eval()
+    whole = slim(found, remove(found, {}), kind="graph").eval()
     for shape in ((1, 3, 48, 40), (3, 3, 16, 24), (2, 3, 32, 32)):
         other = torch.randn(shape)
         assert gap(model(other), whole(other)) < SAME
@@ -115,7 +115,7 @@ class Explicit(nn.Module):
 
 def test_types_that_the_code_insists_on_stay() -> None:
     model, x = Explicit(), torch.randn(3, 4)
-    made = plan_removal(trace(model, x), {})
+    made = remove(trace(model, x), {})
     small = slim(trace(model, x), made, kind="graph").half()
     model.half()
     assert torch.equal(model(x.half()), small(x.half())), (
@@ -184,7 +184,7 @@ class Attends(nn.Module):
 def test_training_runs_what_the_model_runs_in_training() -> None:
     model, x = Attends(), torch.randn(4, 5, 8)
     found = trace(model, x)
-    made = plan_removal(found, {("wide.weight", 0): [0, 7]})
+    made = remove(found, {("wide.weight", 0): [0, 7]})
     small = slim(found, made)
     assert small.fxprune_kind == "graph"
     small.eval()
@@ -194,7 +194,7 @@ def test_training_runs_what_the_model_runs_in_training() -> None:
     small(x).sum().backward()
     assert int(small.get_buffer("norm.num_batches_tracked")) == 3, "each batch counts once"
     assert all(p.grad is not None for p in small.parameters())
-    whole = slim(found, plan_removal(found, {}), kind="graph").train()
+    whole = slim(found, remove(found, {}), kind="graph").train()
     torch.manual_seed(1)
     expected = model.train()(x)
     torch.manual_seed(1)
@@ -215,7 +215,7 @@ def test_training_returns_what_the_model_returns_in_training() -> None:
 
     model, x = Heads(), torch.randn(2, 4)
     found = trace(model, x)
-    small = slim(found, plan_removal(found, {("a.weight", 0): [0, 7]}))
+    small = slim(found, remove(found, {("a.weight", 0): [0, 7]}))
     assert small.fxprune_kind == "graph"
     assert small.eval()(x).shape == (2, 3)
     raw = small.train()(x)["raw"]
@@ -259,14 +259,14 @@ def test_any_name_will_do(name: str) -> None:
     x = torch.randn(4, 6), torch.ones(4, 1)
     found = trace(Named(name), x)
     assert (found.kind, found.dynamic_batch) == ("export", True)
-    made = plan_removal(found, {(f"{name}.weight", 0): [0, 1]})
+    made = remove(found, {(f"{name}.weight", 0): [0, 1]})
     small = slim(found, made)
     assert small.fxprune_kind == "graph"
     assert list(small.state_dict()) == list(found.model.state_dict())
     assert verify(found, made, small, tolerance=EXACT).units == 2
     assert copy.deepcopy(small)(torch.randn(2, 6), torch.ones(2, 1)).shape == (2, 3)
     again = trace(small, x)
-    second = plan_removal(again, {(f"{name}.weight", 0): [0]})
+    second = remove(again, {(f"{name}.weight", 0): [0]})
     assert slim(again, second)(*x).shape == (4, 3)
 
 
@@ -276,7 +276,7 @@ def test_names_run_nothing() -> None:
     model = nn.Sequential(nn.Linear(2, 4), nn.Linear(4, 2))
     model._modules[name] = model._modules.pop("1")
     found = trace(model, torch.randn(3, 2))
-    small = slim(found, plan_removal(found, {("0.weight", 0): [1]}), kind="graph")
+    small = slim(found, remove(found, {("0.weight", 0): [1]}), kind="graph")
     assert f"{name}.weight" in small.state_dict()
     assert name not in small.code
     assert small(torch.randn(3, 2)).shape == (3, 2)
@@ -337,7 +337,7 @@ def test_any_signature_keeps_the_batch_free(make: Callable[[int], object]) -> No
     found = trace(Star(), make(2))
     assert found.dynamic_batch, found.why_static
     given = make(5)
-    small = slim(found, plan_removal(found, {("a.weight", 0): [1]}), kind="graph")
+    small = slim(found, remove(found, {("a.weight", 0): [1]}), kind="graph")
     assert small(*given if isinstance(given, tuple) else (given,)).shape == (5, 2)
 
 
@@ -359,7 +359,7 @@ def test_nested_inputs_with_flags_keep_the_batch_free() -> None:
 
     found = trace(Batch(), given(3))
     assert (found.dynamic_batch, found.batch) == (True, 3)
-    made = plan_removal(found, {("a.weight", 0): [1]})
+    made = remove(found, {("a.weight", 0): [1]})
     assert made.dense.macs == 2 * 4 * 8 + 8 * 2, "multiply-accumulates are those of one sample"
     assert slim(found, made, kind="graph")(**given(5)).shape == (5, 2)
 
@@ -380,7 +380,7 @@ def test_what_a_model_keeps_from_its_first_call_makes_no_other_model(tmp_path) -
     model, x = Grid(), torch.randn(3, 4)
     model(x)
     found = trace(model, x)
-    made = plan_removal(found, {("a.weight", 0): [1]})
+    made = remove(found, {("a.weight", 0): [1]})
     small = slim(found, made)
     save(small, made, tmp_path / "small.safetensors")
     assert torch.equal(load(Grid(), tmp_path / "small.safetensors", x)(x), small(x))
@@ -434,9 +434,9 @@ def test_a_second_slim_has_indices_of_its_own() -> None:
     torch.manual_seed(0)
     x = torch.randn(2, 3, 2, 2)
     found = trace(Picks().eval(), x)
-    small = slim(found, plan_removal(found, {("make.weight", 0): [0, 1, 2]}))
+    small = slim(found, remove(found, {("make.weight", 0): [0, 1, 2]}))
     again = trace(small, x)
-    made = plan_removal(again, {("make.weight", 0): [0]})
+    made = remove(again, {("make.weight", 0): [0]})
     smaller = slim(again, made)
     verify(again, made, smaller)
     held = {name: tensor.tolist() for name, tensor in smaller.named_buffers() if "fxprune_index" in name}

@@ -6,7 +6,7 @@ import pytest
 
 from fxprune.coupling.couple import analyse
 from fxprune.errors import PlanError
-from fxprune.planning.plan import plan, plan_removal
+from fxprune.planning.plan import plan, remove
 from fxprune.plans import Budget
 from fxprune.proof.verify import verify
 from fxprune.slimming.slim import slim
@@ -63,7 +63,7 @@ def test_a_single_channel(probe: Probe) -> None:
     for left in range(0, len(units), 4):
         gone = [k for k in range(len(units)) if units[k] != units[left]]
         try:
-            made = plan_removal(traced, {probe.axis: gone})
+            made = remove(traced, {probe.axis: gone})
         except PlanError:  # some channels are not picked at all
             continue
         done += 1

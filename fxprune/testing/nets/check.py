@@ -28,7 +28,7 @@ from fxprune.errors import FxpruneError, VerificationError
 from fxprune.graph.trace import Trace, trace
 from fxprune.onnx.export import export_onnx
 from fxprune.planning.atoms import Mode
-from fxprune.planning.plan import plan, plan_removal, plan_units
+from fxprune.planning.plan import plan, plan_units, remove
 from fxprune.plans import Axis, Budget, Plan, Scope
 from fxprune.proof.verify import verify
 from fxprune.resizing.resolve import keep_mask, resolve
@@ -214,7 +214,7 @@ class _Trial:
 
     def _removed(self, removal: Removal) -> Iterator[tuple[str, Plan]]:
         with self.report.trying("plan", "given removal", removal):
-            yield "given removal", plan_removal(self.trace, removal)
+            yield "given removal", remove(self.trace, removal)
 
     def _plans(self) -> Iterator[tuple[str, Plan]]:
         """Distinct random plans: one of a budget in every block mode, and two of random units."""

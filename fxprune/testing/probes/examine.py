@@ -17,7 +17,7 @@ from fxprune.coupling.couple import analyse
 from fxprune.errors import PlanError
 from fxprune.graph.live import liven
 from fxprune.graph.trace import Trace, call_arguments, trace
-from fxprune.planning.plan import plan_removal, plan_units
+from fxprune.planning.plan import plan_units, remove
 from fxprune.plans import Plan
 from fxprune.proof.verify import verify
 from fxprune.slimming.slim import slim
@@ -176,7 +176,7 @@ def examine(probe: Probe, *, draws: int = 3, seed: int = 0) -> Outcome:
     if free.any():
         for gone in subsets(probe, traced, draws, seed):
             try:
-                plan = plan_removal(traced, {probe.axis: gone.tolist()})
+                plan = remove(traced, {probe.axis: gone.tolist()})
             except PlanError as error:
                 # That a part of a split would vanish has nothing to do with which channels were drawn.
                 if "emptied" not in str(error):

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from fxprune.graph.dataflow import DataFlow
 from fxprune.graph.live import liven
 from fxprune.graph.trace import Trace, trace
-from fxprune.planning.plan import plan_removal, plan_structures
+from fxprune.planning.plan import plan_structures, remove
 from fxprune.plans import Plan
 from fxprune.regularizers.gal.folding import fold_into
 from fxprune.slimming.slim import slim
@@ -120,5 +120,5 @@ class _Multiplied(fx.Interpreter):
 
 def trains(found: Trace) -> None:
     """What is left runs in training as well."""
-    small = slim(found, plan_removal(found, {("stem.weight", 0): [1, 4]}))
+    small = slim(found, remove(found, {("stem.weight", 0): [1, 4]}))
     small.train()(*found.args)
