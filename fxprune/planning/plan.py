@@ -31,7 +31,7 @@ from fxprune.planning.attempts import Attempts, Lessons, Way, ways_to
 from fxprune.planning.choice import freeze, ratios_of
 from fxprune.planning.explicit import plan_units
 from fxprune.planning.latency import latency_model
-from fxprune.planning.notes import gap_notes, nothing_to_prune
+from fxprune.planning.notes import gap_notes, nothing_to_prune, steps_note
 from fxprune.planning.options import PlanOptions
 from fxprune.planning.problem import Width
 from fxprune.planning.solve import Options, Solution, solve
@@ -213,6 +213,9 @@ def spend(
         if not best.solution.n_atoms and budget.fraction < 1:
             raise nothing_to_prune(coupling, frozen, best.solution.notes)
         gap = gap_notes(coupling, frozen, budget, best.solution, best.way.step)
+        if best.way.step > 1 and not gap and budget.quantity in ("macs", "params"):
+            free = choose(replace(best.way, step=1), Lessons(frozen.units))
+            gap = steps_note(scores.units, best.solution.keep, free.keep, best.way.step)
         return replace(best.plan, notes=(*scores.notes, *best.notes, *best.solution.notes, *gap))
 
     def spent(budget: Budget) -> Plan:
