@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import torch
-import torchvision
+from torch import nn
 
 import fxprune
 from fxprune.planning.notes import steps_note
@@ -22,8 +24,18 @@ def test_what_steps_cost_is_said_where_it_is_a_percent() -> None:
 
 def test_a_plan_on_steps_says_what_they_cost() -> None:
     torch.manual_seed(0)
-    trace = fxprune.trace(torchvision.models.resnet18(num_classes=10).eval(), torch.zeros(1, 3, 32, 32))
-    plan = fxprune.plan(trace, fxprune.Budget(macs=0.5), target="onnxruntime-cpu-avx512")
-    (note,) = plan.notes
-    assert note.startswith("widths that end on steps of 16 keep ")
-    assert not fxprune.plan(trace, fxprune.Budget(macs=0.5), align=1).notes
+    widths = (3, *[48] * 12)
+    layers = [
+        layer for ins, outs in pairwise(widths) for layer in (nn.Conv2d(ins, outs, 3, padding=1), nn.ReLU())
+    ]
+    net = nn.Sequential(*layers, nn.Conv2d(48, 4, 1))
+    names = [f"{2 * k}.weight" for k in range(12)]
+    with torch.no_grad():  # half of each layer matters, and half is no multiple of 16
+        for name in names:
+            net.get_parameter(name)[24:] *= 0.05
+    trace = fxprune.trace(net, torch.zeros(1, 3, 16, 16))
+    half = fxprune.remove(trace, {(name, 0): range(24, 48) for name in names}).predicted.macs
+    budget = fxprune.Budget(macs=half / fxprune.remove(trace, {}).dense.macs)
+    plan = fxprune.plan(trace, budget, align=16, target="onnxruntime-cpu-avx512")
+    assert any(note.startswith("widths that end on steps of 16 keep ") for note in plan.notes), plan.notes
+    assert not any("widths that end" in note for note in fxprune.plan(trace, budget, align=8).notes)
