@@ -27,10 +27,12 @@ from fxprune.onnx.export import ExportReport, export_onnx
 from fxprune.onnx.session import OnnxModel, open_session
 from fxprune.planning.atoms import Mode
 from fxprune.planning.options import PlanOptions
-from fxprune.planning.plan import spend
+from fxprune.planning.ranking import ranked
+from fxprune.planning.spend import spend
 from fxprune.plans import Budget, Plan, Scope
 from fxprune.proof.evidence import Proof
 from fxprune.proof.verify import verify
+from fxprune.recovery.calibration import kept
 from fxprune.recovery.recover import Recovery, run_recovery
 from fxprune.report.markdown import report_markdown
 from fxprune.report.plots import plot_latency, plot_widths
@@ -295,7 +297,8 @@ def compress(
         loss: See ``plan``.
         blocks: See ``plan``.
         seed: See ``plan``.
-        calibrate: Batches for recovery, without labels or with labels that are left aside; an empty list for no recovery.
+        calibrate: Batches for recovery, and for criteria that look at samples, without labels or with labels that are left aside;
+            an empty list for no recovery.
         metric: Says how good a model is, its accuracy say; asked for the dense model, and for the slim one after each step.
         finetune: Trains the slim model in place; called once, after it was verified and recovered.
         threads: Of onnxruntime, in the benchmark.
@@ -336,7 +339,9 @@ def compress(
             traced = trace(model, example_inputs)
             ticks.note(describe_trace(traced) + ", there will be no ONNX files" * (traced.kind == "recorded"))
         with clock.step("plan") as ticks:
-            plan = spend(traced, budget, options, criterion=criterion, data=data, loss=loss)
+            samples = None if calibrate is None else kept(calibrate)
+            chosen = ranked(traced, criterion, samples, seed=seed, progress=ticks.tick)
+            plan = spend(traced, budget, options, criterion=chosen, data=data, loss=loss)
             ticks.note(describe_plan(plan))
         with clock.step("slim") as ticks:
             small = slim(traced, plan)
@@ -347,7 +352,7 @@ def compress(
         scores = _Scores(metric, clock)
         scores.take("dense", traced.model)
         scores.take("sliced", small)
-        recovery = _recovered(traced, plan, small, calibrate, data, clock)
+        recovery = _recovered(traced, plan, small, samples, data, clock)
         if recovery is not None:
             scores.take("recovered", small)
         if finetune is not None:

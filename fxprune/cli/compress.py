@@ -65,7 +65,9 @@ def compress(
         blocks=blocks,
         seed=seed,
     )
-    check_names(criterion, target, has_data=data is not None)
+    check_names(
+        criterion, target, has_data=data is not None, has_samples=calibrate is not None or data is not None
+    )
     batches, loss = evidence(data)
     check_folder(out)  # before minutes of work, not after
     opened = opened_model(model, weights, inputs, allow_pickle)

@@ -119,7 +119,7 @@ Criterion = Annotated[
         "--criterion",
         "-c",
         metavar="NAME",
-        help="How channels are ranked: l1, l2, bn_scale, fpgm or random; with --data also taylor, hessian or activation.",
+        help="How channels are ranked: l1, l2, bn_scale, fpgm or random; with --data also taylor, hessian or activation; with --calibrate also sensitivity (best, takes minutes) or reconstruction.",
         rich_help_panel=_PLAN,
     ),
 ]

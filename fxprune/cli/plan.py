@@ -46,6 +46,7 @@ def plan(
     as_json: o.Json = False,
 ) -> None:
     """Decide which channels go so that a budget is met, or so that the model stays good enough."""
+    from fxprune.criteria import FROM_SAMPLES
     from fxprune.inspection.explain import width_table
     from fxprune.models.inputs import Labelled
     from fxprune.models.samples import read_samples
@@ -61,8 +62,11 @@ def plan(
         "latency_ms": latency_ms,
     }
     if accuracy is None:
-        if calibrate is not None or trials is not None:
-            raise typer.BadParameter("belongs to --accuracy", param_hint="--calibrate, --trials")
+        if trials is not None or (calibrate is not None and criterion not in FROM_SAMPLES):
+            raise typer.BadParameter(
+                "belongs to --accuracy, and --calibrate to criteria that look at samples, too",
+                param_hint="--calibrate, --trials",
+            )
         budget = parse_budget(**quantities)
     elif calibrate is None or any(value is not None for value in quantities.values()):
         raise typer.BadParameter(
@@ -79,7 +83,7 @@ def plan(
         blocks=blocks,
         seed=seed,
     )
-    check_names(criterion, target, has_data=data is not None)
+    check_names(criterion, target, has_data=data is not None, has_samples=calibrate is not None)
     batches, loss = evidence(data)
     labelled = None if batches is None else list(batches)
     opened = opened_model(model, weights, inputs, allow_pickle, writes=out)

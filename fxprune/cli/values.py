@@ -88,17 +88,25 @@ def plan_options(
     )
 
 
-def check_names(criterion: str, target: str, *, has_data: bool) -> None:
+def check_names(criterion: str, target: str, *, has_data: bool, has_samples: bool = False) -> None:
     """Refuse what a plan would refuse, before the model is loaded and traced.
 
     Raises:
         PlanError: No such criterion or target, or a criterion that needs data.
     """
     from fxprune import targets
+    from fxprune.criteria import FROM_SAMPLES
     from fxprune.criteria.score import criterion_named
     from fxprune.errors import PlanError
 
     targets.get(target)
+    if criterion in FROM_SAMPLES:
+        if has_samples:
+            return
+        raise PlanError(
+            f"criterion '{criterion}' looks at what the model makes of samples, and --calibrate is missing",
+            advice="pass --calibrate FILE|FOLDER with some hundred inputs, or choose a criterion that reads weights only",
+        )
     needs = criterion_named(criterion).needs
     if needs and not has_data:
         raise PlanError(

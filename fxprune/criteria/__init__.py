@@ -14,6 +14,7 @@ from fxprune.criteria.taylor import Taylor
 
 __all__ = [
     "CRITERIA",
+    "FROM_SAMPLES",
     "L1",
     "L2",
     "Activation",
@@ -39,3 +40,6 @@ CRITERIA: tuple[Criterion, ...] = (
     Random(),
 )
 """Every criterion with its default options."""
+
+FROM_SAMPLES = ("reconstruction", "sensitivity")
+"""Names of further ones, which the planner makes of what the model makes of samples (``fxprune.planning.ranking``)."""

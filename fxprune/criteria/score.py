@@ -19,7 +19,7 @@ from torch.overrides import TorchFunctionMode
 
 from fxprune.coupling.couple import analyse
 from fxprune.coupling.groups import Coupling
-from fxprune.criteria import CRITERIA
+from fxprune.criteria import CRITERIA, FROM_SAMPLES
 from fxprune.criteria.base import Criterion, Evidence, View, slice_sums
 from fxprune.errors import FxpruneError, PlanError
 from fxprune.graph.trace import Trace
@@ -135,7 +135,12 @@ def criterion_named(name: str) -> Criterion:
             return criterion
     if ":" in name:
         return _own(name)
-    known = ", ".join(c.name for c in CRITERIA)
+    if name in FROM_SAMPLES:
+        raise PlanError(
+            f"criterion '{name}' is made of what the model makes of samples",
+            advice="plan with it: fxprune.plan(..., calibrate=inputs), or --calibrate on the command line",
+        )
+    known = ", ".join([*(c.name for c in CRITERIA), *FROM_SAMPLES])
     raise PlanError(
         f"there is no criterion {name!r}",
         advice=f"use one of: {known}; or name your own as my_module:MyCriterion",

@@ -16,6 +16,7 @@ from fxprune.errors import PlanError
 from fxprune.graph.trace import Trace
 from fxprune.models.calls import evaluating
 from fxprune.plans import Budget, Plan
+from fxprune.recovery.calibration import kept
 from fxprune.recovery.recover import run_recovery
 from fxprune.slimming.slim import slim
 from fxprune.support import plain
@@ -128,7 +129,7 @@ def smallest(
     Raises:
         PlanError: The dense model is below the floor, or the file is of another search.
     """
-    batches = calibrate if isinstance(calibrate, (Tensor, np.ndarray)) else list(calibrate)
+    batches = kept(calibrate)
     trials = Trials.of(plain.digest([asked, floor, metric is not None, _fingerprint(trace)]), file)
     rounds, done = int(np.ceil(np.log2((1 - SMALLEST) / CLOSE))), 0
 

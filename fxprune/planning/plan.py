@@ -7,7 +7,6 @@ uses, and is checked against the shapes that result.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Literal, TypeVar
 
@@ -15,36 +14,25 @@ import numpy as np
 import torch
 from torch import nn
 
-from fxprune import targets
-from fxprune.coupling.analysis import Analysis
 from fxprune.coupling.couple import analyse
 from fxprune.coupling.groups import Coupling
 from fxprune.criteria.base import Criterion
-from fxprune.criteria.score import score
 from fxprune.errors import PlanError
 from fxprune.graph.trace import Trace
 from fxprune.labels import BoolArray, IntArray
-from fxprune.ops.contract import CONVOLUTIONS
 from fxprune.planning.accuracy import check_floor, smallest
 from fxprune.planning.atoms import Mode
-from fxprune.planning.attempts import Attempts, Lessons, Way, ways_to
-from fxprune.planning.choice import freeze, ratios_of
 from fxprune.planning.explicit import plan_units
-from fxprune.planning.latency import latency_model
-from fxprune.planning.notes import gap_notes, nothing_to_prune, steps_note
 from fxprune.planning.options import PlanOptions
-from fxprune.planning.problem import Width
-from fxprune.planning.solve import Options, Solution, solve
-from fxprune.planning.timing import meet
-from fxprune.planning.together import all_met
+from fxprune.planning.ranking import ranked
+from fxprune.planning.spend import spend
 from fxprune.plans import Axis, Budget, Plan, Scope
-from fxprune.resizing.resolve import keep_mask
+from fxprune.recovery.calibration import kept
 from fxprune.structures.cut import cut
 from fxprune.structures.find import choose_structures
-from fxprune.support.process import no_garbage
 from fxprune.support.words import near
 
-__all__ = ["plan", "plan_structures", "plan_units", "remove", "spend"]
+__all__ = ["plan", "plan_structures", "plan_units", "remove"]
 
 Batch = TypeVar("Batch")
 
@@ -88,7 +76,8 @@ def plan(
             of its operators; where this machine is the target up to four models are made and measured until
             it is met within 3 %.  Of several quantities each is a most: the tightest decides.
         accuracy: Least that ``metric`` may say of the recovered model.
-        criterion: Importance of units: a name from ``fxprune.criteria`` or one with its own options.
+        criterion: Importance of units: a name from ``fxprune.criteria`` or one with its own options; ``"sensitivity"`` and
+            ``"reconstruction"`` look at ``calibrate`` and know what recovery can make good.
         scope: How the budget is spent, like the options down to ``target``, and ``blocks`` and ``seed``: see
             ``fxprune.planning.options.PlanOptions``.
         align: Step on which widths of convolutions end, by default the target's.
@@ -101,11 +90,11 @@ def plan(
         loss: ``loss(model, batch)``, a scalar, for the same criteria.
         blocks: How matrices of units (heads x width, groups x channels) shrink.
         seed: Of everything random.
-        calibrate: For ``accuracy``: inputs to recover on, as for ``fxprune.recover``.
+        calibrate: Inputs without labels, as for ``fxprune.recover``: for ``accuracy`` and for criteria that look at them.
         metric: For ``accuracy``: says how good a model is, more is better.  Without it that is one less the error of the
             outputs, relative to the spread of the dense model's, on a part of ``calibrate`` that is held out.
         trials: For ``accuracy``: a file for what is known already, with which a search that was stopped goes on.
-        progress: For ``accuracy``: told how far it is.
+        progress: For ``accuracy`` and sensitivity: told how far it is.
 
     Returns:
         A plan whose predicted cost is that of the slim model.
@@ -137,122 +126,26 @@ def plan(
             advice="write fxprune.Budget(macs=0.5), or accuracy=0.9 with calibrate= and metric=",
         )
     batches = list(data) if accuracy is not None and data is not None else data
+    samples = None if calibrate is None else kept(calibrate)
+    chosen = ranked(trace, criterion, samples, seed=seed, progress=progress)
 
     def planned(budget: Budget) -> Plan:
-        return spend(trace, budget, options, criterion=criterion, data=batches, loss=loss)
+        return spend(trace, budget, options, criterion=chosen, data=batches, loss=loss)
 
     if budget is not None:
         return planned(budget)
-    floor = check_floor(accuracy, has_data=calibrate is not None)
-    assert calibrate is not None
+    floor = check_floor(accuracy, has_data=samples is not None)
+    assert samples is not None
     return smallest(
         trace,
         floor,
         planned,
-        calibrate=calibrate,
+        calibrate=samples,
         metric=metric,
         file=None if trials is None else Path(trials),
         asked=f"{options} {getattr(criterion, 'name', criterion)}",
         tell=progress,
     )
-
-
-def spend(
-    trace: Trace,
-    budget: Budget,
-    options: PlanOptions,
-    *,
-    criterion: str | Criterion = "l1",
-    data: Iterable[Batch] | None = None,
-    loss: Callable[[nn.Module, Batch], torch.Tensor] | None = None,
-) -> Plan:
-    """`plan` with its options in one piece.
-
-    Args:
-        trace: A traced model.
-        budget: Fraction to keep.
-        options: How it is spent.
-        criterion: Importance of units.
-        data: Batches for criteria that need them.
-        loss: For the same criteria.
-
-    Raises:
-        PlanError: The budget is none, a pattern fits nothing, or nothing may go.
-    """
-    _check_budget(budget)
-    analysis = analyse(trace)
-    coupling = analysis.coupling
-    scores = score(trace, criterion, data=data, loss=loss, seed=options.seed)
-    frozen = freeze(coupling, options.protect, options.only, scores.units)
-    decided = ratios_of(coupling, options.ratios)
-
-    target = targets.get(options.target)
-    quantities = {part.quantity for part in budget.parts}
-    # Where no width is better than another nothing is known of the target's time.
-    timed = "latency" in quantities or ("macs" in quantities and target.channel_step > 1)
-    latency = latency_model(analysis, target, batch=target.batch) if timed else None
-
-    @no_garbage()
-    def planned(budget: Budget) -> Plan:
-        def choose(way: Way, lessons: Lessons) -> Solution:
-            how = Options(
-                scope=options.scope,
-                blocks=way.blocks,
-                keep_at_least=options.keep_at_least,
-                widths=_widths(analysis, way.step),
-                ratios=decided,
-                ties=lessons.ties,
-                latency=latency,
-            )
-            return solve(coupling, scores.units, lessons.stays, budget, how)
-
-        best = Attempts(trace, budget, scores.units, choose).run(
-            ways_to(coupling, options.blocks, options.step, other_steps=options.align == "auto"),
-            Lessons(frozen.units),
-        )
-        if not best.solution.n_atoms and budget.fraction < 1:
-            raise nothing_to_prune(coupling, frozen, best.solution.notes)
-        gap = gap_notes(coupling, frozen, budget, best.solution, best.way.step)
-        if best.way.step > 1 and not gap and budget.quantity in ("macs", "params"):
-            free = choose(replace(best.way, step=1), Lessons(frozen.units))
-            gap = steps_note(scores.units, best.solution.keep, free.keep, best.way.step)
-        return replace(best.plan, notes=(*scores.notes, *best.notes, *best.solution.notes, *gap))
-
-    def spent(budget: Budget) -> Plan:
-        return meet(trace, budget, planned, target) if budget.quantity == "latency" else planned(budget)
-
-    def milliseconds(plan: Plan) -> float:
-        return latency.milliseconds(keep_mask(analysis, plan)) if latency is not None else 0.0
-
-    return spent(budget) if len(quantities) == 1 else all_met(budget, spent, milliseconds)
-
-
-def _check_budget(budget: Budget) -> None:
-    if not isinstance(budget, Budget):  # a number, most likely
-        raise PlanError(f"{budget!r} is no budget", advice="write fxprune.Budget(macs=0.5) to keep half")
-
-
-def _widths(analysis: Analysis, step: int) -> list[Width]:
-    """Axes along which convolutions make channels, and one group of each grouped convolution."""
-    if step == 1:
-        return []
-    trace, coupling = analysis.trace, analysis.coupling
-    groups: dict[str, int] = {}
-    for node, call in analysis.calls.items():
-        weight = node.args[1] if len(node.args) > 1 else node.kwargs.get("weight")
-        if call.op in CONVOLUTIONS and getattr(weight, "op", "") == "get_attr":
-            name = str(getattr(weight, "target", ""))
-            groups[trace.aliases.get(name, name)] = call.integer("groups", 1)
-    widths: list[Width] = []
-    # Weights that are computed first (standardised, say) are found by their rank.
-    for axis in dict.fromkeys(axis for group in coupling.groups for axis in group.producers):
-        if trace.tensor(axis[0]).ndim < 3:
-            continue
-        units, count = coupling.axes[axis], groups.get(axis[0], 1)
-        widths.append(Width(units, step))
-        if axis[1] == 0 and 1 < count < len(units):
-            widths.append(Width(units[: len(units) // count], step))
-    return widths
 
 
 # --- explicit removals -------------------------------------------------------------------------------

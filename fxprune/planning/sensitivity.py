@@ -8,7 +8,6 @@ from dataclasses import asdict, dataclass, field
 
 import numpy as np
 from scipy.optimize import isotonic_regression
-from torch import Tensor
 
 from fxprune.coupling.couple import analyse
 from fxprune.criteria.base import Criterion, Need, Normalise, View
@@ -17,13 +16,14 @@ from fxprune.errors import PlanError
 from fxprune.graph.trace import Trace
 from fxprune.labels import FloatArray
 from fxprune.planning.options import PlanOptions
-from fxprune.planning.plan import spend
+from fxprune.planning.spend import spend
 from fxprune.plans import Budget
+from fxprune.recovery.calibration import kept
 from fxprune.recovery.recover import GIB, run_recovery
 from fxprune.resizing.resolve import keep_mask
 from fxprune.slimming.slim import slim
 
-__all__ = ["Probe", "Sensitivity", "sensitivity"]
+__all__ = ["Probe", "Sensitivity", "Tell", "sensitivity"]
 
 SHARES = (0.25, 0.5, 0.75)
 TIE = 1e-9
@@ -139,7 +139,7 @@ def sensitivity(
             f"shares={tuple(shares)!r} are no shares to remove", advice="use (0.25, 0.5, 0.75), say"
         )
     began = time.monotonic()
-    batches = list(data) if not isinstance(data, (Tensor, np.ndarray)) else data
+    batches = kept(data)
     units = score(trace, criterion, seed=seed).units
     coupling = analyse(trace).coupling
     work = [

@@ -13,7 +13,7 @@ from torch.utils import _pytree as pytree
 from fxprune.errors import FxpruneError
 from fxprune.graph.trace import Trace
 
-__all__ = ["Calibration", "gathered"]
+__all__ = ["Calibration", "gathered", "kept"]
 
 CHUNK = 32
 """Samples of a call, at most."""
@@ -63,6 +63,17 @@ class Calibration:
     def _slice(self, start: int, stop: int) -> list[object]:
         own = set(self.batched)
         return [leaf[start:stop] if k in own else leaf for k, leaf in enumerate(self.leaves)]  # type: ignore[index]
+
+
+def kept(data: Iterable[object]) -> Iterable[object]:
+    """Samples that can be gone through more than once.
+
+    Example:
+        >>> twice = kept(iter([1, 2]))
+        >>> list(twice), list(twice)
+        ([1, 2], [1, 2])
+    """
+    return data if isinstance(data, (Tensor, np.ndarray)) else list(data)
 
 
 def gathered(trace: Trace, data: Iterable[object], samples: int, *, fixed: bool = False) -> Calibration:

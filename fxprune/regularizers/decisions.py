@@ -14,7 +14,8 @@ from fxprune.errors import PlanError
 from fxprune.graph.trace import Trace
 from fxprune.labels import FloatArray, IntArray
 from fxprune.planning.options import PlanOptions
-from fxprune.planning.plan import plan_units, spend
+from fxprune.planning.plan import plan_units
+from fxprune.planning.spend import spend
 from fxprune.plans import Budget, Plan
 
 __all__ = ["Learned", "cut_by", "no_plan_of_channels", "plan_for", "trace_of"]

@@ -15,7 +15,7 @@ from fxprune.criteria.score import criterion_named
 from fxprune.errors import PlanError
 from fxprune.labels import FloatArray, IntArray
 from fxprune.planning.options import PlanOptions
-from fxprune.planning.plan import spend
+from fxprune.planning.spend import spend
 from fxprune.plans import Budget, Plan, Scope
 from fxprune.regularizers.decisions import cut_by, trace_of
 from fxprune.regularizers.protocol import Regularizer, Report, State

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from itertools import islice
 
 import numpy as np
@@ -11,14 +12,17 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fxprune.coupling.couple import analyse
+from fxprune.criteria import FROM_SAMPLES
 from fxprune.criteria.score import criterion_named
 from fxprune.errors import PlanError
 from fxprune.graph.trace import Trace
 from fxprune.planning.choice import freeze, ratios_of
 from fxprune.planning.options import PlanOptions
-from fxprune.planning.plan import spend
+from fxprune.planning.ranking import ranked
+from fxprune.planning.spend import spend
 from fxprune.plans import Budget, Plan
 from fxprune.regularizers import Regularizer
+from fxprune.training.recipe.schema import Augment
 from fxprune.training.session import RunSession
 
 __all__ = ["check_patterns", "decide", "own_share"]
@@ -77,16 +81,20 @@ def decide(session: RunSession, trace: Trace, method: Regularizer | None) -> Pla
 
 def _by_criterion(session: RunSession, trace: Trace, budget: Budget, options: PlanOptions) -> Plan:
     criterion = session.recipe.plan.criterion
+    if criterion in FROM_SAMPLES:
+        samples = [images for images, _ in _evidence(session, augmented=False)]
+        return spend(trace, budget, options, criterion=ranked(trace, criterion, samples, seed=options.seed))
     data = _evidence(session) if criterion_named(criterion).needs else None
     return spend(trace, budget, options, criterion=criterion, data=data, loss=None if data is None else _loss)
 
 
-def _evidence(session: RunSession) -> list[Evidence]:
+def _evidence(session: RunSession, *, augmented: bool = True) -> list[Evidence]:
     """A few training batches on the CPU, the same on every process."""
-    batches = session.training()
+    batches = replace(session.training(), rank=0, world=1)
     steps = min(session.recipe.plan.batches, batches.per_epoch)
     dtype = next(session.dense.parameters()).dtype
-    drawn = batches.training(_STREAM, 0, steps, session.recipe.data.augment)
+    how = session.recipe.data.augment if augmented else Augment()
+    drawn = batches.training(_STREAM, 0, steps, how)
     return [(images.cpu().to(dtype), labels.cpu()) for images, labels in islice(drawn, steps)]
 
 

@@ -362,6 +362,15 @@ def test_sensitivity(nets: str) -> None:
     assert "-25 %" in shown and "-75 %" in shown and "64 samples" in shown
 
 
+def test_a_criterion_that_looks_at_samples(nets: str) -> None:
+    words = ("plan", nets, *INPUT, "--macs", 0.5, "--criterion", "sensitivity")
+    plan = json.loads(done(*words, "--calibrate", samples("samples.npz"), "--json").stdout)
+    assert plan["predicted"]["macs"] <= 0.51 * plan["dense"]["macs"]
+    result = run(*words)
+    assert result.exit_code == 1
+    assert "--calibrate is missing" in result.output
+
+
 def test_the_smallest_plan_for_an_error(nets: str) -> None:
     words = ("plan", nets, *INPUT, "--accuracy", 0.5, "--calibrate", samples("samples.npz"), "--align", 1)
     data = json.loads(done(*words, "--trials", "trials.json", "--json").stdout)

@@ -13,7 +13,7 @@ from torch import nn
 import fxprune
 from fxprune.errors import PlanError
 from fxprune.planning.options import PlanOptions
-from fxprune.planning.plan import spend
+from fxprune.planning.spend import spend
 from fxprune.plans import Budget
 from fxprune.regularizers import GroupLasso, Uniform
 from fxprune.training.recipe.schema import PlanSection

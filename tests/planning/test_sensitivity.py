@@ -9,9 +9,11 @@ from torch import Tensor, nn
 
 import fxprune
 from fxprune.coupling.couple import analyse
+from fxprune.criteria import FROM_SAMPLES
 from fxprune.criteria.score import score
 from fxprune.errors import PlanError
 from fxprune.planning.sensitivity import Probe, Sensitivity, _along
+from fxprune.recovery.reconstruction import Reconstruction
 
 
 def two_groups() -> tuple[fxprune.Trace, Tensor]:
@@ -88,6 +90,22 @@ def test_a_model_of_which_nothing_may_go() -> None:
     trace = fxprune.trace(nn.Linear(4, 4), torch.zeros(2, 4))
     with pytest.raises(PlanError, match=r"nothing to prune|no group of which|nothing to say"):
         fxprune.sensitivity(trace, torch.randn(64, 4))
+
+
+def test_by_name() -> None:
+    trace, data = two_groups()
+    budget, batches = fxprune.Budget(macs=0.7), iter(data.split(64))
+    by_name = fxprune.plan(trace, budget, criterion="sensitivity", calibrate=batches, align=1)
+    by_table = fxprune.plan(trace, budget, criterion=fxprune.sensitivity(trace, data).criterion(), align=1)
+    assert by_name.kept == by_table.kept
+    costs = Reconstruction(trace, data, normalise="mean")
+    by_name = fxprune.plan(trace, budget, criterion="reconstruction", calibrate=data, align=1)
+    assert by_name.kept == fxprune.plan(trace, budget, criterion=costs, align=1).kept
+    for name in FROM_SAMPLES:
+        with pytest.raises(PlanError, match="looks at what the model makes of samples, and there are none"):
+            fxprune.plan(trace, budget, criterion=name)
+        with pytest.raises(PlanError, match="is made of what the model makes of samples"):
+            score(trace, name)
 
 
 def test_labels_and_weights_are_left_alone() -> None:

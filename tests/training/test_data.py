@@ -53,6 +53,18 @@ def test_cifar(shared: Path, tmp_path: Path) -> None:
     assert len(data.train.labels) == 100
 
 
+def test_digits_of_another_domain(tmp_path: Path) -> None:
+    every = torch.arange(1437)
+    plain = load(tmp_path, source="digits").train.take(every, None).float()
+    inverted = load(tmp_path, source="digits", inverted=True).train.take(every, None).float()
+    assert (inverted - (255 - plain)).abs().max() <= 1  # halves are rounded
+    noisy = load(tmp_path, source="digits", noise=0.1)
+    off = (noisy.train.take(every, None).float() - plain)[(plain > 100) & (plain < 155)] / 255
+    assert abs(float(off.std()) - 0.1) < 5e-3
+    again = load(tmp_path, source="digits", noise=0.1)
+    assert torch.equal(noisy.train.take(every, None), again.train.take(every, None))
+
+
 def test_digits_are_the_same_split_every_time(tmp_path: Path) -> None:
     one, two = load(tmp_path, source="digits"), load(tmp_path, source="digits")
     assert (len(one.train.labels), len(one.test.labels), one.classes) == (1437, 360, 10)

@@ -562,3 +562,16 @@ def test_patterns_are_tried_before_the_training(option: str, method: str, tmp_pa
         run(path, tmp_path / "out")
     assert caught.value.source.startswith("small.yaml:")
     assert not list((tmp_path / "out" / "checkpoints").glob("*"))
+
+
+def test_a_plan_by_a_criterion_that_looks_at_samples(tmp_path: Path) -> None:
+    recipe = write(
+        tmp_path,
+        method="none",
+        sparse={"epochs": 0},
+        finetune={"epochs": 0, "recover": 64},
+        plan={"align": 1, "criterion": "sensitivity"},
+    )
+    record = run(recipe, tmp_path / "out")
+    assert record.slim.macs <= 0.505 * record.dense.macs
+    assert record.accuracy["pruned"] >= record.accuracy["sliced"]

@@ -6,7 +6,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-__all__ = ["ResNet", "resnet20", "resnet32", "resnet44", "resnet56"]
+from fxprune.demo import DigitsNet
+
+__all__ = ["ResNet", "digits_net", "resnet20", "resnet32", "resnet44", "resnet56"]
 
 WIDTHS = (16, 32, 64)
 
@@ -87,3 +89,8 @@ def resnet44() -> ResNet:
 def resnet56() -> ResNet:
     """9 blocks a stage."""
     return ResNet(9)
+
+
+def digits_net() -> nn.Module:
+    """A residual net for grey pictures of 8 x 8."""
+    return DigitsNet((32, 64, 128))

@@ -17,7 +17,7 @@ from fxprune.errors import PlanError
 from fxprune.graph.trace import ExampleInputs, call_arguments, evaluating
 from fxprune.labels import IntArray
 from fxprune.planning.options import PlanOptions
-from fxprune.planning.plan import spend
+from fxprune.planning.spend import spend
 from fxprune.plans import Budget, Plan
 from fxprune.regularizers.clock import Clock
 from fxprune.regularizers.decisions import no_plan_of_channels, trace_of

@@ -215,7 +215,10 @@ def _digits(data: DataOptions, part: Part) -> Images:
         np.arange(len(digits.target)), test_size=_DIGITS_TEST_SHARE, stratify=digits.target, random_state=0
     )
     mine = parts[0 if part == "train" else 1]
-    pixels = (digits.images[mine] * (255 / _DIGITS_LEVELS)).round().astype(np.uint8)
+    scaled = digits.images / _DIGITS_LEVELS
+    noise = np.random.default_rng(0).normal(size=scaled.shape)
+    seen = np.clip((1 - scaled if data.inverted else scaled) + data.noise * noise, 0, 1)[mine]
+    pixels = (255 * seen).round().astype(np.uint8)
     return HeldImages(torch.from_numpy(pixels[..., None]), torch.from_numpy(digits.target[mine]).long())
 
 

@@ -10,7 +10,7 @@ from pydantic import Field, model_validator
 
 from fxprune.errors import RecipeError
 from fxprune.support.reading import usable
-from fxprune.training.recipe.sections import Count, Positive, Scalar, Section, Share
+from fxprune.training.recipe.sections import Count, NotNegative, Positive, Scalar, Section, Share
 
 __all__ = [
     "Augment",
@@ -127,9 +127,16 @@ class TorchvisionData(DataOptions):
 
 
 class DigitsData(DataOptions):
-    """scikit-learn's handwritten digits, 8 x 8 grey pixels, a fifth of them for testing."""
+    """scikit-learn's handwritten digits, 8 x 8 grey pixels, a fifth of them for testing.
+
+    Attributes:
+        inverted: Dark on bright, as on paper: another domain for a model that has learnt them bright on dark.
+        noise: Deviation of what is added to every pixel, as a share of full scale; the same each time.
+    """
 
     source: Literal["digits"]
+    inverted: bool = False
+    noise: NotNegative = 0.0
 
 
 Data = Annotated[NpzData | FolderData | TorchvisionData | DigitsData, Field(discriminator="source")]

@@ -11,6 +11,7 @@ from pathlib import Path
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
+from fxprune.criteria import FROM_SAMPLES
 from fxprune.criteria.score import criterion_named
 from fxprune.errors import PlanError, RecipeError
 from fxprune.regularizers.registry import WrongOption, method_info
@@ -258,6 +259,8 @@ def _check_methods(file: RecipeFile) -> None:
 
 def _check_criterion(file: RecipeFile) -> None:
     """One's own, named by ``file.py:Name``, can be made."""
+    if file.recipe.plan.criterion in FROM_SAMPLES:
+        return
     try:
         criterion_named(file.recipe.plan.criterion)
     except PlanError as error:

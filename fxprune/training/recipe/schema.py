@@ -17,7 +17,7 @@ import onnx
 from pydantic import BaseModel, BeforeValidator, ConfigDict, field_validator, model_validator
 
 from fxprune import targets
-from fxprune.criteria import CRITERIA
+from fxprune.criteria import CRITERIA, FROM_SAMPLES
 from fxprune.errors import PlanError
 from fxprune.onnx.export import DEFAULT_OPSET, OLDEST_OPSET
 from fxprune.planning.options import PlanOptions
@@ -137,7 +137,7 @@ class PlanSection(Section):
     @field_validator("criterion")
     @classmethod
     def _known(cls, value: str) -> str:
-        known = [criterion.name for criterion in CRITERIA]
+        known = [*(criterion.name for criterion in CRITERIA), *FROM_SAMPLES]
         if value not in known and ":" not in value:
             raise ValueError(f"there is no criterion '{value}'; choose one of {', '.join(known)}")
         return value
