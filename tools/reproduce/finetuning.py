@@ -1,7 +1,7 @@
 """How long, and how, to fine-tune: ``python tools/reproduce/finetuning.py`` writes ``FINETUNING.md``.
 
 ResNet-20 on CIFAR-10, pruned by magnitude to 47.5 % of its MACs, is fine-tuned in many ways by ``fxprune train``: where it starts (as sliced,
-with new statistics of batch norm, recovered), learning rate, length, distillation, a running average, batch size, optimizer, precision.
+with new statistics of batch norm, recovered, with widths by sensitivity and recovered), learning rate, length, distillation, a running average, batch size, optimizer, precision.
 Choices are made on the first half of the test images; the second half is reported beside it and decides nothing.
 A line goes to ``finetuning.jsonl`` for each run when it is there, so the command may be stopped and repeated at will, and several may share
 the work (``--part 0/2``).
@@ -28,7 +28,7 @@ from torch import nn
 
 import fxprune
 from fxprune.models.samples import MEAN, STD
-from fxprune.report.palette import BETWEEN, DENSE, SLIM
+from fxprune.report.palette import BETWEEN, DENSE, LINE, SLIM
 from fxprune.report.sheets import Sheet
 from fxprune.support.files import atomic_path, write_text
 from fxprune.training.data.batches import Look
@@ -52,6 +52,11 @@ STARTS = {
     "sliced": (),
     "statistics": ("finetune.recalibrate=4",),
     "recovered": ("finetune.recover=512",),
+    "planned by sensitivity, recovered": (
+        "method=none",
+        "plan.criterion=sensitivity",
+        "finetune.recover=512",
+    ),
 }
 LENGTHS = {"100 steps": 100 / STEPS, "1 epoch": 1, "3 epochs": 3, "10 epochs": 10}
 
@@ -104,6 +109,8 @@ def arms() -> list[Arm]:
         for lr in rates
         for start in ("sliced", "recovered")
     ]
+    rates = {"100 steps": 0.02, "1 epoch": 0.03, "3 epochs": 0.05}
+    made += [Arm("planned by sensitivity, recovered", length, lr) for length, lr in rates.items()]
     ways: Mapping[str, tuple[str, ...]] = {
         "distilled .5": ("finetune.distill={weight: 0.5, temperature: 4}",),
         "distilled .9": ("finetune.distill={weight: 0.9, temperature: 4}",),
@@ -234,7 +241,7 @@ def draw(rows: Sequence[Row], path: Path) -> None:
     """Accuracy of each start at its best rate, by length."""
     by = _by_arm(rows)
     figure, axes = plt.subplots(figsize=(6, 3.4), layout="constrained")
-    for start, colour in zip(STARTS, (DENSE, BETWEEN, SLIM), strict=True):
+    for start, colour in zip(STARTS, (LINE, DENSE, BETWEEN, SLIM), strict=True):
         points: list[tuple[float, list[float]]] = []
         for length, epochs in LENGTHS.items():
             plain = [a for a in arms() if (a.start, a.length, a.extra) == (start, length, "") and a.key in by]
