@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from matplotlib import pyplot as plt
-from reproduce import latency, models, results
+from reproduce import finetuning, latency, models, results, transfer
 from reproduce import run as runner
 from training.runs import SMALL, run, write
 
@@ -74,6 +74,32 @@ def test_recipes_are_right(path: Path, elsewhere: tuple[str, ...]) -> None:
     assert recipe.budget is not None
     # The planner may exceed a budget by half a percent of the dense cost; the goal holds all the same.
     assert recipe.budget.macs + 0.005 <= goal(path.stem)
+
+
+@pytest.mark.parametrize("arm", finetuning.arms(), ids=lambda arm: arm.key)
+def test_ways_to_fine_tune_are_recipes(arm: finetuning.Arm, elsewhere: tuple[str, ...]) -> None:
+    recipe = read_recipe(finetuning.RECIPE, [*elsewhere, *arm.asked(1)]).recipe
+    assert recipe.seed == 1
+    assert recipe.epochs_of("sparse") == 0
+    steps = recipe.steps_of("finetune", finetuning.STEPS)
+    assert steps == round(finetuning.LENGTHS[arm.length] * finetuning.STEPS)
+    plain = read_recipe(
+        finetuning.RECIPE, [*elsewhere, *finetuning.Arm(arm.start, arm.length, arm.lr).asked(1)]
+    )
+    assert (recipe == plain.recipe) == (not arm.extra)
+
+
+def test_no_two_ways_to_fine_tune_are_called_alike() -> None:
+    keys = [arm.key for arm in finetuning.arms()]
+    assert len(keys) == len(set(keys))
+
+
+@pytest.mark.parametrize("way", transfer.WAYS)
+@pytest.mark.parametrize("domain", transfer.DOMAINS)
+def test_transfers_are_recipes(domain: str, way: str) -> None:
+    recipe = read_recipe(transfer.RECIPE, [*transfer.DOMAINS[domain], *transfer.WAYS[way]]).recipe
+    assert recipe.epochs_of("sparse") + recipe.epochs_of("finetune") == recipe.epochs == 15
+    assert (recipe.data.inverted, recipe.data.noise) != (False, 0)
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)

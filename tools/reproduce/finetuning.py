@@ -23,10 +23,10 @@ import matplotlib
 import numpy as np
 import torch
 from matplotlib import pyplot as plt
-from models import ResNet
 from torch import nn
 
 import fxprune
+from fxprune.models.loading import load_model
 from fxprune.models.samples import MEAN, STD
 from fxprune.report.palette import BETWEEN, DENSE, LINE, SLIM
 from fxprune.report.sheets import Sheet
@@ -170,7 +170,11 @@ def run(arm: Arm, seed: int, by: Judge, out: Path) -> Row:
     """One run, from the dense weights."""
     asked = [*arm.asked(seed), f"data.test={few(out)}"]
     record = train(RECIPE, out=out / "run", changes=asked)
-    slim = fxprune.load(ResNet(3), out / "run" / "slim.safetensors", torch.zeros(1, 3, 32, 32))
+    slim = fxprune.load(
+        load_model(f"{HERE / 'models.py'}:resnet20").model,
+        out / "run" / "slim.safetensors",
+        torch.zeros(1, 3, 32, 32),
+    )
     chosen, reported = by.halves(slim)
     steps = round(record.epochs["finetune"] * STEPS * 128 / record.recipe["batch"])  # type: ignore[operator]
     return {

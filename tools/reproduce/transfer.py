@@ -20,11 +20,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from models import digits_net
 from safetensors.torch import save_file
 
 from fxprune.demo import Digits
 from fxprune.demo import train as learn
+from fxprune.models.loading import load_model
 from fxprune.report.sheets import Sheet
 from fxprune.support.files import write_text
 from fxprune.training.run import train
@@ -75,7 +75,7 @@ class Source:
     def learnt(folder: Path) -> Source:
         """Trained here."""
         torch.manual_seed(0)
-        model, data = digits_net(), Digits.load(8)
+        model, data = load_model(f"{HERE / 'models.py'}:digits_net").model, Digits.load(8)
         learn(model, data, epochs=SOURCE_EPOCHS)
         with torch.no_grad():
             right = model(data.test_images).argmax(1) == data.test_labels
