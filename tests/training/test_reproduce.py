@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from matplotlib import pyplot as plt
-from reproduce import finetuning, latency, models, results, transfer
+from reproduce import detection, finetuning, latency, models, results, transfer
 from reproduce import run as runner
 from training.runs import SMALL, run, write
 
@@ -87,6 +87,30 @@ def test_ways_to_fine_tune_are_recipes(arm: finetuning.Arm, elsewhere: tuple[str
         finetuning.RECIPE, [*elsewhere, *finetuning.Arm(arm.start, arm.length, arm.lr).asked(1)]
     )
     assert (recipe == plain.recipe) == (not arm.extra)
+
+
+def test_pictures_of_shapes() -> None:
+    one, two = detection.Pictures.drawn(20, 3), detection.Pictures.drawn(20, 3)
+    assert all(torch.equal(a, b) for a, b in zip(one.images, two.images, strict=True))
+    boxes = torch.cat([target["boxes"] for target in one.targets])
+    labels = torch.cat([target["labels"] for target in one.targets])
+    assert boxes.min() >= 0 and boxes.max() <= detection.SIDE and (boxes[:, 2:] - boxes[:, :2] >= 12).all()
+    assert set(labels.tolist()) == {1, 2, 3}
+    image, target = one.images[0], one.targets[0]
+    flipped = detection._mirrored(*detection._mirrored(image, target, flip=True), flip=True)
+    assert torch.equal(flipped[0], image)
+    assert torch.allclose(flipped[1]["boxes"], target["boxes"], atol=1e-5)
+
+
+@pytest.mark.parametrize("way", ["SSR-L2,1 (AULM)", "magnitude, one shot"])
+def test_a_detector_is_trained_and_slimmed(way: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(detection, "BATCH", 4)
+    monkeypatch.setattr(detection, "precision", lambda model, data: (float(len(model(data.images[:1]))), 0.0))
+    data = detection.Pictures.drawn(4, 0)
+    row = detection.run(way, 0, detection.detector(0), data, data)
+    assert row["kind"] == "recorded"
+    assert float(str(row["macs"])) <= detection.KEPT + 0.005
+    assert row["after"] == (1.0, 0.0)
 
 
 def test_no_two_ways_to_fine_tune_are_called_alike() -> None:

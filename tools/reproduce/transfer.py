@@ -41,7 +41,7 @@ SOURCE_EPOCHS = 20
 
 DOMAINS = {
     "dark on bright": ("data.inverted=true",),
-    "noise of .5": ("data.noise=0.5",),
+    "noise of .3": ("data.noise=0.3",),
 }
 _STEERED = ("sparse.steer=true",)
 _ONE_SHOT = ("sparse.epochs=0", "finetune.epochs=100 %")
@@ -50,7 +50,7 @@ WAYS = {
     "SSR-L2,1 (AULM)": ("method={name: ssr, norm: 'l2,1', lam: 0.05, scale: norm, period: 5}", *_STEERED),
     "SSR-L2,0 (AULM)": ("method={name: ssr, norm: 'l2,0', lam: 0.01, scale: norm, period: 5}", *_STEERED),
     "DWGL": ("method={name: dwgl, lam: 0.03, scale: norm}", *_STEERED),
-    "group lasso": ("method={name: group_lasso, lam: 0.03, scale: norm}", *_STEERED),
+    "group lasso": ("method={name: group_lasso, lam: 0.003, scale: norm}", *_STEERED),
     "magnitude, one shot": (*_ONE_SHOT, "method=magnitude"),
     "magnitude, recovered on the target": (*_ONE_SHOT, "method=magnitude", "finetune.recover=512"),
     "from scratch": (*_ONE_SHOT, "method=magnitude", "finetune.start=scratch", "finetune.lr=0.1"),
