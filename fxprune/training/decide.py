@@ -25,8 +25,9 @@ from fxprune.regularizers import Regularizer
 from fxprune.training.recipe.schema import Augment
 from fxprune.training.session import RunSession
 
-__all__ = ["check_patterns", "decide", "own_share"]
+__all__ = ["check_patterns", "dead_channels", "decide", "own_share"]
 
+_WORTH_SAYING = 0.05  # share of channels
 _STREAM = 9  # random numbers of the batches that criteria look at
 
 Evidence = tuple[Tensor, Tensor]
@@ -101,6 +102,28 @@ def _evidence(session: RunSession, *, augmented: bool = True) -> list[Evidence]:
 def _loss(model: nn.Module, batch: Evidence) -> Tensor:
     images, labels = batch
     return F.cross_entropy(model(images), labels)
+
+
+def dead_channels(small: nn.Module, dense: nn.Module) -> str:
+    """A warning where channels that stay are zero though they were not: what has no weight and no scale learns nothing; else empty."""
+    before = {
+        name for name, tensor in dense.named_parameters() if tensor.ndim > 1 and bool(_alive(tensor).all())
+    }
+    alive = {n: _alive(tensor) for n, tensor in small.named_parameters() if n in before}
+    total = sum(len(rows) for rows in alive.values())
+    dead = total - sum(int(rows.sum()) for rows in alive.values())
+    if dead <= _WORTH_SAYING * total:
+        return ""
+    worst = min(alive, key=lambda name: float(alive[name].double().mean()))
+    return (
+        f"{dead} of {total} channels that stay are zero ({int((~alive[worst]).sum())} of {len(alive[worst])} in {worst}): the method "
+        "was stronger than the budget asked, and fine-tuning may not bring them back; a smaller strength keeps more alive"
+    )
+
+
+def _alive(weight: Tensor) -> Tensor:
+    """Which rows of a weight are not all zero."""
+    return weight.detach().flatten(1).any(1)
 
 
 @torch.no_grad()

@@ -37,7 +37,7 @@ from fxprune.support.delivery import check_folder
 from fxprune.support.files import write_text
 from fxprune.training.average import running_average
 from fxprune.training.checkpoint import Checkpoint, Running, load_model_state, model_state, set_random_state
-from fxprune.training.decide import check_patterns, decide, own_share
+from fxprune.training.decide import check_patterns, dead_channels, decide, own_share
 from fxprune.training.loop import Job, evaluate, run_steps
 from fxprune.training.recipe.file import read_recipe
 from fxprune.training.recipe.schema import Phase, Sparse
@@ -187,10 +187,11 @@ class _Run:
             if session.team.main:
                 with self.watcher.step("verify") as ticks:
                     proof = verify(traced, plan, small)
-                    ticks.note(str(proof))
+                    ticks.note("; ".join(filter(None, (str(proof), dead_channels(small, session.dense)))))
                 self.ledger.proof = str(proof)
             self.ledger.proof = str(session.team.each(self.ledger.proof)[0])
-        for note in plan.notes:
+        warning = dead_channels(small, session.dense)
+        for note in (*plan.notes, *([warning] if warning else [])):
             self.ledger.note(note)
         if session.recipe.finetune.start == "scratch":
             small = fresh(session, plan, small)

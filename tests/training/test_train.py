@@ -575,3 +575,15 @@ def test_a_plan_by_a_criterion_that_looks_at_samples(tmp_path: Path) -> None:
     record = run(recipe, tmp_path / "out")
     assert record.slim.macs <= 0.505 * record.dense.macs
     assert record.accuracy["pruned"] >= record.accuracy["sliced"]
+
+
+def test_a_method_that_takes_everything_is_told_of(tmp_path: Path) -> None:
+    def notes(lam: float) -> str:
+        method = {"name": "group_lasso", "lam": lam, "scale": "norm"}
+        recipe = write(tmp_path, method=method, finetune={"epochs": 0})
+        return "; ".join(run(recipe, tmp_path / f"lam{lam}").notes)
+
+    assert re.search(
+        r"\d+ of \d+ channels that stay are zero \(\d+ of 12 in blocks\.\d\.conv1\.weight\)", notes(50.0)
+    )
+    assert "are zero" not in notes(1e-3)
