@@ -10,6 +10,7 @@ the work (``--part 0/2``).
 from __future__ import annotations
 
 import argparse
+import copy
 import json
 import statistics
 import sys
@@ -17,6 +18,7 @@ import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 
 import matplotlib
@@ -45,6 +47,10 @@ matplotlib.use("Agg")
 HERE = Path(__file__).resolve().parent
 RECIPE = HERE / "recipes" / "resnet20_magnitude.yaml"
 ROWS, PAGE, PICTURE = HERE / "finetuning.jsonl", HERE / "FINETUNING.md", HERE / "finetuning.png"
+PACE = HERE / "finetuning_pace.json"
+PACED = 15
+"""Steps that are timed."""
+
 STEPS = 390
 """Of an epoch, in batches of 128."""
 
@@ -189,6 +195,84 @@ def run(arm: Arm, seed: int, by: Judge, out: Path) -> Row:
     }
 
 
+# --- pace --------------------------------------------------------------------------------------------------
+
+
+def pace() -> list[Row]:
+    """Processor time of a step in several precisions and layouts, of widths as they come and on steps, and compiled."""
+    model = load_model(f"{HERE / 'models.py'}:resnet20").model.eval()
+    trace = fxprune.trace(model, torch.zeros(2, 3, 32, 32))
+    nets = {
+        "dense": model,
+        "slim": fxprune.slim(trace, fxprune.plan(trace, fxprune.Budget(macs=0.475), align=1)),
+        "slim, widths on steps": fxprune.slim(trace, fxprune.plan(trace, fxprune.Budget(macs=0.475))),
+    }
+    rows: list[Row] = []
+    for name, net in nets.items():
+        for bf16, last in product((False, True), (False, True)):
+            rows.append(
+                {
+                    "net": name,
+                    "bf16": bf16,
+                    "channels last": last,
+                    "compiled": False,
+                    "ms": _paced(net, bf16, last),
+                }
+            )
+    began = time.monotonic()
+    made = _paced(nets["slim"], bf16=True, last=True, compiled=True)
+    compiling = time.monotonic() - began - 1e-3 * made * PACED
+    rows.append(
+        {
+            "net": "slim",
+            "bf16": True,
+            "channels last": True,
+            "compiled": True,
+            "ms": made,
+            "compiling": compiling,
+        }
+    )
+    return [{**row, "machine": machine_note()} for row in rows]
+
+
+def _paced(net: nn.Module, bf16: bool, last: bool, *, compiled: bool = False) -> float:
+    """Milliseconds of processor time of a training step of 128 images, the median of some."""
+    form = torch.channels_last if last else torch.contiguous_format
+    net = copy.deepcopy(net).train().to(memory_format=form)
+    x = torch.randn(128, 3, 32, 32).contiguous(memory_format=form)
+    y = torch.randint(10, (128,))
+    optimizer = torch.optim.SGD(net.parameters(), 1e-3, momentum=0.9)
+    called = torch.compile(net) if compiled else net
+    times = []
+    for _ in range(PACED):
+        began = time.process_time()
+        with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+            logits = called(x)
+        optimizer.zero_grad(set_to_none=True)
+        nn.functional.cross_entropy(logits.float(), y).backward()
+        optimizer.step()
+        times.append(time.process_time() - began)
+    return 1e3 * statistics.median(times)
+
+
+def pace_table(rows: Sequence[Row]) -> str:
+    """A line for each net and way."""
+    cells = [
+        (
+            *(str(row["net"]), "bf16" if row["bf16"] else "float32"),
+            *("yes" if row["channels last"] else "", "yes" if row["compiled"] else ""),
+            f"{float(str(row['ms'])):.0f}",
+        )
+        for row in rows
+    ]
+    words = (
+        f"compiling took {float(str(rows[-1]['compiling'])):.0f} s (`torch.compile`); {rows[0]['machine']}"
+    )
+    return Sheet(
+        "", ("net", "precision", "channels last", "compiled", "ms a step>"), tuple(cells), footer=words
+    ).markdown()
+
+
 # --- the page --------------------------------------------------------------------------------------------
 
 
@@ -216,6 +300,16 @@ def page(rows: Sequence[Row]) -> str:
             tuple(_cells(arm, found) for arm, found in table),
         )
         lines += ["", f"## {length}", "", sheet.markdown()]
+    if PACE.exists():
+        paced = pace_table(json.loads(PACE.read_text()))
+        lines += [
+            "",
+            "## A step",
+            "",
+            "`--pace`: processor time of a training step of 128 images on one thread, medians.",
+            "",
+            paced,
+        ]
     return "\n".join(lines) + "\n"
 
 
@@ -282,12 +376,13 @@ def main() -> None:
     )
     parser.add_argument("--part", default="0/1", metavar="K/N", help="every N-th run, from the K-th")
     parser.add_argument("--only", default="", metavar="WORDS", help="arms whose name holds this")
+    parser.add_argument("--pace", action="store_true", help="measure steps")
     parser.add_argument("--page", action="store_true", help="only write the page")
     options = parser.parse_args()
     torch.set_num_threads(1)
     part, parts = map(int, options.part.split("/"))
     work = [(arm, seed) for arm in arms() for seed in range(arm.seeds) if options.only in arm.key]
-    by = None if options.page else judge()
+    by = None if options.page or options.pace else judge()
     for arm, seed in work[part::parts] if by is not None else ():
         assert by is not None
         if any((row["arm"], row["seed"]) == (arm.key, seed) for row in read()):
@@ -301,6 +396,8 @@ def main() -> None:
             f"{arm.key}, seed {seed}: {100 * float(str(row['chosen'])):.2f} % ({time.monotonic() - began:.0f} s)",
             flush=True,
         )
+    if options.pace:
+        PACE.write_text(json.dumps(pace(), indent=1) + "\n")
     rows = read()
     if rows:
         draw(rows, PICTURE)
