@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
+import warnings
 from collections.abc import Mapping
 
 import torch
 from torch import fx, nn
+from torch.export import _unlift
 from torch.utils import _pytree as pytree
 
 from fxprune.graph.graph_module import is_plain, plainly, set_tensor, tensor_at
@@ -54,20 +57,44 @@ def _shapes(model: nn.Module, args: tuple[object, ...], kwargs: Mapping[str, obj
     return {name: pytree.tree_map(of, value) for name, value in bound.items()}
 
 
+class _Warnings:
+    """Python's ``warnings`` without ``catch_warnings``, which hides those of all threads; ours are hidden as it is."""
+
+    catch_warnings = contextlib.nullcontext
+
+    def simplefilter(self, *_args: object) -> None:
+        """Everything that is said here is hidden already."""
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(warnings, name)
+
+
+def _unlifted(program: torch.export.ExportedProgram) -> fx.GraphModule:
+    """The program with its tensors as attributes."""
+    theirs = vars(_unlift)
+    try:
+        if theirs.get("warnings") is warnings:  # torch's own affair: another release may do without
+            theirs["warnings"] = _Warnings()
+        return program.module(check_guards=False)
+    finally:
+        if isinstance(theirs.get("warnings"), _Warnings):
+            theirs["warnings"] = warnings
+
+
 def _as_module(program: torch.export.ExportedProgram) -> fx.GraphModule:
     """The program as a module; names that cannot stand in Python code are put back when the code is written."""
     signature = program.graph_signature
     specs = [s for s in (*signature.input_specs, *signature.output_specs) if isinstance(s.target, str)]
     awkward = sorted({s.target for s in specs if s.target and not is_plain(s.target)})
     if not awkward:
-        return _inlined(program.module(check_guards=False))
+        return _inlined(_unlifted(program))
     safe = {name: f"fxprune_tensor_{k}" for k, name in enumerate(awkward)}
     for spec in specs:
         spec.target = safe.get(spec.target, spec.target)
     for table in (program._state_dict, program._constants):
         for name in [n for n in table if n in safe]:
             table[safe[name]] = table.pop(name)
-    graph = _inlined(program.module(check_guards=False))
+    graph = _inlined(_unlifted(program))
     names = {short: name for name, short in safe.items()}
     for node in graph.graph.nodes:
         if node.op == "get_attr" and node.target in names:

@@ -93,7 +93,8 @@ def plan(
         calibrate: Inputs without labels, as for ``fxprune.recover``: for ``accuracy`` and for criteria that look at them.
         metric: For ``accuracy``: says how good a model is, more is better.  Without it that is one less the error of the
             outputs, relative to the spread of the dense model's, on a part of ``calibrate`` that is held out.
-        trials: For ``accuracy``: a file for what is known already, with which a search that was stopped goes on.
+        trials: For ``accuracy``: a file for what is known already, with which a search that was stopped goes on.  It knows the
+            model, its weights and the options, not the samples or what the metric does.
         progress: For ``accuracy`` and sensitivity: told how far it is.
 
     Returns:

@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 
 import numpy as np
-from scipy.optimize import isotonic_regression
 
 from fxprune.coupling.couple import analyse
 from fxprune.criteria.base import Criterion, Need, Normalise, View
@@ -221,6 +220,8 @@ class _ByCurve:
 
 def _along(probes: Sequence[Probe], base: FloatArray) -> FloatArray:
     """Scores of a group's units: the slope of its curve where each stands in the order."""
+    from scipy.optimize import isotonic_regression  # takes long to load, and only tables need it
+
     removed = np.array([0.0, *(p.removed for p in probes), 1.0])
     off = np.array([0.0, *(p.recovered**2 for p in probes)])
     off = np.maximum.accumulate(np.append(off, max(1.0, off[-1])))

@@ -112,7 +112,8 @@ def _columns(coupling: Coupling, layer: Layer, weight: Tensor, aliases: Mapping[
             continue
         shape = [-1 if d == dim else 1 for d in range(weight.ndim)]
         matrix = layer.matrix(torch.from_numpy(units).reshape(shape).expand(weight.shape))[0]
-        if matrix.shape[0] > 1 and bool((matrix == matrix[:1]).all()):
+        # Along the inputs the units differ from column to column, and are the same in every row.
+        if bool((matrix == matrix[:1]).all()) and not bool((matrix[0] == matrix[0, 0]).all()):
             return matrix[0].numpy()
     return None
 
@@ -134,5 +135,6 @@ def _removal_costs(matrix: Tensor, rows: Tensor, columns: IntArray) -> tuple[Int
         index = torch.from_numpy(order[starts[mine][:, None] + np.arange(count)])  # units, inputs of each
         blocks = inverse[index[:, :, None], index[:, None, :]]
         weights = matrix[:, index].permute(1, 2, 0)  # units, inputs, outputs
-        costs[mine] = (weights * torch.linalg.solve(blocks, weights)).sum((1, 2)).numpy() / max(whole, tiny)
+        each = (weights * torch.linalg.solve(blocks, weights)).sum((1, 2))
+        costs[mine] = each.cpu().numpy() / max(whole, tiny)
     return units, costs

@@ -165,6 +165,25 @@ def test_two_threads_on_one_model() -> None:
     assert all(m.training for m in net.modules())
 
 
+def test_nothing_hides_the_warnings_of_all_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    net, x = Net(), torch.randn(IMAGE)
+    traced = fxprune.trace(net, x)  # modules are loaded
+    plan = fxprune.plan(traced, Budget(channels=0.5), align=1)
+    fxprune.verify(traced, plan, fxprune.slim(traced, plan))
+    entered = []
+
+    class Told(warnings.catch_warnings):  # type: ignore[type-arg]
+        def __enter__(self) -> None:  # type: ignore[override]
+            entered.append(self)
+            super().__enter__()
+
+    with monkeypatch.context() as patched:
+        patched.setattr(warnings, "catch_warnings", Told)
+        traced = fxprune.trace(net, x)
+        fxprune.verify(traced, plan, fxprune.slim(traced, plan))
+    assert not entered
+
+
 @pytest.mark.parametrize("kind", [Net, Branching])
 def test_what_another_thread_sees(kind: type[Net]) -> None:
     """The user's model in its mode, tensors of the default type, its own warnings, log lines and error output."""
@@ -366,7 +385,7 @@ def test_in_a_forked_process_the_collector_is_awake(itself: bool) -> None:
 
 @pytest.mark.parametrize(
     "part",
-    ["coupling.couple.Walk.run", "planning.plan.Attempts.run", "slimming.slim.module_copy"],
+    ["coupling.couple.Walk.run", "planning.spend.Attempts.run", "slimming.slim.module_copy"],
 )
 def test_the_steps_of_the_engine_are_not_looked_through_for_garbage(
     part: str, monkeypatch: pytest.MonkeyPatch
