@@ -116,7 +116,7 @@ def page(rows: Sequence[Row]) -> str:
             continue
         table = [_cells(way, [row for row in mine if row["way"] == way]) for way in WAYS]
         sheet = Sheet(
-            domain,
+            "",
             ("way", "MACs>", "params>", "pruned>", "in the end>"),
             tuple(cells for cells in table if cells),
             footer=f"the dense model of the source has {100 * float(str(mine[0]['before'])):.1f} % here; pruned: before fine-tuning",
