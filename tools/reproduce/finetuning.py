@@ -279,7 +279,7 @@ def pace_table(rows: Sequence[Row]) -> str:
 def page(rows: Sequence[Row]) -> str:
     """The tables."""
     by = _by_arm(rows)
-    notes = sorted({str(row["machine"]) for row in rows})
+    notes = sorted({str(row["machine"]).partition(", load average")[0] for row in rows})
     lines = [
         "# How long to fine-tune, and how",
         "",
@@ -295,7 +295,7 @@ def page(rows: Sequence[Row]) -> str:
         if not table:
             continue
         sheet = Sheet(
-            length,
+            "",
             ("start", "lr>", "else", "seeds>", "first half>", "second half>", "s>", "ms a step>"),
             tuple(_cells(arm, found) for arm, found in table),
         )
