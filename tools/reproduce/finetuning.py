@@ -287,9 +287,9 @@ def page(rows: Sequence[Row]) -> str:
         "a tenth of an epoch of warm-up, weight decay 5e-4, batch 128, crop and flip, bf16 and channels last, unless a row says otherwise. "
         "Accuracies in percent, mean (lowest..highest) over seeds, on the first half of the test images, by which choices were made, "
         f"and on the second. Seconds are of one thread of a busy machine. {'; '.join(notes)}.",
-        "",
-        "![accuracy by length and start](finetuning.png)",
     ]
+    if _several_lengths(rows):
+        lines += ["", "![accuracy by length and start](finetuning.png)"]
     for length in LENGTHS:
         table = [(arm, by[arm.key]) for arm in arms() if arm.length == length and arm.key in by]
         if not table:
@@ -311,6 +311,11 @@ def page(rows: Sequence[Row]) -> str:
             paced,
         ]
     return "\n".join(lines) + "\n"
+
+
+def _several_lengths(rows: Sequence[Row]) -> bool:
+    """There is something to draw."""
+    return len({arm.length for arm in arms() if arm.key in _by_arm(rows)}) > 1
 
 
 def _by_arm(rows: Sequence[Row]) -> dict[str, list[Row]]:
@@ -400,7 +405,8 @@ def main() -> None:
         PACE.write_text(json.dumps(pace(), indent=1) + "\n")
     rows = read()
     if rows:
-        draw(rows, PICTURE)
+        if _several_lengths(rows):
+            draw(rows, PICTURE)
         write_text(PAGE, page(rows))
 
 
