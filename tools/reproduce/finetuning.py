@@ -36,6 +36,7 @@ from fxprune.support.files import atomic_path, write_text
 from fxprune.training.data.batches import Look
 from fxprune.training.data.sources import open_data
 from fxprune.training.recipe.file import read_recipe
+from fxprune.training.recipe.schema import NpzData
 from fxprune.training.run import train
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -127,11 +128,12 @@ def arms() -> list[Arm]:
         "smoothing .1": ("finetune.label_smoothing=0.1",),
         "batch 64": ("batch=64",),
         "batch 256": ("batch=256",),
-        "AdamW": ("finetune.optimizer=adamw", "finetune.lr=0.002", "finetune.weight_decay=0.01"),
         "float32": ("mixed_precision=no",),
         "not channels last": ("channels_last=false",),
     }
     made += [Arm("recovered", "1 epoch", 0.03, words, changes) for words, changes in ways.items()]
+    adamw = ("finetune.optimizer=adamw", "finetune.weight_decay=0.01")
+    made += [Arm("recovered", "1 epoch", 0.002, "AdamW", adamw)]
     made += [
         Arm("recovered", "3 epochs", 0.05, words, ways[words]) for words in ("distilled .9", "average .998")
     ]
@@ -166,7 +168,9 @@ def judge() -> Judge:
 
 def few(folder: Path) -> Path:
     """Some test images: a run has to look at some, and what counts is looked at here."""
-    with np.load(HERE.parents[2] / "shared" / "data" / "cifar10" / "test.npz") as every:
+    data = read_recipe(RECIPE).recipe.data
+    assert isinstance(data, NpzData)
+    with np.load(data.test) as every:
         path = folder / "few.npz"
         np.savez(path, images=every["images"][:200], labels=every["labels"][:200])
     return path
