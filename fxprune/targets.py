@@ -1,18 +1,19 @@
 """Facts about runtimes, as data: what a plan and an export must know so that fewer channels mean less time.
 
 onnxruntime's CPU convolutions work on blocks of channels, 16 with AVX-512 and 8 without.  What it costs to be off the
-block was measured with ``python tools/runtime_facts.py`` (``tools/results/RUNTIME.md`` has the table: onnxruntime
-1.32, AVX-512); that of an AVX2 machine is taken to be alike, with blocks of 8.  The facts in short:
+block was measured with ``python tools/runtime_facts.py`` on a machine of each kind (``tools/results/RUNTIME.md`` has the
+table: onnxruntime 1.32).  The facts in short:
 
-* Multiples of 4 run in blocks and cost as much as the next whole block (24 as 32, 100 as 112).
+* Multiples of 4 run in blocks and cost as much as the next whole block (with AVX-512 24 as 32, 100 as 112).
 * Other widths run another kernel and are slower than the next block: 127 channels 1.3 to 1.5 times as slow as 128;
   depthwise ones many times.
 * Below one block 1x1 convolutions are up to 3 times slower than at one block, 3x3 about equal.
 * A grouped convolution runs in blocks only if each group reads and makes whole blocks; with zeros between them, several
-  narrow groups make one block (8 channels a group: 2.2 times as fast).
+  narrow groups make one block (AVX-512, 8 channels a group: 2.2 times as fast).
 * Linear layers have no steps.
 
-``weights``, ``elements`` and ``node`` of the built-in facts are rounded by hand (``fxprune calibrate`` measures 13 to 16, 2.4 to 2.6 and 1.0 to 2.2).
+``weights``, ``elements`` and ``node`` of the built-in facts are rounded by hand (``fxprune calibrate`` measures 13 to 16, 2.4 to 2.6
+and 1.0 to 2.2 with AVX-512, 18 to 19, 4.6 to 4.8 and 0.3 to 1.3 with AVX2).
 """
 
 from __future__ import annotations
@@ -76,7 +77,7 @@ class Facts:
     node: float = 2.0
 
 
-_MEASURED = Facts(
+_BLOCKS_OF_16 = Facts(
     block=16,
     blocked=((16, 55.0), (32, 83.0), (48, 95.0), (128, 100.0)),
     plain=((8, 34.0), (12, 33.0), (15, 38.0), (30, 40.0), (62, 58.0), (97, 65.0), (127, 67.0)),
@@ -84,6 +85,19 @@ _MEASURED = Facts(
     narrow=((2, 6.0), (4, 10.0), (8, 15.0), (12, 22.0), (24, 36.0), (48, 60.0)),
     depthwise=(40.0, 4.5),
     matrix=90.0,
+)
+
+_BLOCKS_OF_8 = Facts(
+    block=8,
+    blocked=((8, 21.0), (16, 34.0), (24, 40.0), (64, 44.0), (128, 45.0)),
+    plain=((8, 22.0), (12, 19.5), (15, 19.0), (30, 26.0), (62, 30.0), (97, 34.0), (127, 34.0)),
+    pointwise=((8, 30.0), (12, 19.0), (15, 22.0), (30, 26.0), (62, 33.0), (97, 36.0), (127, 38.0)),
+    narrow=((2, 4.0), (4, 7.5), (12, 14.0)),
+    depthwise=(24.0, 3.5),
+    matrix=40.0,
+    weights=18.0,
+    elements=4.6,
+    node=1.0,
 )
 
 _QUARTER = 4
@@ -307,8 +321,8 @@ def _this_machine() -> Target:
     return Target(DEFAULT_TARGET, (_AVX512 if wide else _AVX2).facts, measurable=True)
 
 
-_AVX512 = Target("onnxruntime-cpu-avx512", _MEASURED)
-_AVX2 = Target("onnxruntime-cpu-avx2", replace(_MEASURED, block=8))
+_AVX512 = Target("onnxruntime-cpu-avx512", _BLOCKS_OF_16)
+_AVX2 = Target("onnxruntime-cpu-avx2", _BLOCKS_OF_8)
 _ANY = Target("any", Facts(block=1))
 
 _FIXED: Mapping[str, Target] = {target.name: target for target in (_AVX512, _AVX2, _ANY)}

@@ -1,11 +1,11 @@
 """How far the latency model is from what is measured, at random widths.
 
     python tools/latency_errors.py                     # into tools/results/LATENCY_MODEL.md, a quarter of an hour
-    python tools/latency_errors.py --facts cpu.json    # the same measurements, told by the facts of a file
+    python tools/latency_errors.py --facts cpu.json    # this machine's measurements, told by the facts of a file
 
 Every net is cut by random plans; each slim model is timed beside the dense one in onnxruntime, and the ratio is compared with
 the one that the model of the target predicts.  What was measured is kept: other facts, or another model, are judged by it
-without measuring again.
+without measuring again.  Each instruction set has a table of its own, judged by its own built-in facts.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import argparse
 import json
 import warnings
 from pathlib import Path
+from typing import TypedDict
 
 import numpy as np
 import torch
@@ -24,6 +25,8 @@ from machine_note import machine_note
 import fxprune
 from fxprune import targets
 from fxprune.coupling.couple import analyse
+from fxprune.labels import FloatArray
+from fxprune.onnx.session import machine
 from fxprune.planning import solve
 from fxprune.planning.latency import latency_model
 from fxprune.planning.timing import Stopwatch
@@ -34,7 +37,17 @@ AVX512 = "onnxruntime-cpu-avx512"
 WAYS = ((0.35, "auto"), (0.5, "auto"), (0.7, "auto"), (0.5, 1))
 """MACs left and step of the random plans."""
 
+FACTS = {"AVX512": AVX512, "AVX2": "onnxruntime-cpu-avx2"}
+"""What is told of machines of each instruction set."""
+
 Row = dict[str, object]
+
+
+class Table(TypedDict):
+    """What one machine measured."""
+
+    machine: str
+    rows: list[Row]
 
 
 def traced(name: str) -> fxprune.Trace:
@@ -72,23 +85,28 @@ def predicted(name: str, target: str) -> list[float]:
     return [model.milliseconds(keep_mask(analysis, plan)) / dense for plan in plans(trace)]
 
 
-def page(rows: list[Row], target: str) -> tuple[str, np.ndarray]:
-    """The table, and all errors in percent."""
-    ways = [f"{m:g} of the MACs, {'steps of 16' if s == 'auto' else 'no steps'}" for m, s in WAYS]
+def page(tables: dict[str, Table]) -> str:
+    """A section for each instruction set."""
     lines = [
         "# Errors of the latency model",
         "",
-        f"`python tools/latency_errors.py` wrote this: one thread, batch 1, processor time, medians of paired ratios. {machine_note()}.",
+        "`python tools/latency_errors.py` wrote this: one thread, batch 1, processor time, medians of paired ratios.",
         "",
-        f"Random plans of every net. Cells: measured share of the dense time, and how far what the facts of '{target}' predict is from it.",
-        "",
-        f"| model | {' | '.join(ways)} |",
-        f"|---|{'---|' * len(ways)}",
+        "Random plans of every net. Cells: measured share of the dense time, and how far what the built-in facts predict is from it.",
     ]
+    for simd, table in tables.items():
+        lines += ["", f"## {simd}", "", f"{table['machine']}.", "", *section(table["rows"], FACTS[simd])[0]]
+    return "\n".join(lines) + "\n"
+
+
+def section(rows: list[Row], facts: str) -> tuple[list[str], FloatArray]:
+    """One machine's rows by some facts, and all errors in percent."""
+    ways = [f"{m:g} of the MACs, {'steps of 16' if s == 'auto' else 'no steps'}" for m, s in WAYS]
+    lines = [f"| model | {' | '.join(ways)} |", f"|---|{'---|' * len(ways)}"]
     errors = []
     for row in rows:
         real = np.array(row["ratios"])
-        off = 100 * (np.array(predicted(str(row["model"]), target)) / real - 1)
+        off = 100 * (np.array(predicted(str(row["model"]), facts)) / real - 1)
         errors.append(off)
         cells = (f"{r:.3f} ({o:+.1f} %)" for r, o in zip(real, off, strict=True))
         lines.append(f"| {row['model']} | {' | '.join(cells)} |")
@@ -99,7 +117,7 @@ def page(rows: list[Row], target: str) -> tuple[str, np.ndarray]:
             "",
             f"Of {words}: median {np.median(abs(values)):.1f} %, worst {abs(values).max():.1f} %, mean {values.mean():+.1f} %.",
         ]
-    return "\n".join(lines) + "\n", every
+    return lines, every
 
 
 def main() -> None:
@@ -107,24 +125,27 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--models", nargs="*", default=list(MODELS))
-    parser.add_argument("--facts", default=AVX512, help="a target, or a file of `fxprune calibrate`")
+    parser.add_argument(
+        "--facts", help="a target, or a file of `fxprune calibrate`, to print this machine's rows by"
+    )
     parser.add_argument("--anew", action="store_true", help="measure again")
     parser.add_argument("--out", type=Path, default=RESULTS)
     options = parser.parse_args()
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
-    file = options.out / "latency_model.json"
-    rows: list[Row] = json.loads(file.read_text()) if file.exists() and not options.anew else []
+    file, simd = options.out / "latency_model.json", machine().capability
+    tables: dict[str, Table] = json.loads(file.read_text()) if file.exists() else {}
+    rows = [] if options.anew or simd not in tables else tables[simd]["rows"]
     for name in options.models:
         if name not in {row["model"] for row in rows}:
             rows.append(measured(name))
-            file.write_text(json.dumps(rows, indent=1) + "\n")
+            tables[simd] = {"machine": machine_note(), "rows": rows}
+            file.write_text(json.dumps(tables, indent=1) + "\n")
             print(name, [f"{r:.3f}" for r in rows[-1]["ratios"]], flush=True)  # type: ignore[attr-defined]
-    text, errors = page(rows, options.facts)
-    print(text)
-    if options.facts == AVX512:
-        (options.out / "LATENCY_MODEL.md").write_text(text)
+    lines, errors = section(rows, options.facts or FACTS[simd])
+    print("\n".join(lines))
     print(f"median {np.median(abs(errors)):.1f} %, worst {abs(errors).max():.1f} %")
+    (options.out / "LATENCY_MODEL.md").write_text(page(tables))
 
 
 if __name__ == "__main__":
