@@ -20,6 +20,7 @@ from fxprune.labels import BoolArray, FloatArray, IntArray, varying
 from fxprune.planning.atoms import Mode
 from fxprune.planning.explicit import plan_units
 from fxprune.planning.solve import EXCESS, Solution
+from fxprune.planning.steps import halves
 from fxprune.plans import Budget, Plan
 from fxprune.resizing.resolve import CrossedError, EmptiedError
 from fxprune.slimming.rehearsal import rehearse
@@ -95,9 +96,7 @@ def ways_to(coupling: Coupling, blocks: Mode, step: int, *, other_steps: bool) -
     modes: list[Mode] = [blocks]
     if coupling.blocks:
         modes += [mode for mode in ("auto", "inside", "whole") if mode != blocks]
-    steps = [step]
-    while other_steps and steps[-1] > 1:
-        steps.append(steps[-1] // 2)
+    steps = halves(step) if other_steps else [step]
     return [Way(mode, size) for size in steps for mode in modes]
 
 

@@ -8,15 +8,13 @@ import numpy as np
 
 from fxprune.coupling.groups import Coupling
 from fxprune.errors import PlanError
-from fxprune.labels import BoolArray, FloatArray
 from fxprune.planning.choice import Frozen
 from fxprune.planning.solve import EXCESS, MISS, Solution
 from fxprune.plans import Budget
 
-__all__ = ["gap_notes", "nothing_to_prune", "steps_note"]
+__all__ = ["gap_notes", "nothing_to_prune"]
 
 _WORDS = {"macs": "MACs", "params": "parameters", "latency": "time, as predicted,"}
-_WORTH_SAYING = 0.01  # share of the importance that steps cost
 _LEAST = 5e-4  # share of the cost; what is less would be printed as 0.0 %
 
 
@@ -41,28 +39,6 @@ def gap_notes(
     if step > 1:
         return (f"{stated}: widths move in steps of {step}, align=1 comes closer",)
     return (f"{stated}: what may go comes in larger pieces",)
-
-
-def steps_note(score: FloatArray, kept: BoolArray, kept_without: BoolArray, step: int) -> tuple[str, ...]:
-    """What it cost to end widths on steps: the importance that is kept, beside that of any widths for the same budget.
-
-    Args:
-        score: float64[n_units], NaN where a unit has none.
-        kept: bool[n_units], units that the plan keeps.
-        kept_without: Those that it would keep with ``align=1``.
-        step: Of the widths.
-    """
-    scored = ~np.isnan(score)
-    total = score[scored].sum()
-    if step == 1 or total <= 0:
-        return ()
-    mine, free = (float(score[scored & keep].sum() / total) for keep in (kept, kept_without))
-    if free - mine < _WORTH_SAYING:
-        return ()
-    return (
-        f"widths that end on steps of {step} keep {100 * mine:.1f} % of the importance, any widths would keep "
-        f"{100 * free:.1f} % of it for the same budget (align=1), and be slower",
-    )
 
 
 def _shares(coupling: Coupling, frozen: Frozen, budget: Budget, solution: Solution, most: int = 4) -> str:

@@ -20,10 +20,11 @@ from fxprune.ops.contract import CONVOLUTIONS
 from fxprune.planning.attempts import Attempts, Lessons, Way, ways_to
 from fxprune.planning.choice import freeze, ratios_of
 from fxprune.planning.latency import latency_model
-from fxprune.planning.notes import gap_notes, nothing_to_prune, steps_note
+from fxprune.planning.notes import gap_notes, nothing_to_prune
 from fxprune.planning.options import PlanOptions
 from fxprune.planning.problem import Width
 from fxprune.planning.solve import Options, Solution, solve
+from fxprune.planning.steps import fitting_step, halves, importance_kept, steps_note
 from fxprune.planning.timing import meet
 from fxprune.planning.together import all_met
 from fxprune.plans import Budget, Plan
@@ -84,16 +85,20 @@ def spend(
             )
             return solve(coupling, scores.units, lessons.stays, budget, how)
 
+        # Where the steps are the target's and one of them asks too much of this model, a finer one will do.
+        steps = halves(options.step) if options.align == "auto" else [options.step, 1]
+        trials = {step: choose(Way(options.blocks, step), Lessons(frozen.units)) for step in steps}
+        kept = {step: importance_kept(scores.units, trial.keep) for step, trial in trials.items()}
+        step = fitting_step(kept) if options.align == "auto" else options.step
         best = Attempts(trace, budget, scores.units, choose).run(
-            ways_to(coupling, options.blocks, options.step, other_steps=options.align == "auto"),
+            ways_to(coupling, options.blocks, step, other_steps=options.align == "auto"),
             Lessons(frozen.units),
         )
         if not best.solution.n_atoms and budget.fraction < 1:
             raise nothing_to_prune(coupling, frozen, best.solution.notes)
         gap = gap_notes(coupling, frozen, budget, best.solution, best.way.step)
-        if best.way.step > 1 and not gap and budget.quantity in ("macs", "params"):
-            free = choose(replace(best.way, step=1), Lessons(frozen.units))
-            gap = steps_note(scores.units, best.solution.keep, free.keep, best.way.step)
+        if not gap and best.way.blocks == options.blocks:
+            gap = steps_note(kept, best.way.step, options.step)
         return replace(best.plan, notes=(*scores.notes, *best.notes, *best.solution.notes, *gap))
 
     def spent(budget: Budget) -> Plan:

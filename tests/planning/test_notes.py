@@ -9,17 +9,17 @@ import torch
 from torch import nn
 
 import fxprune
-from fxprune.planning.notes import steps_note
+from fxprune.planning.steps import importance_kept, steps_note
 
 
 def test_what_steps_cost_is_said_where_it_is_a_percent() -> None:
     score = np.array([5.0, 1.0, 1.0, 3.0, np.nan])
-    with_steps, without = np.array([1, 0, 1, 0, 1], bool), np.array([1, 0, 0, 1, 0], bool)
-    (note,) = steps_note(score, with_steps, without, 2)
+    assert importance_kept(score, np.array([1, 0, 1, 0, 1], bool)) == 0.6
+    assert importance_kept(np.zeros(5), np.zeros(5, bool)) == 1.0
+    (note,) = steps_note({2: 0.6, 1: 0.8}, 2, 2)
     assert "steps of 2 keep 60.0 % of the importance, any widths would keep 80.0 %" in note
-    assert steps_note(score, with_steps, without, 1) == ()
-    assert steps_note(score, without, without, 2) == ()
-    assert steps_note(np.zeros(5), with_steps, without, 2) == ()
+    assert steps_note({2: 0.6, 1: 0.8}, 1, 2) == ()
+    assert steps_note({2: 0.8, 1: 0.8}, 2, 2) == ()
 
 
 def test_a_plan_on_steps_says_what_they_cost() -> None:
@@ -39,3 +39,36 @@ def test_a_plan_on_steps_says_what_they_cost() -> None:
     plan = fxprune.plan(trace, budget, align=16, target="onnxruntime-cpu-avx512")
     assert any(note.startswith("widths that end on steps of 16 keep ") for note in plan.notes), plan.notes
     assert not any("widths that end" in note for note in fxprune.plan(trace, budget, align=8).notes)
+
+
+class _Stream(nn.Module):
+    """One stream of 32 channels through three sums."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(3, 32, 3, padding=1)
+        self.further = nn.ModuleList(nn.Conv2d(32, 32, 3, padding=1) for _ in range(3))
+        self.last = nn.Conv2d(32, 4, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.first(x)
+        for layer in self.further:
+            x = x + layer(x)
+        return self.last(x)
+
+
+def test_steps_that_ask_too_much_of_a_model_become_finer() -> None:
+    torch.manual_seed(0)
+    net = _Stream()
+    with torch.no_grad():  # a quarter of the stream is worth nothing
+        for layer in (net.first, *net.further):
+            layer.weight[24:] *= 0.01
+    trace = fxprune.trace(net, torch.zeros(1, 3, 16, 16))
+    wanted = fxprune.remove(trace, {("first.weight", 0): range(24, 32)})
+    budget = fxprune.Budget(macs=wanted.predicted.macs / wanted.dense.macs)
+    plan = fxprune.plan(trace, budget, target="onnxruntime-cpu-avx512")
+    assert plan.kept["first.weight", 0] == tuple(range(24))
+    (note,) = plan.notes
+    assert note.startswith("widths end on steps of 8: on steps of 16 ") and "on these it is 87.9 %" in note
+    asked = fxprune.plan(trace, budget, target="onnxruntime-cpu-avx512", align=16)
+    assert len(asked.kept["first.weight", 0]) == 16
