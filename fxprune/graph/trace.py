@@ -357,6 +357,19 @@ def _with_training_parts(result: Trace) -> Trace:
     return replace(result, extras=(extra,))
 
 
+def recorded(trace: Trace) -> Trace:
+    """The same model, recorded from one run on the same inputs: operator by operator what its own code does.
+
+    Args:
+        trace: Of torch.export.
+
+    Raises:
+        TraceError: The code does not run alone.
+    """
+    with _alone():
+        return _recorded(trace.model, trace.args, dict(trace.kwargs), trace.batch, "")
+
+
 def trace_as(
     model: nn.Module, args: tuple[object, ...], kwargs: dict[str, object], *, training: bool
 ) -> Trace:

@@ -9,6 +9,7 @@ __all__ = [
     "COPIES",
     "CROPPABLE",
     "FLATTEN",
+    "HANDED_ON",
     "INDEX_SELECT",
     "LINEAR",
     "LOGITS",
@@ -28,6 +29,9 @@ SUMS = (ADD, "aten::sub")
 
 COPIES = ("aten::contiguous", "aten::clone")
 """Hand on what they read."""
+
+HANDED_ON = frozenset({"aten::alias", "aten::detach", "aten::lift_fresh"})
+"""Hand on the very tensor that they read; whether they run hangs on whether gradients are recorded."""
 
 CROPPABLE = frozenset({"aten::conv1d", "aten::conv2d", "aten::conv3d", "aten::convolution"})
 """Have kernels that may lose their borders."""

@@ -163,7 +163,7 @@ class Attempts:
         try:
             plan = plan_units(self.trace, solution.keep)
             rehearse(self.trace, plan)
-            return Made(plan, solution, way, lessons.told)
+            return Made(plan, solution, way, _in_short(lessons.told))
         except (EmptiedError, CrossedError) as error:
             refusal = error
         best: Made | None = None
@@ -219,6 +219,11 @@ class Attempts:
         reached = 100 * first.value / max(first.dense, 1)
         why = f"keeps {reached:.1f} % at least" if not self._meets(first) else "is refused by the graph"
         return replace(best, notes=(f"planned with {best.way}: {asked} {why}", *best.notes))
+
+
+def _in_short(told: Sequence[str]) -> tuple[str, ...]:
+    """The first two; a model repeats its blocks, and says the same of each."""
+    return (*told[:2], f"and {len(told) - 2} more operators, alike") if len(told) > 3 else tuple(told)
 
 
 def _best(units: IntArray, count: int, score: FloatArray, frozen: BoolArray) -> IntArray:

@@ -35,6 +35,8 @@ class PlanOptions:
             ``"onnxruntime-cpu?threads=2&batch=8"``.
         blocks: How matrices of units (heads x width, groups x channels) shrink: whole rows, equally many
             units inside each row, or rows from four rows on (``"auto"``).
+        keep_class: Plan so that the user's own class can hold the result, where a graph would be needed else: halves of a
+            ``chunk`` stay equal, heads go whole, what code has as numbers stays.
         seed: Of everything random.
 
     Raises:
@@ -53,6 +55,7 @@ class PlanOptions:
     ratios: Mapping[str, float] = field(default_factory=dict)
     target: str = targets.DEFAULT_TARGET
     blocks: Mode = "auto"
+    keep_class: bool = False
     seed: int = 0
 
     def __post_init__(self) -> None:

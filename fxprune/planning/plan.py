@@ -53,6 +53,7 @@ def plan(
     data: Iterable[Batch] | None = None,
     loss: Callable[[nn.Module, Batch], torch.Tensor] | None = None,
     blocks: Mode = "auto",
+    keep_class: bool = False,
     seed: int = 0,
     calibrate: Iterable[object] | None = None,
     metric: Callable[[nn.Module], float] | None = None,
@@ -89,6 +90,7 @@ def plan(
         data: Batches for criteria that need them.
         loss: ``loss(model, batch)``, a scalar, for the same criteria.
         blocks: How matrices of units (heads x width, groups x channels) shrink.
+        keep_class: Plan so that the user's own class can hold the slim model, where a graph would be needed else.
         seed: Of everything random.
         calibrate: Inputs without labels, as for ``fxprune.recover``: for ``accuracy`` and for criteria that look at them.
         metric: For ``accuracy``: says how good a model is, more is better.  Without it that is one less the error of the
@@ -119,6 +121,7 @@ def plan(
         ratios=ratios or {},
         target=target,
         blocks=blocks,
+        keep_class=keep_class,
         seed=seed,
     )
     if (budget is None) == (accuracy is None):

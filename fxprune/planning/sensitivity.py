@@ -15,6 +15,7 @@ from fxprune.errors import PlanError
 from fxprune.graph.trace import Trace
 from fxprune.labels import FloatArray
 from fxprune.planning.options import PlanOptions
+from fxprune.planning.own_class import Given
 from fxprune.planning.spend import spend
 from fxprune.plans import Budget
 from fxprune.recovery.calibration import kept
@@ -154,7 +155,7 @@ def sensitivity(
             continue
         options = PlanOptions(align=1, only=[group.name], seed=seed)
         try:
-            plan = spend(trace, Budget(channels=1 - share), options, criterion=_Given(units))
+            plan = spend(trace, Budget(channels=1 - share), options, criterion=Given(units))
         except PlanError as error:
             notes[group.name] = f"{group.name}: {error.what}"
             continue
@@ -178,21 +179,6 @@ def sensitivity(
 
 def _silent(_done: int, _of: int, _what: str) -> None:
     """Nobody wants to know."""
-
-
-@dataclass(frozen=True, eq=False)
-class _Given:
-    """Scores that are there already."""
-
-    units: FloatArray
-    name = "given"
-    needs = frozenset[Need]()
-    normalise: Normalise = "none"
-
-    def score(self, view: View) -> FloatArray:
-        """Importance float64[n_units]."""
-        del view
-        return self.units
 
 
 @dataclass(frozen=True, eq=False)

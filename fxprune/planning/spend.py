@@ -22,6 +22,7 @@ from fxprune.planning.choice import freeze, ratios_of
 from fxprune.planning.latency import latency_model
 from fxprune.planning.notes import gap_notes, nothing_to_prune
 from fxprune.planning.options import PlanOptions
+from fxprune.planning.own_class import keeping_class
 from fxprune.planning.problem import Width
 from fxprune.planning.solve import Options, Solution, solve
 from fxprune.planning.steps import fitting_step, halves, importance_kept, steps_note
@@ -107,7 +108,11 @@ def spend(
     def milliseconds(plan: Plan) -> float:
         return latency.milliseconds(keep_mask(analysis, plan)) if latency is not None else 0.0
 
-    return spent(budget) if len(quantities) == 1 else all_met(budget, spent, milliseconds)
+    made = spent(budget) if len(quantities) == 1 else all_met(budget, spent, milliseconds)
+    if not options.keep_class:
+        return made
+    again = replace(options, keep_class=False)
+    return keeping_class(trace, made, scores.units, lambda t, given: spend(t, budget, again, criterion=given))
 
 
 def _check_budget(budget: Budget) -> None:

@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
+import numpy as np
 import torch
 from torch import fx, nn
 from torch.utils import _pytree as pytree
@@ -19,7 +20,9 @@ from fxprune.coupling.couple import analyse
 from fxprune.graph.trace import Trace
 from fxprune.labels import IntArray, varying
 from fxprune.models.conditions import named_arguments, private
+from fxprune.ops import qualified_name
 from fxprune.ops.base import Value
+from fxprune.ops.named import HANDED_ON
 from fxprune.plans import Plan
 from fxprune.resizing.resolve import CrossedError, Resolution, keep_mask, resolve
 from fxprune.slimming.graph_copy import Parts
@@ -85,7 +88,7 @@ class _Beside(Watching):
         ops = (
             n
             for n in resolution.analysis.trace.graph.graph.nodes
-            if isinstance(n.target, torch._ops.OpOverload)
+            if isinstance(n.target, torch._ops.OpOverload) and qualified_name(n.target) not in HANDED_ON
         )
         self._record: Iterator[fx.Node] = iter(list(ops))
         self.node: fx.Node | None = None
@@ -94,7 +97,7 @@ class _Beside(Watching):
     def called(
         self, func: torch._ops.OpOverload, args: tuple[object, ...], kwargs: Mapping[str, object]
     ) -> object:
-        if self.problem:
+        if self.problem or qualified_name(func) in HANDED_ON:
             return func(*args, **kwargs)
         self.node = next(self._record, None)
         if self.node is not None and self.node.target is not func:
@@ -158,9 +161,13 @@ def _refuse(resolution: Resolution, node: fx.Node, problem: str) -> None:
 
 
 def _losing(resolution: Resolution, node: fx.Node) -> list[IntArray]:
-    """Units of what a call reads and makes, of arrays that lose some."""
+    """Units of what a call reads and makes, of arrays that lose some; results of equal size also as one array, side by side."""
     analysis = resolution.analysis
     call = analysis.calls.get(node)
-    held = [*(call.tensors() if call else ()), *_listed(analysis.values.get(node))]
-    units = [analysis.units(a) for v in held if isinstance(v, Value) for a in v.arrays if varying(a)]
+    made = [v for v in _listed(analysis.values.get(node)) if isinstance(v, Value)]
+    read = list(call.tensors()) if call else []
+    units = [analysis.units(a) for v in [*read, *made] for a in v.arrays if varying(a)]
+    rows = [analysis.units(v.arrays[0]) for v in made if len(v.arrays) == 1]
+    if len(rows) == len(made) > 1 and len({r.shape for r in rows}) == 1:
+        units.append(np.stack(rows))
     return [array for array in units if not resolution.keep[array].all()]

@@ -17,7 +17,7 @@ from fxprune.plans import Plan
 from fxprune.resizing.resolve import Resolution, keep_mask, resolve
 from fxprune.slimming.crop import crop_
 from fxprune.slimming.graph_copy import Parts
-from fxprune.slimming.module_copy import module_copy
+from fxprune.slimming.module_copy import module_copy, own_numbers
 from fxprune.slimming.recount import recounted
 from fxprune.slimming.rehearsal import stumble
 from fxprune.slimming.sameness import difference
@@ -85,16 +85,8 @@ def _applied(trace: Trace, plan: Plan, kind: Kind, *, trusted: bool = False) -> 
     analysis = analyse(trace)
     parts = Parts(trace, resolve(analysis, keep_mask(analysis, plan)), plan)
     if kind != "graph":
-        module: nn.Module | None = None
-        try:
-            module = module_copy(parts)
-            problem = "" if trusted else _difference(parts, module)
-        except FxpruneError:
-            raise
-        except Exception as error:  # noqa: BLE001 - the user's own code may raise anything on fewer channels
-            problem = headline(error)
-        on_meta = any(t.device.type == "meta" for t in trace.model.parameters())
-        if module is not None and (not problem or (kind == "module" and on_meta)):
+        module, problem = _own_class(parts, trusted=trusted, insist=kind == "module")
+        if module is not None:
             module = crop_(module, plan.crops)
             module.fxprune_kind = "module"  # type: ignore[assignment]
             return module
@@ -103,13 +95,35 @@ def _applied(trace: Trace, plan: Plan, kind: Kind, *, trusted: bool = False) -> 
             raise SliceError(
                 f"the model's own code does not run on fewer channels: {problem}",
                 source=", ".join(_hard_coded(parts.resolution)),
-                advice="replace the hard-coded sizes by those of the tensors, or protect what they concern"
+                advice="replace the hard-coded sizes by those of the tensors, plan with keep_class=True, or protect what they concern"
                 + declined,
             )
     graph = crop_(parts.graph, plan.crops)
     graph.fxprune_kind = "graph"  # type: ignore[assignment]
     graph.fxprune_sources = (*cut_sources(trace), *_hard_coded(parts.resolution))  # type: ignore[assignment]
     return graph
+
+
+def _own_class(parts: Parts, *, trusted: bool, insist: bool) -> tuple[nn.Module | None, str]:
+    """A copy of the user's module that computes what the graph does; without one, why not.
+
+    Numbers of the user's own modules follow the widths where they seem to mean them; should that be a mistake, they stay.
+    """
+    on_meta = any(t.device.type == "meta" for t in parts.trace.model.parameters())
+    problem, why = "", ""
+    for numbers in (True, False) if own_numbers(parts.trace.model, parts.resolution) else (False,):
+        module: nn.Module | None = None
+        try:
+            module = module_copy(parts, numbers=numbers)
+            problem = "" if trusted and not numbers else _difference(parts, module)
+        except FxpruneError:
+            raise
+        except Exception as error:  # noqa: BLE001 - the user's own code may raise anything on fewer channels
+            problem = headline(error)
+        if module is not None and (not problem or (insist and on_meta)):
+            return module, ""
+        why = why or problem
+    return None, why
 
 
 def _hard_coded(resolution: Resolution) -> tuple[str, ...]:
