@@ -262,6 +262,7 @@ def compress(
     data: Iterable[Batch] | None = None,
     loss: Callable[[nn.Module, Batch], torch.Tensor] | None = None,
     blocks: Mode = "auto",
+    keep_class: bool = False,
     seed: int = 0,
     calibrate: Iterable[object] | None = None,
     metric: Callable[[nn.Module], float] | None = None,
@@ -296,6 +297,7 @@ def compress(
         data: See ``plan``; the slim model is recovered on them, too (``fxprune.recover``), unless ``calibrate`` says otherwise.
         loss: See ``plan``.
         blocks: See ``plan``.
+        keep_class: See ``plan``.
         seed: See ``plan``.
         calibrate: Batches for recovery, and for criteria that look at samples, without labels or with labels that are left aside;
             an empty list for no recovery.
@@ -330,6 +332,7 @@ def compress(
         ratios=ratios or {},
         target=target,
         blocks=blocks,
+        keep_class=keep_class,
         seed=seed,
     )
     folder = check_folder(out)

@@ -42,6 +42,7 @@ def compress(
     ratio: o.Ratio = None,
     target: o.Target = "onnxruntime-cpu",
     blocks: o.Blocks = o.BlocksName.auto,
+    keep_class: o.KeepClass = False,
     seed: o.PlanSeed = 0,
     threads: o.Threads = 1,
     seconds: o.Seconds = None,
@@ -63,6 +64,7 @@ def compress(
         ratio=ratio,
         target=target,
         blocks=blocks,
+        keep_class=keep_class,
         seed=seed,
     )
     check_names(

@@ -225,6 +225,14 @@ Blocks = Annotated[
         rich_help_panel=_PLAN,
     ),
 ]
+KeepClass = Annotated[
+    bool,
+    typer.Option(
+        "--keep-class",
+        help="Plan so that the model's own class can hold the slim model, where a graph would come out else.",
+        rich_help_panel=_PLAN,
+    ),
+]
 PlanSeed = Annotated[
     int,
     typer.Option(

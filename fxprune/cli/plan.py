@@ -41,6 +41,7 @@ def plan(
     ratio: o.Ratio = None,
     target: o.Target = "onnxruntime-cpu",
     blocks: o.Blocks = o.BlocksName.auto,
+    keep_class: o.KeepClass = False,
     seed: o.PlanSeed = 0,
     out: o.PlanOut = None,
     as_json: o.Json = False,
@@ -81,6 +82,7 @@ def plan(
         ratio=ratio,
         target=target,
         blocks=blocks,
+        keep_class=keep_class,
         seed=seed,
     )
     check_names(criterion, target, has_data=data is not None, has_samples=calibrate is not None)

@@ -65,6 +65,7 @@ def plan_options(
     ratio: list[str] | None,
     target: str,
     blocks: BlocksName,
+    keep_class: bool,
     seed: int,
 ) -> PlanOptions:
     """The options of a plan.
@@ -84,6 +85,7 @@ def plan_options(
         ratios=parse_ratios(ratio) or {},
         target=target,
         blocks=blocks.value,
+        keep_class=keep_class,
         seed=seed,
     )
 

@@ -8,13 +8,17 @@ import numpy as np
 
 from fxprune.coupling.groups import Coupling
 from fxprune.errors import PlanError
+from fxprune.labels import BoolArray, FloatArray
 from fxprune.planning.choice import Frozen
 from fxprune.planning.solve import EXCESS, MISS, Solution
 from fxprune.plans import Budget
 
-__all__ = ["gap_notes", "nothing_to_prune"]
+__all__ = ["gap_notes", "local_note", "nothing_to_prune"]
 
 _WORDS = {"macs": "MACs", "params": "parameters", "latency": "time, as predicted,"}
+UNEVEN = 0.05
+"""Share of a group's units from which on it is said that groups do not keep the same."""
+
 _LEAST = 5e-4  # share of the cost; what is less would be printed as 0.0 %
 
 
@@ -39,6 +43,37 @@ def gap_notes(
     if step > 1:
         return (f"{stated}: widths move in steps of {step}, align=1 comes closer",)
     return (f"{stated}: what may go comes in larger pieces",)
+
+
+def local_note(
+    coupling: Coupling, frozen: Frozen, ratios: FloatArray, keep: BoolArray, step: int
+) -> tuple[str, ...]:
+    """Where groups do not keep the equal share that ``scope="local"`` stands for, and why.
+
+    Args:
+        coupling: Groups.
+        frozen: Those that must stay.
+        ratios: float64[n_groups], NaN where the budget decides.
+        keep: bool[n_units], the plan.
+        step: Of widths.
+    """
+    decides = zip(coupling.groups, frozen.why, np.isnan(ratios), strict=True)
+    free = [group for group, why, left in decides if left and not why and len(group.units) > 1]
+    shares = [float(keep[group.units].mean()) for group in free]
+    # A group of four units cannot keep half and an eighth.
+    uneven = [
+        s for s, g in zip(shares, free, strict=True) if abs(s - np.median(shares)) > UNEVEN + 1 / len(g.units)
+    ]
+    if not uneven:
+        return ()
+    why = (
+        f"widths move in steps of {step} (align=1 comes closer)"
+        if step > 1
+        else "what may go comes in larger pieces"
+    )
+    return (
+        f"scope='local': groups keep {100 * min(shares):.0f} to {100 * max(shares):.0f} % of their units, not all the same share: {why}",
+    )
 
 
 def _shares(coupling: Coupling, frozen: Frozen, budget: Budget, solution: Solution, most: int = 4) -> str:

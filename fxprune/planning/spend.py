@@ -20,7 +20,7 @@ from fxprune.ops.contract import CONVOLUTIONS
 from fxprune.planning.attempts import Attempts, Lessons, Way, ways_to
 from fxprune.planning.choice import freeze, ratios_of
 from fxprune.planning.latency import latency_model
-from fxprune.planning.notes import gap_notes, nothing_to_prune
+from fxprune.planning.notes import gap_notes, local_note, nothing_to_prune
 from fxprune.planning.options import PlanOptions
 from fxprune.planning.own_class import keeping_class
 from fxprune.planning.problem import Width
@@ -100,6 +100,8 @@ def spend(
         gap = gap_notes(coupling, frozen, budget, best.solution, best.way.step)
         if not gap and best.way.blocks == options.blocks:
             gap = steps_note(kept, best.way.step, options.step)
+        if options.scope == "local":
+            gap = (*gap, *local_note(coupling, frozen, decided, best.solution.keep, best.way.step))
         return replace(best.plan, notes=(*scores.notes, *best.notes, *best.solution.notes, *gap))
 
     def spent(budget: Budget) -> Plan:

@@ -72,3 +72,18 @@ def test_steps_that_ask_too_much_of_a_model_become_finer() -> None:
     assert note.startswith("widths end on steps of 8: on steps of 16 ") and "on these it is 87.9 %" in note
     asked = fxprune.plan(trace, budget, target="onnxruntime-cpu-avx512", align=16)
     assert len(asked.kept["first.weight", 0]) == 16
+
+
+def test_an_equal_share_is_had_or_said_not_to_be() -> None:
+    torch.manual_seed(0)
+    layers = [nn.Conv2d(3, 48, 3), nn.ReLU(), nn.Conv2d(48, 16, 3), nn.ReLU(), nn.Conv2d(16, 4, 3)]
+    trace = fxprune.trace(nn.Sequential(*layers), torch.zeros(1, 3, 16, 16))
+    budget = fxprune.Budget(channels=0.75)
+    uneven = fxprune.plan(trace, budget, scope="local", align=16)
+    assert len(uneven.kept["0.weight", 0]) == 32
+    assert any(
+        n.startswith("scope='local': groups keep 67 to 100 %") and "align=1" in n for n in uneven.notes
+    )
+    equal = fxprune.plan(trace, budget, scope="local", align=1)
+    assert [len(equal.kept[name, 0]) for name in ("0.weight", "2.weight")] == [36, 12]
+    assert equal.notes == ()

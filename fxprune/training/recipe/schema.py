@@ -127,6 +127,7 @@ class PlanSection(Section):
     ratios: dict[str, Kept] = {}
     target: str = targets.DEFAULT_TARGET
     blocks: Literal["auto", "whole", "inside"] = "auto"
+    keep_class: bool = False
     batches: Count = 4
 
     def options(self, seed: int) -> PlanOptions:
