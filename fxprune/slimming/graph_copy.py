@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import copy
 import operator
+import pickle
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -16,7 +19,7 @@ from torch.utils import _pytree as pytree
 from fxprune.coupling.couple import analyse
 from fxprune.errors import SliceError
 from fxprune.graph.drafts import Draft, arguments_by_name, draft, is_dead
-from fxprune.graph.graph_module import NamedGraph, set_tensor, tensor_at
+from fxprune.graph.graph_module import NamedGraph, is_plain, set_tensor, tensor_at
 from fxprune.graph.trace import Trace, trace_as
 from fxprune.graph.values import Calls, DryRun, Inputs, Names, UnknownValue
 from fxprune.models.copies import copied
@@ -26,6 +29,7 @@ from fxprune.ops.named import FLATTEN, INDEX_SELECT, UNFLATTEN
 from fxprune.plans import Plan
 from fxprune.resizing.resolve import Gather, Resolution, keep_mask, resolve
 from fxprune.slimming.crop import crop_calls
+from fxprune.slimming.own_numbers import own_numbers
 from fxprune.slimming.slim_graph import Leaf, Made, SlimGraph, Way
 from fxprune.structures.cut import cut, drop_gaps
 
@@ -84,9 +88,28 @@ class Parts:
             set_tensor(root, name, slim, persistent=name in persistent)
         graph = _rewritten(trace, self.resolution, root, "").finish()
         way = Way.of(trace.model, trace.args, trace.kwargs)
+        for name, value in _plain_attributes(trace.model).items():
+            setattr(root, name, value)
+        for (path, name), number in own_numbers(trace.model, self.resolution).items():
+            if not path and hasattr(root, name):
+                setattr(root, name, number)
         root.settle(Made(graph, replace(way, training=False), trace.dynamic_batch, trains=False))
         root.train(trace.model.training)
         return root
+
+
+def _plain_attributes(model: nn.Module) -> dict[str, object]:
+    """Copies of what a model says of itself: names of classes, strides, a configuration; no tensors, nothing that only lives here."""
+    found: dict[str, object] = {}
+    for name, value in vars(model).items():
+        if name.startswith("_") or not is_plain(name) or callable(value):
+            continue
+        if any(isinstance(leaf, torch.Tensor) for leaf in pytree.tree_leaves(value)):
+            continue
+        with contextlib.suppress(Exception):  # a copy of the slim model must not fail for it
+            pickle.dumps(value)
+            found[name] = copy.deepcopy(value)
+    return found
 
 
 def _sliced(tensor: torch.Tensor, name: str, resolution: Resolution) -> torch.Tensor:

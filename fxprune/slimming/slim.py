@@ -17,7 +17,8 @@ from fxprune.plans import Plan
 from fxprune.resizing.resolve import Resolution, keep_mask, resolve
 from fxprune.slimming.crop import crop_
 from fxprune.slimming.graph_copy import Parts
-from fxprune.slimming.module_copy import module_copy, own_numbers
+from fxprune.slimming.module_copy import module_copy
+from fxprune.slimming.own_numbers import own_numbers
 from fxprune.slimming.recount import recounted
 from fxprune.slimming.rehearsal import stumble
 from fxprune.slimming.sameness import difference

@@ -441,3 +441,30 @@ def test_a_second_slim_has_indices_of_its_own() -> None:
     verify(again, made, smaller)
     held = {name: tensor.tolist() for name, tensor in smaller.named_buffers() if "fxprune_index" in name}
     assert sorted(held.values()) == [[1], [2]], held
+
+
+class Telling(nn.Module):
+    """Says of itself what people read: names, strides, a configuration, a width."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Conv2d(3, 12, 1), nn.Conv2d(9, 2, 1)
+        self.names, self.stride, self.width = {0: "cat", 1: "dog"}, (8, 16), 12
+        self.meta, self.grid, self.hook = "taken", [torch.zeros(2)], gap
+        self._hidden = 3
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        left, _ = self.first(x).split([9, 3], 1)
+        return self.last(left)
+
+
+def test_a_graph_says_of_itself_what_the_model_does() -> None:
+    net = Telling()
+    found = trace(net, torch.randn(2, 3, 4, 4))
+    small = slim(found, remove(found, {("first.weight", 0): [1, 2, 10]}), kind="graph")
+    for one in (small, copy.deepcopy(small), pickle.loads(pickle.dumps(small))):
+        assert (one.names, one.stride) == (net.names, (8, 16))
+        assert one.meta != "taken"  # fx's own
+        assert not any(hasattr(one, name) for name in ("grid", "hook", "_hidden"))
+    small.names[0] = "cow"
+    assert net.names[0] == "cat"
