@@ -28,6 +28,7 @@ from fxprune.onnx.session import OnnxModel, open_session
 from fxprune.planning.atoms import Mode
 from fxprune.planning.options import PlanOptions
 from fxprune.planning.ranking import ranked
+from fxprune.planning.reading import read_plan
 from fxprune.planning.spend import spend
 from fxprune.plans import Budget, Plan, Scope
 from fxprune.proof.evidence import Proof
@@ -42,8 +43,6 @@ from fxprune.report.words import describe_export, describe_plan, describe_trace
 from fxprune.slimming.slim import load, save, slim
 from fxprune.support.delivery import Delivery, Paths, begin_delivery, check_folder, occupied
 from fxprune.support.files import write_text
-from fxprune.support.reading import MIB, read_text, regular_file, shown
-from fxprune.support.tensors import read_tensors
 
 __all__ = [
     "Opened",
@@ -52,12 +51,10 @@ __all__ = [
     "onnx_inputs",
     "open_model",
     "percent",
-    "read_plan",
 ]
 
 Batch = TypeVar("Batch")
 
-_LARGEST_PLAN = 256 * MIB
 _TORCH_SECONDS = 20.0  # a detector takes seconds a call in torch, and fifty rounds of it would take long
 _NO_ONNX = (
     "torch.export refuses this model, as where it goes depends on its data; an ONNX graph cannot say that. "
@@ -140,26 +137,6 @@ def _origin(loaded: Loaded) -> str:
         return "pretrained"
     zoo = loaded.spec.partition(":")[0] in ("torchvision", "timm")
     return "random (append @pretrained, or pass --weights)" if zoo else "as the factory made them"
-
-
-def read_plan(path: Path) -> Plan:
-    """The plan in a JSON file, or in the metadata of a file that ``save`` wrote.
-
-    Raises:
-        PlanError: There is no file, or no plan in it.
-    """
-    advice = "pass a file written by fxprune plan or fxprune slim"
-    target = regular_file(path, error=PlanError, advice=advice)
-    if target.suffix == ".safetensors":
-        text = read_tensors(target, error=PlanError, advice=advice).metadata.get("plan", "")
-        if not text:
-            raise PlanError(f"{shown(path)} holds weights and no plan", advice=advice)
-    else:
-        text = read_text(target, limit=_LARGEST_PLAN, error=PlanError, advice=advice)
-    try:
-        return Plan.from_json(text)
-    except PlanError as error:
-        raise PlanError(f"{shown(path)}: {error.what}", tensor=error.tensor, advice=error.advice) from error
 
 
 def onnx_inputs(path: Path, specs: Sequence[str] = ()) -> Inputs:

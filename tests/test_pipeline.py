@@ -18,7 +18,8 @@ from torch import nn
 
 import fxprune
 from fxprune import ExportError, FxpruneError, PlanError, SliceError
-from fxprune.pipeline import onnx_inputs, open_model, read_plan
+from fxprune.pipeline import onnx_inputs, open_model
+from fxprune.planning.reading import read_plan
 from fxprune.planning.solve import EXCESS
 from fxprune.support.delivery import Delivery, Paths, begin_delivery, check_folder
 

@@ -29,7 +29,7 @@ def slim(
 
     The file holds the plan, too: wherever MODEL is given, it makes the model slim as --weights.
     """
-    from fxprune.pipeline import read_plan
+    from fxprune.planning.reading import read_plan
     from fxprune.proof.verify import verify
     from fxprune.report.sheets import cost_sheet
     from fxprune.slimming.recount import recounted

@@ -19,7 +19,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, field_validator, mo
 from fxprune import targets
 from fxprune.criteria import CRITERIA, FROM_SAMPLES
 from fxprune.errors import PlanError
-from fxprune.onnx.export import DEFAULT_OPSET, OLDEST_OPSET
+from fxprune.onnx.opsets import DEFAULT_OPSET, OLDEST_OPSET
 from fxprune.planning.options import PlanOptions
 from fxprune.plans import Budget, Scope
 from fxprune.training.recipe.data import (
@@ -146,7 +146,7 @@ class PlanSection(Section):
     @classmethod
     def _runtime(cls, value: str) -> str:
         try:
-            targets.get(value)
+            targets.check(value)
         except PlanError as error:
             raise ValueError(f"{error.what}; {error.advice}") from error
         return value
