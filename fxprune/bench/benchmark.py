@@ -56,7 +56,7 @@ _RESAMPLES = 1000
 _TIMED = 0.9  # share of the progress bar; the rest is for memory
 
 _COUNTED_ONNX = (
-    "params: elements of the file's float weights; MACs: Conv, ConvTranspose, Gemm and MatMul for one sample"
+    "params: elements of the file's weights; MACs: convolutions and products of matrices for one sample"
 )
 _COUNTED_GIVEN = "params and MACs as given by the caller"
 
