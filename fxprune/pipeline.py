@@ -41,7 +41,16 @@ from fxprune.report.sheets import export_json
 from fxprune.report.steps import SILENT, Ticks, Watcher
 from fxprune.report.words import describe_export, describe_plan, describe_trace
 from fxprune.slimming.slim import load, save, slim
-from fxprune.support.delivery import Delivery, Paths, begin_delivery, check_folder, occupied
+from fxprune.support.delivery import (
+    Asked,
+    Delivery,
+    Paths,
+    begin_delivery,
+    check_folder,
+    occupied,
+    refuse_other,
+)
+from fxprune.support.extras import installed, why_not
 from fxprune.support.files import write_text
 
 __all__ = [
@@ -172,6 +181,7 @@ class Result:
         paths: The files.
         seconds: Wall time of each step.
         why_no_onnx: Why there are no ONNX files, if there are none.
+        why_no_pictures: Why there are no plots, if there are none.
         recovery: What recovery without labels did, if there were data for it.
         accuracy: What ``metric`` said of the ``dense`` model, of the slim one as it was ``sliced``, ``recovered``,
             ``fine-tuned``, and of the slim ONNX file (``onnx``): of those that there are.
@@ -188,6 +198,7 @@ class Result:
     why_no_onnx: str = ""
     recovery: Recovery | None = None
     accuracy: Mapping[str, float] = field(default_factory=dict)
+    why_no_pictures: str = ""
 
     def markdown(self, title: str, *, first: Sequence[str] = ()) -> str:
         """The report as Markdown text, with some paragraphs to begin with."""
@@ -200,6 +211,7 @@ class Result:
             table=self.bench,
             exports=self.exports,
             why_no_onnx=self.why_no_onnx,
+            why_no_pictures=self.why_no_pictures,
             recovery=self.recovery,
             accuracy=self.accuracy,
         )
@@ -207,6 +219,7 @@ class Result:
     def as_json(self) -> dict[str, object]:
         """Plain values, for JSON."""
         absent = set() if self.exports else {"dense_onnx", "slim_onnx"}
+        absent |= {"widths_plot", "latency_plot"} if self.why_no_pictures else set()
         return {
             "dense": asdict(self.plan.dense),
             "slim": asdict(self.plan.predicted),
@@ -216,6 +229,7 @@ class Result:
             "accuracy": dict(self.accuracy),
             "onnx": {name: export_json(report) for name, report in self.exports.items()},
             "why_no_onnx": self.why_no_onnx,
+            "why_no_pictures": self.why_no_pictures,
             "bench": asdict(self.bench),
             "files": {name: str(path) for name, path in vars(self.paths).items() if name not in absent},
             "seconds": dict(self.seconds),
@@ -247,6 +261,7 @@ def compress(
     seconds: float | None = None,
     watcher: Watcher = SILENT,
     saved_plan: Callable[[Plan], Plan] | None = None,
+    force: bool = False,
 ) -> Result:
     """Everything in one call: trace, plan, slim, verify, recover, fine-tune, export, benchmark, report.
 
@@ -261,7 +276,8 @@ def compress(
         model: The trained model; it is not changed.
         example_inputs: As for ``trace``.
         budget: What to keep.
-        out: A folder, made if it is not there; files of an earlier run are replaced, other files stay.
+        out: A folder, made if it is not there; files of an earlier run for the same model and budget are replaced, other
+            files stay.
         criterion: As for ``plan``, like the options down to ``seed``.
         scope: See ``plan``.
         align: See ``plan``.
@@ -283,12 +299,14 @@ def compress(
         watcher: Is told about each step, ``fxprune.report.steps.Steps()`` for one.
         saved_plan: Gives the plan that is saved with the weights, where ``model`` is a slim one itself
             (``Opened.plan_from_dense``).
+        force: Replace a result of another model or budget in ``out``, too.
 
     Returns:
         The slim model, its plan and proof, the measurements, and where the files are.
 
     Raises:
-        FxpruneError: A step failed; the message says which and what to do.
+        FxpruneError: A step failed, the message says which and what to do; or ``out`` holds the result of another model
+            or budget.
 
     Example:
         >>> import torch, fxprune
@@ -311,9 +329,12 @@ def compress(
     )
     folder = check_folder(out)
     with occupied(folder, "compress"):
-        delivery = begin_delivery(folder)
+        asked = Asked(type(model).__name__, budget.given)
+        delivery = begin_delivery(folder, asked, force=force)
         with clock.step("trace") as ticks:
             traced = trace(model, example_inputs)
+            asked = replace(asked, fingerprint=traced.fingerprint)
+            refuse_other(folder, asked, force=force)
             ticks.note(describe_trace(traced) + ", there will be no ONNX files" * (traced.kind == "recorded"))
         with clock.step("plan") as ticks:
             samples = None if calibrate is None else kept(calibrate)
@@ -336,7 +357,7 @@ def compress(
             finetune(small)
             small.eval()
             scores.take("fine-tuned", small)
-        job = _Job(traced, example_inputs, plan, small, proof, clock, delivery, recovery, scores)
+        job = _Job(traced, example_inputs, plan, small, proof, clock, delivery, asked, recovery, scores)
         try:
             job.save(plan if saved_plan is None else saved_plan(plan))
             result = job.measured(job.exported(options.target), threads, seconds)
@@ -357,6 +378,7 @@ class _Job:
     proof: Proof
     clock: _Clock
     delivery: Delivery
+    asked: Asked
     recovery: Recovery | None
     scores: _Scores
 
@@ -366,6 +388,7 @@ class _Job:
         with self.clock.step("save") as ticks:
             self.delivery.begin()
             write_text(paths.plan, self.plan.to_json())
+            write_text(paths.asked, self.asked.to_json())
             save(self.small, saved_plan, paths.weights)
             groups = {"groups": [row.as_json() for row in group_table(self.traced)]}
             write_text(paths.groups, json.dumps(groups, indent=1))
@@ -417,10 +440,12 @@ class _Job:
                 _NO_ONNX if in_torch else "",
                 self.recovery,
                 self.scores.values,
+                "" if installed("matplotlib") else "; ".join(why_not("matplotlib")),
             )
             _write_report(result, f"{type(self.traced.model).__name__}, compressed", self.delivery.unfinished)
             self.delivery.finish()
-            ticks.note(self.delivery.words)
+            without = f"no pictures: {result.why_no_pictures}" if result.why_no_pictures else ""
+            ticks.note(", ".join(filter(None, (self.delivery.words, without))))
         return result
 
 
@@ -473,8 +498,9 @@ def percent(ticks: Ticks) -> Callable[[float, str], None]:
 
 def _write_report(result: Result, title: str, paths: Paths) -> None:
     write_text(paths.bench, result.bench.to_json())
-    plot_latency(result.bench, paths.latency_plot)
-    plot_widths(result.widths, paths.widths_plot)
+    if not result.why_no_pictures:
+        plot_latency(result.bench, paths.latency_plot)
+        plot_widths(result.widths, paths.widths_plot)
     write_text(paths.report, result.markdown(title))
 
 

@@ -29,7 +29,7 @@ from fxprune.errors import PlanError
 from fxprune.support.files import write_text
 from fxprune.support.reading import regular_file, shown
 
-__all__ = ["DEFAULT_TARGET", "Target", "check", "get", "names"]
+__all__ = ["DEFAULT_TARGET", "Target", "check", "get", "measurable", "names"]
 
 DEFAULT_TARGET = "onnxruntime-cpu"
 
@@ -293,6 +293,16 @@ def check(name: str) -> None:
         _load(Path(base))
     else:
         _refuse_unknown(base)
+
+
+def measurable(name: str) -> bool:
+    """Whether a target is this machine.
+
+    Example:
+        >>> measurable("onnxruntime-cpu?threads=2"), measurable("any")
+        (True, False)
+    """
+    return name.partition("?")[0] == DEFAULT_TARGET
 
 
 def _refuse_unknown(base: str) -> None:

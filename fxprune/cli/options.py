@@ -8,6 +8,8 @@ from typing import Annotated
 
 import typer
 
+from fxprune.cli import completion
+
 _MODEL = "Model"
 _BUDGET = "Budget (fraction to keep, one of)"
 _FLOOR = "Or the smallest model that stays good enough"
@@ -25,6 +27,7 @@ Model = Annotated[
         help="torchvision:resnet50, timm:NAME, package.module:factory, file.py:factory or file.pt2. "
         "Append @pretrained to the first two for published weights.",
         show_default=False,
+        autocompletion=completion.models,
     ),
 ]
 Weights = Annotated[
@@ -120,6 +123,7 @@ Criterion = Annotated[
         "-c",
         metavar="NAME",
         help="How channels are ranked: l1, l2, bn_scale, fpgm or random; with --data also taylor, hessian or activation; with --calibrate also sensitivity (best, takes minutes) or reconstruction.",
+        autocompletion=completion.criteria,
         rich_help_panel=_PLAN,
     ),
 ]
@@ -242,6 +246,7 @@ Target = Annotated[
         "--target",
         metavar="NAME|FILE",
         help="The runtime to prune for: onnxruntime-cpu (this machine's), onnxruntime-cpu-avx512, onnxruntime-cpu-avx2 or any; or the FILE.json that 'fxprune calibrate' wrote on the machine that is meant.",
+        autocompletion=completion.targets,
         rich_help_panel=_PLAN,
     ),
 ]
@@ -250,6 +255,12 @@ Json = Annotated[
     bool,
     typer.Option(
         "--json", help="Print the result as JSON on stdout, and nothing else there.", rich_help_panel=_OUTPUT
+    ),
+]
+Force = Annotated[
+    bool,
+    typer.Option(
+        "--force", help="Replace what is there of another model or budget.", rich_help_panel=_OUTPUT
     ),
 ]
 Threads = Annotated[
@@ -269,8 +280,8 @@ Why = Annotated[
     str | None,
     typer.Option(
         "--why",
-        metavar="TENSOR",
-        help="Explain one tensor: its ties, or why it is pinned.",
+        metavar="TENSOR|GROUP",
+        help="Explain one tensor, or the group that a table names so: its ties, or why it is pinned.",
         rich_help_panel=_SHOW,
     ),
 ]
@@ -353,6 +364,7 @@ FileTarget = Annotated[
         "--target",
         metavar="NAME|FILE",
         help="The runtime to make the file fast for: onnxruntime-cpu (this machine's), -avx512 or -avx2 after it, or any; or a FILE.json of 'fxprune calibrate'.",
+        autocompletion=completion.targets,
         rich_help_panel=_OUTPUT,
     ),
 ]
@@ -363,7 +375,9 @@ StaticBatch = Annotated[
 RecipePath = Annotated[
     Path,
     typer.Argument(
-        metavar="RECIPE.yaml", help="What to do; see python -m pydoc fxprune.training.recipe.schema."
+        metavar="RECIPE.yaml",
+        help="What to do; see python -m pydoc fxprune.training.recipe.schema.",
+        autocompletion=completion.recipes,
     ),
 ]
 RunFolder = Annotated[

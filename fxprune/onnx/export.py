@@ -26,7 +26,7 @@ from fxprune.errors import ExportError
 from fxprune.models.calls import Call, ExampleInputs, as_call, evaluating, untouched_random_state
 from fxprune.models.copies import unchanged_buffers
 from fxprune.onnx.capture import Attempt, Captured, Untranslatable, attempts, capture
-from fxprune.onnx.cost import data_files
+from fxprune.onnx.cost import MODEL_NAME, data_files
 from fxprune.onnx.opsets import DEFAULT_OPSET, check_opset
 from fxprune.onnx.parity import (
     check_module,
@@ -208,6 +208,7 @@ def _attempt(job: _Job, way: Attempt, why: str) -> ExportReport:
         passes=job.passes,
         target=job.runtime,
     )
+    captured.model.metadata_props[MODEL_NAME] = type(job.module).__name__
     data = _external_name(captured.model, job.target)
     stale = _older_weights(job.target) - {data}
     with atomic_path(job.target, beside=[data] if data else [], error=ExportError) as temporary:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import onnx
-
 from fxprune.errors import ExportError
 
 __all__ = ["DEFAULT_OPSET", "OLDEST_OPSET", "check_opset"]
@@ -21,6 +19,8 @@ def check_opset(opset: int) -> None:
     Raises:
         ExportError: There is no such operator set.
     """
+    import onnx
+
     newest = onnx.defs.onnx_opset_version()
     if not OLDEST_OPSET <= opset <= newest:
         raise ExportError(

@@ -13,7 +13,8 @@ from pydantic_core import ErrorDetails
 
 from fxprune.criteria import FROM_SAMPLES
 from fxprune.criteria.named import criterion_named
-from fxprune.errors import PlanError, RecipeError
+from fxprune.errors import FxpruneError, PlanError, RecipeError
+from fxprune.models.zoo import check_name
 from fxprune.support.reading import shown, usable
 from fxprune.support.words import near
 from fxprune.training.recipe.schema import (
@@ -107,6 +108,10 @@ def outline(path: str | Path, changes: Sequence[str] = ()) -> RecipeFile:
         raise _refusal(tree, error.errors()) from error
     file = RecipeFile(recipe, tree, path.stem)
     _check_files(file)
+    try:
+        check_name(recipe.model)
+    except FxpruneError as error:
+        raise file.error("model", error.what, advice=error.advice) from error
     return file
 
 
