@@ -128,7 +128,9 @@ def test_explain_by_the_names_that_the_tables_print(traced: Trace) -> None:
     assert explain(traced, "stem", dim=1).axis == ("stem.weight", 1)
     assert explain(traced, "b").axis == ("b.weight", 0)  # in the group 'stem'
     net = nn.Sequential(nn.ConvTranspose2d(3, 8, 1), nn.Conv2d(8, 2, 1))
-    assert explain(trace(net, torch.zeros(1, 3, 5, 5)), "0").axis == ("0.weight", 1)
+    transposed = trace(net, torch.zeros(1, 3, 5, 5))
+    assert [row.name for row in group_table(transposed)] == ["0", "0:1", "1"]
+    assert explain(transposed, "0:1").axis == ("0.weight", 1)
 
 
 def test_python_is_not_told_of_flags(traced: Trace) -> None:
