@@ -17,7 +17,10 @@ __all__ = ["ZOOS", "check_name", "installed", "names"]
 
 ZOOS = ("torchvision", "timm")
 
-_REGISTERED = re.compile(r'^@register_model\b(?:\(name="(\w+)"\))?.*\n(?:@.*\n)*def (\w+)', re.MULTILINE)
+# Other decorators may stand between, with arguments over several lines.
+_REGISTERED = re.compile(
+    r'^@register_model\b(?:\(name="(\w+)"\))?.*\n(?:@.*\n(?:[ )].*\n)*)*def (\w+)', re.MULTILINE
+)
 
 
 def installed(zoo: str) -> bool:
