@@ -13,7 +13,7 @@ from typing import Literal, TypeVar
 import torch
 from torch import nn
 
-from fxprune.bench.benchmark import BenchTable, benchmark
+from fxprune.bench.benchmark import BenchTable, benchmark, check_options
 from fxprune.criteria import Criterion
 from fxprune.errors import FxpruneError, PlanError
 from fxprune.graph.trace import ExampleInputs, Trace, trace
@@ -327,6 +327,7 @@ def compress(
         blocks=blocks,
         seed=seed,
     )
+    check_options(threads=threads, seconds=seconds)
     folder = check_folder(out)
     with occupied(folder, "compress"):
         asked = Asked(type(model).__name__, budget.given)

@@ -278,6 +278,16 @@ def test_what_others_have_in_the_folder(tmp_path: Path, x: torch.Tensor) -> None
         assert {path.name: path.read_text() for path in folder.iterdir()} == files
 
 
+@pytest.mark.parametrize("option", [{"seconds": -1.0}, {"seconds": float("nan")}, {"threads": 0}])
+def test_what_the_benchmark_would_refuse_is_refused_first(
+    tmp_path: Path, x: torch.Tensor, option: dict[str, float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fxprune.pipeline.trace", _fail)
+    with pytest.raises(FxpruneError, match="makes no sense"):
+        fxprune.compress(_net(), x, fxprune.Budget(macs=0.5), out=tmp_path / "out", **option)
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_result_of_something_else_is_replaced_only_when_told(tmp_path: Path, x: torch.Tensor) -> None:
     """The same again takes the place of the earlier result, after more training, too; another model or budget does not."""
 

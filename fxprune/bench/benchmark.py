@@ -36,7 +36,7 @@ from fxprune.onnx.settings import Setting, settings
 from fxprune.plans import Cost
 from fxprune.support.process import no_garbage, untouched_random_state
 
-__all__ = ["BenchRow", "BenchTable", "Progress", "benchmark"]
+__all__ = ["BenchRow", "BenchTable", "Progress", "benchmark", "check_options"]
 
 Progress = Callable[[float, str], None]
 """Told how much is done, from 0 to 1, and what is going on."""
@@ -55,6 +55,14 @@ CROWDED = 0.1
 
 _SAMPLE_SECONDS = 2e-3
 _MOST_CALLS = 1000
+_LEAST: Mapping[str, int] = {
+    "threads": 1,
+    "repeats": 1,
+    "warmup": 0,
+    "seconds": 0,
+    "batch": 1,
+    "limit_s": 0,
+}
 _LEAST_ROUNDS = 5
 _TELLING_S = 0.2  # the system counts processor time in hundredths of a second
 _BUSY = "the machine was busy"
@@ -122,9 +130,10 @@ def benchmark(
         >>> [row.name for row in table.rows], table["a"].speedup
         (['a', 'b'], 1.0)
     """
-    options = {"threads": threads, "repeats": repeats, "warmup": warmup, "seconds": seconds, "batch": batch}
-    options["limit_s"] = limit_s
-    _check_options(models, options)
+    _check_models(models)
+    check_options(
+        threads=threads, repeats=repeats, warmup=warmup, seconds=seconds, batch=batch, limit_s=limit_s
+    )
     tell = progress or _silent
     call = as_call(example_inputs, error=ExportError)
     call = call if batch is None else call.with_batch(batch)
@@ -210,16 +219,29 @@ def _silent(_done: float, _what: str) -> None:
     """Nobody wants to know."""
 
 
-def _check_options(models: Mapping[str, Model], options: Mapping[str, float | None]) -> None:
+def _check_models(models: Mapping[str, Model]) -> None:
     if not isinstance(models, Mapping) or not models:  # type: ignore[redundant-expr]  # callers may be untyped
         raise FxpruneError(
             "there is nothing to measure: models are given by name",
             advice='pass {"dense": "dense.onnx", "slim": "slim.onnx"}',
         )
-    least = {"threads": 1, "repeats": 1, "warmup": 0, "seconds": 0, "batch": 1, "limit_s": 0}
+
+
+def check_options(**options: float | None) -> None:
+    """Refuse numbers that ``benchmark`` would refuse, before the models to measure are made.
+
+    Args:
+        options: As for ``benchmark``, by name.
+
+    Raises:
+        FxpruneError: One makes no sense.
+
+    Example:
+        >>> check_options(threads=2, seconds=None)
+    """
     for name, value in options.items():
-        if value is not None and not (math.isfinite(value) and value >= least[name]):
-            raise FxpruneError(f"{name}={value} makes no sense", advice=f"pass {least[name]} or more")
+        if value is not None and not (math.isfinite(value) and value >= _LEAST[name]):
+            raise FxpruneError(f"{name}={value} makes no sense", advice=f"pass {_LEAST[name]} or more")
 
 
 @contextlib.contextmanager

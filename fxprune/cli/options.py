@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from enum import Enum
+from math import isfinite
 from pathlib import Path
 from typing import Annotated
 
@@ -19,6 +20,14 @@ _MEASURE = "Measurement"
 _OUTPUT = "Output"
 
 _MOST = 2**31 - 1
+
+
+def _finite(seconds: float | None) -> float | None:
+    """Neither infinity nor no number, which no bound keeps out."""
+    if seconds is not None and not isfinite(seconds):
+        raise typer.BadParameter(f"{seconds} is no time")
+    return seconds
+
 
 Model = Annotated[
     str,
@@ -415,7 +424,14 @@ Repeats = Annotated[
 ]
 Seconds = Annotated[
     float | None,
-    typer.Option("--seconds", metavar="S", help="Measure for this long instead.", rich_help_panel=_MEASURE),
+    typer.Option(
+        "--seconds",
+        metavar="S",
+        min=0,
+        callback=_finite,
+        help="Measure for this long instead.",
+        rich_help_panel=_MEASURE,
+    ),
 ]
 BatchSize = Annotated[
     int | None,
@@ -461,6 +477,7 @@ Limit = Annotated[
         "--limit",
         metavar="S",
         min=0.1,
+        callback=_finite,
         help="Stop the first run of a file after this long.",
         rich_help_panel=_MEASURE,
     ),

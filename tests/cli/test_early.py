@@ -50,6 +50,8 @@ EARLY: tuple[tuple[tuple[str, ...], int, str], ...] = (
     (("bench", "none.onnx"), 1, "there is no file none.onnx"),
     (("bench", "nets.py", "--levels", "most"), 1, "there is no optimisation level 'most'"),
     (("bench", "nets.py", "--providers", "gpu"), 1, "no execution provider 'gpu'"),
+    (("bench", "nets.py", "--seconds", "-1"), 2, "is not in the range"),
+    (("compress", NET, "--macs", "0.5", "-o", "out", "--seconds", "nan"), 2, "nan is no time"),
     (("calibrate", "-o", "no/cpu.json"), 1, "does not exist"),
     (("compress", NET, "--macs", "0.5", "-o", "nets.py/out"), 1, "nets.py is a file"),
     (("compress", NET, "--macs", "0.5", "-o", "out", "--calibrate", "none"), 1, "there is no file none"),
