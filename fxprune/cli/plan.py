@@ -85,6 +85,7 @@ def plan(
         seed=seed,
     )
     check_writable(out)  # before minutes of work, not after
+    check_writable(trials)
     refuse_plan(out, force=force)
     check_names(criterion, target, has_data=data is not None, has_samples=calibrate is not None)
     from fxprune.inspection.explain import width_table

@@ -38,6 +38,11 @@ EARLY: tuple[tuple[tuple[str, ...], int, str], ...] = (
     (("plan", NET, "--macs", "0.5", "--target", "none.json"), 1, "there is no file none.json"),
     (("plan", NET, "--macs", "0.5", "--data", "none.npz"), 1, "there is no file none.npz"),
     (("plan", NET, "--macs", "0.5", "-o", "no/plan.json"), 1, "does not exist"),
+    (
+        ("plan", NET, "--accuracy", "0.9", "--calibrate", "nets.py", "--trials", "no/t.json"),
+        1,
+        "does not exist",
+    ),
     (("plan", NET, "--macs", "1.5"), 2, "is not a fraction to keep"),
     (("plan", NET, "--macs", "0.5", "--scope", "all"), 2, "'all' is not one of"),
     (("plan", NET, "--mac", "0.5"), 2, "No such option"),
