@@ -25,7 +25,8 @@ from fxprune.report.plots import plot_demo
 from fxprune.report.sheets import Sheet
 from fxprune.report.steps import SILENT, Ticks, Watcher
 from fxprune.report.words import count, share
-from fxprune.support.delivery import make_folder
+from fxprune.support.delivery import Asked, check_folder, make_folder, refuse_other
+from fxprune.support.extras import need
 from fxprune.support.files import write_text
 
 __all__ = ["DemoResult", "Digits", "DigitsNet", "accuracy", "demo_view", "run_demo", "train"]
@@ -103,6 +104,7 @@ class Digits:
     @staticmethod
     def load(side: int = SIDE) -> Digits:
         """scikit-learn's digits, split in the same way on every call."""
+        need("the digits", "sklearn")
         from sklearn.datasets import load_digits
         from sklearn.model_selection import train_test_split
 
@@ -250,6 +252,7 @@ def run_demo(
     widths: tuple[int, ...] = WIDTHS,
     bench_seconds: float = BENCH_SECONDS,
     watcher: Watcher = SILENT,
+    force: bool = False,
 ) -> DemoResult:
     """Train, prune, fine-tune, export and measure; every figure comes from a real run.
 
@@ -264,15 +267,22 @@ def run_demo(
         widths: Channels of the network's stages.
         bench_seconds: How long to measure.
         watcher: Is told about each step.
+        force: Replace the result of another model or budget in ``out``.
 
     Raises:
-        FxpruneError: The folder cannot be written, or a step failed.
+        FxpruneError: The folder cannot be written or holds another result, a package is missing, or a step failed.
     """
+    need("the demo", "sklearn", "matplotlib")
+    folder = check_folder(out)
+    refuse_other(
+        folder, Asked(DigitsNet.__name__, {"macs": KEEP_MACS}), force=force
+    )  # before a minute of training
     started = time.monotonic()
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        outcome = _run(make_folder(out), seed, epochs, finetune_epochs, widths, bench_seconds, watcher)
+        make_folder(folder)
+        outcome = _run(folder, seed, epochs, finetune_epochs, widths, bench_seconds, watcher, force)
     finally:
         torch.set_num_threads(threads)
     return replace(outcome, seconds=round(time.monotonic() - started, 1))
@@ -286,6 +296,7 @@ def _run(
     widths: tuple[int, ...],
     bench_seconds: float,
     watcher: Watcher,
+    force: bool,
 ) -> DemoResult:
     with watcher.step("load the digits") as ticks:
         digits = Digits.load()
@@ -309,6 +320,7 @@ def _run(
         finetune=finetune,
         seconds=bench_seconds,
         watcher=watcher,
+        force=force,
     )
     reached = {moment: value for moment, value in result.accuracy.items() if moment != "onnx"}
     with watcher.step("accuracy of the ONNX files") as ticks:

@@ -8,6 +8,7 @@ __all__ = [
     "ExportError",
     "FxpruneError",
     "IntegrityWarning",
+    "MissingPackage",
     "PlanError",
     "RecipeError",
     "SliceError",
@@ -91,6 +92,10 @@ class ExportError(FxpruneError):
 
 class RecipeError(FxpruneError):
     """A training recipe is malformed."""
+
+
+class MissingPackage(FxpruneError, ImportError):
+    """A package is not installed that comes with an extra, as ``pip install 'fxprune[plots]'``."""
 
 
 class IntegrityWarning(UserWarning):

@@ -12,8 +12,6 @@ from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 
 __all__ = [
     "BoolArray",
@@ -135,6 +133,9 @@ def components(size: int, left: IntArray, right: IntArray) -> IntArray:
         left: One end of every tie.
         right: The other end.
     """
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+
     ones = np.ones(len(left), dtype=np.int8)
     graph = coo_array((ones, (left, right)), shape=(size, size))
     _, component = connected_components(graph, directed=False)

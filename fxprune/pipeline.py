@@ -13,7 +13,7 @@ from typing import Literal, TypeVar
 import torch
 from torch import nn
 
-from fxprune.bench.benchmark import BenchTable, benchmark
+from fxprune.bench.benchmark import BenchTable, benchmark, check_options
 from fxprune.criteria import Criterion
 from fxprune.errors import FxpruneError, PlanError
 from fxprune.graph.trace import ExampleInputs, Trace, trace
@@ -28,6 +28,7 @@ from fxprune.onnx.session import OnnxModel, open_session
 from fxprune.planning.atoms import Mode
 from fxprune.planning.options import PlanOptions
 from fxprune.planning.ranking import ranked
+from fxprune.planning.reading import read_plan
 from fxprune.planning.spend import spend
 from fxprune.plans import Budget, Plan, Scope
 from fxprune.proof.evidence import Proof
@@ -40,10 +41,17 @@ from fxprune.report.sheets import export_json
 from fxprune.report.steps import SILENT, Ticks, Watcher
 from fxprune.report.words import describe_export, describe_plan, describe_trace
 from fxprune.slimming.slim import load, save, slim
-from fxprune.support.delivery import Delivery, Paths, begin_delivery, check_folder, occupied
+from fxprune.support.delivery import (
+    Asked,
+    Delivery,
+    Paths,
+    begin_delivery,
+    check_folder,
+    occupied,
+    refuse_other,
+)
+from fxprune.support.extras import installed, why_not
 from fxprune.support.files import write_text
-from fxprune.support.reading import MIB, read_text, regular_file, shown
-from fxprune.support.tensors import read_tensors
 
 __all__ = [
     "Opened",
@@ -52,12 +60,10 @@ __all__ = [
     "onnx_inputs",
     "open_model",
     "percent",
-    "read_plan",
 ]
 
 Batch = TypeVar("Batch")
 
-_LARGEST_PLAN = 256 * MIB
 _TORCH_SECONDS = 20.0  # a detector takes seconds a call in torch, and fifty rounds of it would take long
 _NO_ONNX = (
     "torch.export refuses this model, as where it goes depends on its data; an ONNX graph cannot say that. "
@@ -142,26 +148,6 @@ def _origin(loaded: Loaded) -> str:
     return "random (append @pretrained, or pass --weights)" if zoo else "as the factory made them"
 
 
-def read_plan(path: Path) -> Plan:
-    """The plan in a JSON file, or in the metadata of a file that ``save`` wrote.
-
-    Raises:
-        PlanError: There is no file, or no plan in it.
-    """
-    advice = "pass a file written by fxprune plan or fxprune slim"
-    target = regular_file(path, error=PlanError, advice=advice)
-    if target.suffix == ".safetensors":
-        text = read_tensors(target, error=PlanError, advice=advice).metadata.get("plan", "")
-        if not text:
-            raise PlanError(f"{shown(path)} holds weights and no plan", advice=advice)
-    else:
-        text = read_text(target, limit=_LARGEST_PLAN, error=PlanError, advice=advice)
-    try:
-        return Plan.from_json(text)
-    except PlanError as error:
-        raise PlanError(f"{shown(path)}: {error.what}", tensor=error.tensor, advice=error.advice) from error
-
-
 def onnx_inputs(path: Path, specs: Sequence[str] = ()) -> Inputs:
     """Inputs for an ONNX file: those asked for, or random ones of its shapes with one sample.
 
@@ -195,6 +181,7 @@ class Result:
         paths: The files.
         seconds: Wall time of each step.
         why_no_onnx: Why there are no ONNX files, if there are none.
+        why_no_pictures: Why there are no plots, if there are none.
         recovery: What recovery without labels did, if there were data for it.
         accuracy: What ``metric`` said of the ``dense`` model, of the slim one as it was ``sliced``, ``recovered``,
             ``fine-tuned``, and of the slim ONNX file (``onnx``): of those that there are.
@@ -211,6 +198,7 @@ class Result:
     why_no_onnx: str = ""
     recovery: Recovery | None = None
     accuracy: Mapping[str, float] = field(default_factory=dict)
+    why_no_pictures: str = ""
 
     def markdown(self, title: str, *, first: Sequence[str] = ()) -> str:
         """The report as Markdown text, with some paragraphs to begin with."""
@@ -223,6 +211,7 @@ class Result:
             table=self.bench,
             exports=self.exports,
             why_no_onnx=self.why_no_onnx,
+            why_no_pictures=self.why_no_pictures,
             recovery=self.recovery,
             accuracy=self.accuracy,
         )
@@ -230,6 +219,7 @@ class Result:
     def as_json(self) -> dict[str, object]:
         """Plain values, for JSON."""
         absent = set() if self.exports else {"dense_onnx", "slim_onnx"}
+        absent |= {"widths_plot", "latency_plot"} if self.why_no_pictures else set()
         return {
             "dense": asdict(self.plan.dense),
             "slim": asdict(self.plan.predicted),
@@ -239,6 +229,7 @@ class Result:
             "accuracy": dict(self.accuracy),
             "onnx": {name: export_json(report) for name, report in self.exports.items()},
             "why_no_onnx": self.why_no_onnx,
+            "why_no_pictures": self.why_no_pictures,
             "bench": asdict(self.bench),
             "files": {name: str(path) for name, path in vars(self.paths).items() if name not in absent},
             "seconds": dict(self.seconds),
@@ -271,6 +262,7 @@ def compress(
     seconds: float | None = None,
     watcher: Watcher = SILENT,
     saved_plan: Callable[[Plan], Plan] | None = None,
+    force: bool = False,
 ) -> Result:
     """Everything in one call: trace, plan, slim, verify, recover, fine-tune, export, benchmark, report.
 
@@ -285,7 +277,8 @@ def compress(
         model: The trained model; it is not changed.
         example_inputs: As for ``trace``.
         budget: What to keep.
-        out: A folder, made if it is not there; files of an earlier run are replaced, other files stay.
+        out: A folder, made if it is not there; files of an earlier run for the same model and budget are replaced, other
+            files stay.
         criterion: As for ``plan``, like the options down to ``seed``.
         scope: See ``plan``.
         align: See ``plan``.
@@ -308,12 +301,14 @@ def compress(
         watcher: Is told about each step, ``fxprune.report.steps.Steps()`` for one.
         saved_plan: Gives the plan that is saved with the weights, where ``model`` is a slim one itself
             (``Opened.plan_from_dense``).
+        force: Replace a result of another model or budget in ``out``, too.
 
     Returns:
         The slim model, its plan and proof, the measurements, and where the files are.
 
     Raises:
-        FxpruneError: A step failed; the message says which and what to do.
+        FxpruneError: A step failed, the message says which and what to do; or ``out`` holds the result of another model
+            or budget.
 
     Example:
         >>> import torch, fxprune
@@ -335,11 +330,15 @@ def compress(
         keep_class=keep_class,
         seed=seed,
     )
+    check_options(threads=threads, seconds=seconds)
     folder = check_folder(out)
     with occupied(folder, "compress"):
-        delivery = begin_delivery(folder)
+        asked = Asked(type(model).__name__, budget.given)
+        delivery = begin_delivery(folder, asked, force=force)
         with clock.step("trace") as ticks:
             traced = trace(model, example_inputs)
+            asked = replace(asked, fingerprint=traced.fingerprint)
+            refuse_other(folder, asked, force=force)
             ticks.note(describe_trace(traced) + ", there will be no ONNX files" * (traced.kind == "recorded"))
         with clock.step("plan") as ticks:
             samples = None if calibrate is None else kept(calibrate)
@@ -362,7 +361,7 @@ def compress(
             finetune(small)
             small.eval()
             scores.take("fine-tuned", small)
-        job = _Job(traced, example_inputs, plan, small, proof, clock, delivery, recovery, scores)
+        job = _Job(traced, example_inputs, plan, small, proof, clock, delivery, asked, recovery, scores)
         try:
             job.save(plan if saved_plan is None else saved_plan(plan))
             result = job.measured(job.exported(options.target), threads, seconds)
@@ -383,6 +382,7 @@ class _Job:
     proof: Proof
     clock: _Clock
     delivery: Delivery
+    asked: Asked
     recovery: Recovery | None
     scores: _Scores
 
@@ -392,6 +392,7 @@ class _Job:
         with self.clock.step("save") as ticks:
             self.delivery.begin()
             write_text(paths.plan, self.plan.to_json())
+            write_text(paths.asked, self.asked.to_json())
             save(self.small, saved_plan, paths.weights)
             groups = {"groups": [row.as_json() for row in group_table(self.traced)]}
             write_text(paths.groups, json.dumps(groups, indent=1))
@@ -443,10 +444,12 @@ class _Job:
                 _NO_ONNX if in_torch else "",
                 self.recovery,
                 self.scores.values,
+                "" if installed("matplotlib") else "; ".join(why_not("matplotlib")),
             )
             _write_report(result, f"{type(self.traced.model).__name__}, compressed", self.delivery.unfinished)
             self.delivery.finish()
-            ticks.note(self.delivery.words)
+            without = f"no pictures: {result.why_no_pictures}" if result.why_no_pictures else ""
+            ticks.note(", ".join(filter(None, (self.delivery.words, without))))
         return result
 
 
@@ -499,8 +502,9 @@ def percent(ticks: Ticks) -> Callable[[float, str], None]:
 
 def _write_report(result: Result, title: str, paths: Paths) -> None:
     write_text(paths.bench, result.bench.to_json())
-    plot_latency(result.bench, paths.latency_plot)
-    plot_widths(result.widths, paths.widths_plot)
+    if not result.why_no_pictures:
+        plot_latency(result.bench, paths.latency_plot)
+        plot_widths(result.widths, paths.widths_plot)
     write_text(paths.report, result.markdown(title))
 
 

@@ -93,6 +93,16 @@ class Budget:
         return tuple(k for k in _QUANTITIES if getattr(self, k) is not None)
 
     @property
+    def given(self) -> dict[str, float]:
+        """What is budgeted, by quantity.
+
+        Example:
+            >>> Budget(params=0.3, latency=0.5).given
+            {'params': 0.3, 'latency': 0.5}
+        """
+        return {k: getattr(self, k) for k in self._given}
+
+    @property
     def parts(self) -> tuple[Budget, ...]:
         """A budget for each quantity."""
         return tuple(Budget(**{k: getattr(self, k)}) for k in self._given)

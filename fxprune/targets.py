@@ -26,13 +26,12 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
 from fxprune.errors import PlanError
 from fxprune.support.files import write_text
 from fxprune.support.reading import regular_file, shown
 
-__all__ = ["DEFAULT_TARGET", "Target", "get", "names"]
+__all__ = ["DEFAULT_TARGET", "Target", "check", "get", "measurable", "names"]
 
 DEFAULT_TARGET = "onnxruntime-cpu"
 
@@ -286,14 +285,45 @@ def get(name: str = DEFAULT_TARGET) -> Target:
     if base.endswith(".json"):
         runtime = Target(base, _load(Path(base)))
         return replace(runtime, threads=counts.get("threads", 1), batch=counts.get("batch", 1))
+    _refuse_unknown(base)
+    # When asked, not when imported: a plan may be for another machine.
+    runtime = _this_machine() if base == DEFAULT_TARGET else _FIXED[base]
+    return replace(runtime, threads=counts.get("threads", 1), batch=counts.get("batch", 1))
+
+
+def check(name: str) -> None:
+    """Refuse what ``get`` would refuse; which machine this is, is not asked, so that torch is not loaded.
+
+    Raises:
+        PlanError: There is no such target.
+
+    Example:
+        >>> check("onnxruntime-cpu?threads=2&batch=8")
+    """
+    base, _, query = name.partition("?")
+    _counts(name, query)
+    if base.endswith(".json"):
+        _load(Path(base))
+    else:
+        _refuse_unknown(base)
+
+
+def measurable(name: str) -> bool:
+    """Whether a target is this machine.
+
+    Example:
+        >>> measurable("onnxruntime-cpu?threads=2"), measurable("any")
+        (True, False)
+    """
+    return name.partition("?")[0] == DEFAULT_TARGET
+
+
+def _refuse_unknown(base: str) -> None:
     if base != DEFAULT_TARGET and base not in _FIXED:
         raise PlanError(
             f"there is no target '{base}'",
             advice=f"choose from {', '.join(names())}, or a file of `fxprune calibrate`",
         )
-    # When asked, not when imported: a plan may be for another machine.
-    runtime = _this_machine() if base == DEFAULT_TARGET else _FIXED[base]
-    return replace(runtime, threads=counts.get("threads", 1), batch=counts.get("batch", 1))
 
 
 def _counts(name: str, query: str) -> dict[str, int]:
@@ -316,6 +346,8 @@ def names() -> tuple[str, ...]:
 
 
 def _this_machine() -> Target:
+    import torch  # only this asks it anything, and what names there are is asked on a command line
+
     wide = torch.backends.cpu.get_cpu_capability().startswith("AVX512")
     return Target(DEFAULT_TARGET, (_AVX512 if wide else _AVX2).facts, measurable=True)
 

@@ -18,9 +18,10 @@ from torch import nn
 
 import fxprune
 from fxprune import ExportError, FxpruneError, PlanError, SliceError
-from fxprune.pipeline import onnx_inputs, open_model, read_plan
+from fxprune.pipeline import onnx_inputs, open_model
+from fxprune.planning.reading import read_plan
 from fxprune.planning.solve import EXCESS
-from fxprune.support.delivery import Delivery, Paths, begin_delivery, check_folder
+from fxprune.support.delivery import Asked, Delivery, Paths, begin_delivery, check_folder
 
 PARITY = 1e-4
 
@@ -213,7 +214,7 @@ def test_a_failed_export_keeps_the_weights_and_no_report(
     monkeypatch.setattr("fxprune.pipeline.export_onnx", _fail)
     with pytest.raises(ExportError):
         fxprune.compress(_net(), x, fxprune.Budget(macs=0.5), out=tmp_path)
-    assert _names(tmp_path) == {"plan.json", "slim.safetensors", "groups.json", "notes.txt"}
+    assert _names(tmp_path) == {"asked.json", "plan.json", "slim.safetensors", "groups.json", "notes.txt"}
     assert read_plan(tmp_path / "plan.json") == read_plan(tmp_path / "slim.safetensors")
 
 
@@ -277,6 +278,49 @@ def test_what_others_have_in_the_folder(tmp_path: Path, x: torch.Tensor) -> None
         assert {path.name: path.read_text() for path in folder.iterdir()} == files
 
 
+@pytest.mark.parametrize("option", [{"seconds": -1.0}, {"seconds": float("nan")}, {"threads": 0}])
+def test_what_the_benchmark_would_refuse_is_refused_first(
+    tmp_path: Path, x: torch.Tensor, option: dict[str, float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fxprune.pipeline.trace", _fail)
+    with pytest.raises(FxpruneError, match="makes no sense"):
+        fxprune.compress(_net(), x, fxprune.Budget(macs=0.5), out=tmp_path / "out", **option)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_result_of_something_else_is_replaced_only_when_told(tmp_path: Path, x: torch.Tensor) -> None:
+    """The same again takes the place of the earlier result, after more training, too; another model or budget does not."""
+
+    def again(net: nn.Module, macs: float = 0.5, **options: bool) -> str:
+        result = fxprune.compress(
+            net, x, fxprune.Budget(macs=macs), out=tmp_path, seconds=0.01, calibrate=[], **options
+        )
+        return result.paths.plan.read_text()
+
+    first = again(_net())
+    held = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    other = nn.Sequential(nn.Conv2d(3, 24, 3), nn.ReLU(), nn.Conv2d(24, 5, 3))
+    for net, macs, says in (
+        (_net(), 0.4, r"holds the result of another budget \(macs=0\.5\), which would be lost"),
+        (other, 0.5, r"holds the result of another model \(\w+\), which would be lost"),
+    ):
+        with pytest.raises(FxpruneError, match=says) as caught:
+            again(net, macs)
+        assert "force=True" in caught.value.advice
+        assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == held
+    trained = _net()
+    with torch.no_grad():
+        for weight in trained.parameters():
+            weight.add_(0.1)
+    assert json.loads(again(trained))["fingerprint"] == json.loads(first)["fingerprint"]
+    again(_net(), 0.4, force=True)
+    (tmp_path / "asked.json").unlink()  # as earlier versions left it: the plan alone tells
+    again(_net(), 0.5)
+    with pytest.raises(FxpruneError, match="of another model"):
+        again(other)
+    assert json.loads((tmp_path / "asked.json").read_text())["budget"] == {"macs": 0.5}
+
+
 def test_a_home_directory_and_names_that_no_file_can_have(
     tmp_path: Path, x: torch.Tensor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -289,12 +333,13 @@ def test_a_home_directory_and_names_that_no_file_can_have(
 
 # --- kills: hundreds of them by tools/kills.py -------------------------------------------------
 
+ASKED = Asked("Net", {"macs": 0.5})
 ALL = sorted(path.name for path in vars(Paths.inside(Path())).values())
 
 
 def _delivery(out: Path, generation: str, *, finished: bool = True) -> Delivery:
     """A run of compress, its files holding a word of their own."""
-    delivery = begin_delivery(out)
+    delivery = begin_delivery(out, ASKED)
     delivery.begin()
     for path in vars(delivery.unfinished).values():
         if finished or path.name in ("plan.json", "slim.safetensors"):
@@ -328,7 +373,7 @@ def test_killed_at_every_file_operation_of_a_delivery(tmp_path: Path) -> None:
         assert len(found) <= 1
         assert "report.md" not in there or sorted(there) == ALL
         seen.add(tuple(found))
-        begin_delivery(tmp_path / "new")  # as the next start does
+        begin_delivery(tmp_path / "new", ASKED)  # as the next start does
         left = _names(tmp_path / "new")
         assert sorted(left) == ALL  # the old run or the new one, whole
         assert len(_generations(tmp_path / "new")) == 1
@@ -383,6 +428,7 @@ def test_a_model_that_can_be_no_onnx_gets_everything_else(tmp_path: Path) -> Non
     x, net = torch.randn(2, 8), Branching().eval()
     result = fxprune.compress(net, x, fxprune.Budget(macs=0.5), out=tmp_path / "o", seconds=0.05)
     assert {path.name for path in result.paths.report.parent.iterdir()} == {
+        "asked.json",
         "plan.json",
         "slim.safetensors",
         "groups.json",

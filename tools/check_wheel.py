@@ -1,7 +1,7 @@
 """Builds the wheel and uses it where nothing else of the repository is: ``python tools/check_wheel.py`` (``--demo``).
 
 It is installed into an empty environment that shares the other packages with this one. There the command line answers,
-every module can be imported, and the README's Python runs; how long each took is printed, and nothing fails for being slow.
+every module can be imported, every public name without the packages of the extras, and the README's Python runs; how long each took is printed, and nothing fails for being slow.
 """
 
 from __future__ import annotations
@@ -31,6 +31,14 @@ names = [m.name for m in pkgutil.walk_packages(fxprune.__path__, "fxprune.") if 
 for name in names:
     importlib.import_module(name)
 print(len(names), "modules")
+"""
+# As where nothing but the base is installed.
+IMPORT_BARE = """
+import sys
+from fxprune.support.extras import EXTRAS
+sys.modules.update(dict.fromkeys(EXTRAS))
+import fxprune
+print(len([getattr(fxprune, name) for name in fxprune.__all__]), "names")
 """
 
 
@@ -95,6 +103,7 @@ def main() -> int:
         helps = [_timed("fxprune --help", [fxprune, "--help"], folder) for _ in range(HELPS)]
         print(f"{'median':24} {statistics.median(helps):7.2f} s")
         _timed("import of every module", [python, "-c", IMPORT_ALL], folder)
+        _timed("import without extras", [python, "-c", IMPORT_BARE], folder)
         text = (ROOT / "README.md").read_text(encoding="utf-8")
         code = "\n".join(match[2] for match in BLOCK.finditer(text) if not match[1])
         _timed("the README's Python", [python, "-c", code], folder)

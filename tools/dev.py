@@ -28,7 +28,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-TARGET = ".[dev,docs]"
+TARGET = ".[all,dev,docs]"  # the demo and the tests use every extra
 STAMP = "fxprune-stamp"
 UNFINISHED = "installing"
 MOST_WORKERS = 8  # each holds torch and a few models: about 2 GB

@@ -27,7 +27,7 @@ from rich.progress import track
 import fxprune
 from fxprune.errors import FxpruneError
 from fxprune.models.loading import load_model
-from fxprune.pipeline import read_plan
+from fxprune.planning.reading import read_plan
 from fxprune.report.steps import SILENT, Ticks
 from fxprune.support.delivery import CHECKPOINTS
 from fxprune.training.checkpoint import read_checkpoint

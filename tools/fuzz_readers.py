@@ -46,7 +46,7 @@ from fxprune.models.loading import Loaded, load_model
 from fxprune.models.weights import load_weights
 from fxprune.onnx.cost import count, data_files
 from fxprune.onnx.session import open_session
-from fxprune.pipeline import read_plan
+from fxprune.planning.reading import read_plan
 from fxprune.plans import Cost, Plan
 from fxprune.slimming.slim import FORMAT
 from fxprune.slimming.slim import _read as _read_slim

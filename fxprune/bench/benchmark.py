@@ -21,6 +21,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
+import psutil
 import torch
 from torch import nn
 
@@ -35,7 +36,7 @@ from fxprune.onnx.settings import Setting, settings
 from fxprune.plans import Cost
 from fxprune.support.process import no_garbage, untouched_random_state
 
-__all__ = ["BenchRow", "BenchTable", "Progress", "benchmark"]
+__all__ = ["BenchRow", "BenchTable", "Progress", "benchmark", "check_options"]
 
 Progress = Callable[[float, str], None]
 """Told how much is done, from 0 to 1, and what is going on."""
@@ -49,14 +50,27 @@ APART = 1.15
 WIDE = 0.2
 """Width of an interval, as a share of the speed-up, beyond which it says little."""
 
+CROWDED = 0.1
+"""Cores that others may take from those a measurement needs before its times say more about them."""
+
 _SAMPLE_SECONDS = 2e-3
 _MOST_CALLS = 1000
+_LEAST: Mapping[str, int] = {
+    "threads": 1,
+    "repeats": 1,
+    "warmup": 0,
+    "seconds": 0,
+    "batch": 1,
+    "limit_s": 0,
+}
 _LEAST_ROUNDS = 5
+_TELLING_S = 0.2  # the system counts processor time in hundredths of a second
+_BUSY = "the machine was busy"
 _RESAMPLES = 1000
 _TIMED = 0.9  # share of the progress bar; the rest is for memory
 
 _COUNTED_ONNX = (
-    "params: elements of the file's float weights; MACs: Conv, ConvTranspose, Gemm and MatMul for one sample"
+    "params: elements of the file's weights; MACs: convolutions and products of matrices for one sample"
 )
 _COUNTED_GIVEN = "params and MACs as given by the caller"
 
@@ -116,9 +130,10 @@ def benchmark(
         >>> [row.name for row in table.rows], table["a"].speedup
         (['a', 'b'], 1.0)
     """
-    options = {"threads": threads, "repeats": repeats, "warmup": warmup, "seconds": seconds, "batch": batch}
-    options["limit_s"] = limit_s
-    _check_options(models, options)
+    _check_models(models)
+    check_options(
+        threads=threads, repeats=repeats, warmup=warmup, seconds=seconds, batch=batch, limit_s=limit_s
+    )
     tell = progress or _silent
     call = as_call(example_inputs, error=ExportError)
     call = call if batch is None else call.with_batch(batch)
@@ -130,17 +145,17 @@ def benchmark(
         ]
         field = [entry.one for entry in entries]
         calls = [_warm_up(one, warmup) for one in field]
+        others = _Others()
         times = _rounds(field, calls, repeats, seconds, random.Random(seed), tell)
+        crowd = others.note(threads)
         rows = []
         for at, entry in enumerate(entries):
             tell(_TIMED + (1 - _TIMED) * at / len(field), f"memory of {entry.name}")
             facts = entry.one.facts(call, threads, (costs or {}).get(entry.model), memory=memory)
             row = _row(entry, times[:, 0, 0], times[:, at, 0], calls[at], facts)
-            rows.append(
-                _with_cpu(row, times[:, 0, 1], times[:, at, 1])
-                if _by_cpu(threads, entries[0], entry)
-                else row
-            )
+            if _by_cpu(threads, entries[0], entry):
+                row = _with_cpu(row, times[:, 0, 1], times[:, at, 1])
+            rows.append(_doubted(row, crowd))
     tell(1.0, "done")
     counted = _COUNTED_GIVEN if set(models) <= set(costs or {}) else _COUNTED_ONNX
     rows = _best_named(rows, entries, times, threads)
@@ -204,16 +219,29 @@ def _silent(_done: float, _what: str) -> None:
     """Nobody wants to know."""
 
 
-def _check_options(models: Mapping[str, Model], options: Mapping[str, float | None]) -> None:
+def _check_models(models: Mapping[str, Model]) -> None:
     if not isinstance(models, Mapping) or not models:  # type: ignore[redundant-expr]  # callers may be untyped
         raise FxpruneError(
             "there is nothing to measure: models are given by name",
             advice='pass {"dense": "dense.onnx", "slim": "slim.onnx"}',
         )
-    least = {"threads": 1, "repeats": 1, "warmup": 0, "seconds": 0, "batch": 1, "limit_s": 0}
+
+
+def check_options(**options: float | None) -> None:
+    """Refuse numbers that ``benchmark`` would refuse, before the models to measure are made.
+
+    Args:
+        options: As for ``benchmark``, by name.
+
+    Raises:
+        FxpruneError: One makes no sense.
+
+    Example:
+        >>> check_options(threads=2, seconds=None)
+    """
     for name, value in options.items():
-        if value is not None and not (math.isfinite(value) and value >= least[name]):
-            raise FxpruneError(f"{name}={value} makes no sense", advice=f"pass {least[name]} or more")
+        if value is not None and not (math.isfinite(value) and value >= _LEAST[name]):
+            raise FxpruneError(f"{name}={value} makes no sense", advice=f"pass {_LEAST[name]} or more")
 
 
 @contextlib.contextmanager
@@ -310,10 +338,8 @@ def _with_cpu(row: BenchRow, first: Times, own: Times) -> BenchRow:
     notes = list(row.notes)
     if row.median_ms > APART * cpu_ms:
         notes.append(
-            f"the machine was busy: {row.median_ms:.3g} ms by the clock for {cpu_ms:.3g} ms of work; trust the CPU columns"
+            f"{_BUSY}: {row.median_ms:.3g} ms by the clock for {cpu_ms:.3g} ms of work; trust the CPU columns"
         )
-    elif row.speedup_high - row.speedup_low > WIDE * row.speedup:
-        notes.append("the interval is wide: measure longer (--seconds, seconds=), or on a quieter machine")
     return replace(
         row,
         cpu_ms=cpu_ms,
@@ -322,6 +348,49 @@ def _with_cpu(row: BenchRow, first: Times, own: Times) -> BenchRow:
         cpu_speedup_high=high,
         notes=tuple(notes),
     )
+
+
+def _doubted(row: BenchRow, crowd: str) -> BenchRow:
+    """A warning where the times say more about the machine than about the model, unless one is there already."""
+    said = any(note.startswith(_BUSY) for note in row.notes)
+    wide = row.speedup_high - row.speedup_low > WIDE * row.speedup
+    doubt = crowd or (
+        "the interval is wide: measure longer (--seconds, seconds=), or on a quieter machine" if wide else ""
+    )
+    # One thread has its own clock, which what others do does not move.
+    if said or not doubt or (row.cpu_ms is not None and not wide):
+        return row
+    return replace(row, notes=(*row.notes, doubt))
+
+
+class _Others:
+    """What else runs on the machine from now on, in cores."""
+
+    def __init__(self) -> None:
+        self._start = self._taken()
+
+    @staticmethod
+    def _taken() -> tuple[float, float]:
+        """Seconds by the clock, and processor seconds of all processes but this one."""
+        spent = psutil.cpu_times()
+        idle = spent.idle + getattr(spent, "iowait", 0.0)
+        # Guests are counted in user and nice, too.
+        guests = getattr(spent, "guest", 0.0) + getattr(spent, "guest_nice", 0.0)
+        return time.perf_counter(), sum(spent) - idle - guests - time.process_time()
+
+    def note(self, threads: int) -> str:
+        """A warning if they left fewer cores than the threads need; empty if not."""
+        now, taken = self._taken()
+        wall = now - self._start[0]
+        cores = psutil.cpu_count() or 1
+        others = max(taken - self._start[1], 0.0) / max(wall, 1e-9)
+        free = cores - others
+        if wall < _TELLING_S or free > min(threads, cores) - CROWDED:
+            return ""
+        return (
+            f"{_BUSY}: others took {others:.1f} of {cores} cores, and {threads} thread{'s' * (threads > 1)} had "
+            f"{max(free, 0.0):.1f}; measure again when it is quiet"
+        )
 
 
 def _interval(ratios: Times) -> tuple[float, float]:

@@ -122,7 +122,7 @@ class _InOnnxruntime:
         params, macs = (cost.params, cost.macs) if cost else (None, None)
         if cost is None:
             shapes = {name: tuple(array.shape) for name, array in self.feeds.items()}
-            counted = count(path, shapes, call.batch or 1)
+            counted = count(path, shapes, call.batch or 1, feeds=self.feeds)
             params, macs = counted.params, counted.macs
             notes += [counted.note] if counted.note else []
         peak, problem = peak_memory(path, self.feeds, threads, setting=self.setting) if memory else (None, "")

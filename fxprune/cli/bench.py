@@ -9,6 +9,7 @@ from rich.console import Group
 
 from fxprune.cli import options as o
 from fxprune.cli.common import show, steps
+from fxprune.cli.early import check_inputs, check_there
 from fxprune.cli.values import parse_files, parse_names
 
 __all__ = ["EXAMPLES", "bench"]
@@ -36,12 +37,17 @@ def bench(
     as_json: o.Json = False,
 ) -> None:
     """Measure ONNX files against the first of them, interleaved, in onnxruntime."""
+    from fxprune.onnx.settings import settings
+
+    named = parse_files(files)
+    check_there(*named.values())
+    check_inputs(inputs)
+    settings(parse_names(levels), parse_names(providers or ""))
     from fxprune.bench.benchmark import benchmark
     from fxprune.bench.profile import profile as operators
     from fxprune.pipeline import onnx_inputs, percent
     from fxprune.report.sheets import operator_sheet
 
-    named = parse_files(files)
     example = onnx_inputs(next(iter(named.values())), inputs or ())
     with steps().step("benchmark") as ticks:
         table = benchmark(

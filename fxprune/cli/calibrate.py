@@ -9,6 +9,8 @@ import typer
 
 from fxprune.cli import options as o
 from fxprune.cli.common import say, show, steps
+from fxprune.cli.early import check_writable
+from fxprune.cli.overwriting import refuse_target
 
 __all__ = ["EXAMPLES", "calibrate"]
 
@@ -22,12 +24,15 @@ def calibrate(
     out: Annotated[
         Path, typer.Option("--out", "-o", metavar="FILE.json", help="The file to write.", show_default=False)
     ],
+    force: o.Force = False,
     as_json: o.Json = False,
 ) -> None:
     """Measure what layers cost in onnxruntime on this machine, for --target here or elsewhere.
 
     Takes about a minute on one core.
     """
+    check_writable(out)  # before a minute of work, not after
+    refuse_target(out, force=force)
     import json
     from dataclasses import asdict
 
@@ -36,9 +41,7 @@ def calibrate(
     from fxprune.onnx.session import machine
     from fxprune.pipeline import percent
     from fxprune.report.sheets import Sheet
-    from fxprune.support.files import check_writable
 
-    check_writable(out)  # before a minute of work, not after
     with steps().step("calibrate") as ticks:
         facts = measure(percent(ticks))
     where = machine()

@@ -36,17 +36,12 @@ def opened_model(
     weights: Path | None,
     inputs: list[str] | None,
     allow_pickle: bool,
-    *,
-    writes: Path | None = None,
 ) -> Opened:
-    """The model that the arguments name, with its inputs; ``writes`` is tried before minutes of work."""
+    """The model that the arguments name, with its inputs."""
     with steps().step(f"load {model}") as ticks:
         from fxprune.models.inputs import describe_inputs
         from fxprune.pipeline import open_model
-        from fxprune.support.files import check_writable
 
-        if writes is not None:
-            check_writable(writes)
         opened = open_model(model, weights=weights, inputs=inputs or (), allow_pickle=allow_pickle)
         ticks.note(f"weights {opened.weights}; input {describe_inputs(opened.inputs)}")
     return opened

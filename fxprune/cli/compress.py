@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from fxprune.cli import options as o
 from fxprune.cli.common import opened_model, say, show, steps
+from fxprune.cli.early import check_model, check_samples, check_there
 from fxprune.cli.values import check_names, evidence, parse_budget, plan_options
 
 if TYPE_CHECKING:
@@ -46,15 +47,16 @@ def compress(
     seed: o.PlanSeed = 0,
     threads: o.Threads = 1,
     seconds: o.Seconds = None,
+    force: o.Force = False,
     as_json: o.Json = False,
 ) -> None:
     """All of it: plan, slim, verify, recover, export, benchmark and report, into one folder."""
-    from fxprune.models.samples import read_samples
-    from fxprune.pipeline import compress as run
-    from fxprune.report.sheets import result_view
-    from fxprune.support.delivery import check_folder
+    from fxprune.support.delivery import Asked, check_folder, refuse_other
 
     budget = parse_budget(macs=macs, params=params, channels=channels, latency=latency, latency_ms=latency_ms)
+    check_model(model, weights, inputs)
+    check_there(data)
+    check_samples(calibrate)
     options = plan_options(
         scope=scope,
         align=align,
@@ -67,11 +69,15 @@ def compress(
         keep_class=keep_class,
         seed=seed,
     )
+    refuse_other(check_folder(out), Asked("", budget.given), force=force)  # before minutes of work, not after
     check_names(
         criterion, target, has_data=data is not None, has_samples=calibrate is not None or data is not None
     )
+    from fxprune.models.samples import read_samples
+    from fxprune.pipeline import compress as run
+    from fxprune.report.sheets import result_view
+
     batches, loss = evidence(data)
-    check_folder(out)  # before minutes of work, not after
     opened = opened_model(model, weights, inputs, allow_pickle)
     samples: list[Inputs] = [] if batches is None else [batch.inputs for batch in batches]
     if calibrate is not None:
@@ -90,6 +96,7 @@ def compress(
         calibrate=samples,
         watcher=steps(),
         saved_plan=opened.plan_from_dense,  # so that the file makes the model slim that was named
+        force=force,
     )
     show(result_view(result.plan, result.bench, result.why_no_onnx), result.as_json(), as_json)
     say(f"everything is in {out}: start with {result.paths.report}")

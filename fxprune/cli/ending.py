@@ -1,5 +1,7 @@
 """How the command line ends: every refusal a panel and an exit code, every signal a clean way out.
 
+With ``--json`` a refusal is an object on stdout as well: ``{"error": {"kind": ..., "what": ..., "advice": ...}}``.
+
 Exit codes: 0 done, 1 fxprune refused or failed, 2 the command line is wrong, 129, 130 and 143 ended by SIGHUP,
 SIGINT and SIGTERM, after cleaning up.
 """
@@ -7,6 +9,7 @@ SIGINT and SIGTERM, after cleaning up.
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import signal
 import sys
@@ -19,10 +22,15 @@ import typer
 from typer.core import TyperGroup
 
 from fxprune.cli.common import say
+from fxprune.cli.completion import shell_words, without_prefix
 from fxprune.errors import FxpruneError
-from fxprune.report.steps import Stderr, show_error
+from fxprune.report.steps import Stderr, error_facts, show_error
 
 __all__ = ["Commands", "run"]
+
+_JSON = "fxprune.json"
+_COMPLETING = "_FXPRUNE_COMPLETE"
+"""Set by the shell that asks what may follow."""
 
 FAILED_CODE = 1
 SIGNAL_CODE = 128
@@ -51,30 +59,63 @@ def _end(number: int, _frame: FrameType | None) -> NoReturn:
 class Commands(TyperGroup):
     """Turns what fxprune refuses into a panel and an exit code."""
 
+    def parse_args(self, ctx: typer.Context, args: list[str]) -> list[str]:  # type: ignore[override]
+        """Read the words before the sub-command; all of them are here, so whether JSON is wanted is known from now on."""
+        before = args[: args.index("--")] if "--" in args else args
+        ctx.meta[_JSON] = "--json" in before
+        try:
+            return super().parse_args(ctx, args)
+        except _SAID as said:
+            _say_usage(ctx, said)
+            raise
+
     def invoke(self, ctx: typer.Context) -> object:  # type: ignore[override]
         """Run the sub-command."""
         try:
             result: object = super().invoke(ctx)
             sys.stdout.flush()  # what cannot be written is an error here, not at the end of the process
             return result
-        except _SAID:
-            raise  # the command line is wrong, or a command has said its last word
+        except _SAID as said:  # the command line is wrong, or a command has said its last word
+            _say_usage(ctx, said)
+            raise
         except (KeyboardInterrupt, _Ended) as error:
             number = error.number if isinstance(error, _Ended) else signal.SIGINT
-            say(f"interrupted by {number.name}; no file was left half-written")
+            what = f"interrupted by {number.name}; no file was left half-written"
+            say(what)
+            _say_json(ctx, {**error_facts(FxpruneError(what)), "kind": "Interrupted"})
             raise typer.Exit(SIGNAL_CODE + number) from error
         except BrokenPipeError as error:  # the reader of stdout has gone, as in "| head"
             raise typer.Exit(FAILED_CODE) from error
-        except OSError as error:
-            if _debugging(ctx):
-                raise
-            show_error(_refused_by_system(error), Stderr())
-            raise typer.Exit(FAILED_CODE) from error
         except Exception as error:
+            told = _told(error)
+            _say_json(ctx, error_facts(told))
             if _debugging(ctx):
                 raise
-            show_error(error if isinstance(error, FxpruneError) else _unforeseen(error), Stderr())
+            show_error(told, Stderr())
             raise typer.Exit(FAILED_CODE) from error
+
+
+def _told(error: Exception) -> FxpruneError:
+    """The error that a person is told of."""
+    if isinstance(error, FxpruneError):
+        return error
+    return _refused_by_system(error) if isinstance(error, OSError) else _unforeseen(error)
+
+
+def _say_usage(ctx: typer.Context, said: BaseException) -> None:
+    """A wrong command line as JSON, if that is wanted; the panel is typer's."""
+    if isinstance(said, (typer.Exit, typer.Abort)):
+        return
+    words = said.format_message() if hasattr(said, "format_message") else str(said)
+    told = FxpruneError(" ".join(words.split()), advice="fxprune COMMAND --help lists the options")
+    _say_json(ctx, {**error_facts(told), "kind": "UsageError"})
+
+
+def _say_json(ctx: typer.Context, facts: dict[str, str]) -> None:
+    """An error on stdout, if JSON is wanted; of several processes of one run the first one speaks."""
+    if ctx.meta.get(_JSON) and os.environ.get("RANK", "0") == "0":
+        with contextlib.suppress(OSError):  # nobody reads it, or there is no room
+            print(json.dumps({"error": facts}, indent=1), flush=True)
 
 
 def _unforeseen(error: Exception) -> FxpruneError:
@@ -100,8 +141,10 @@ def run(app: Callable[[], object]) -> NoReturn:
             signal.signal(number, _end)
     _open_streams()
     code: object = 0
+    cut = shell_words(os.environ, _COMPLETING)
     try:
-        app()
+        with without_prefix(cut):
+            app()
     except SystemExit as done:
         code = done.code
     except _Ended as error:  # before a command began, or after its end

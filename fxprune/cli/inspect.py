@@ -7,6 +7,7 @@ from rich.console import Group
 
 from fxprune.cli import options as o
 from fxprune.cli.common import opened_model, say, show, steps, traced_model
+from fxprune.cli.early import check_model, check_samples
 
 __all__ = ["EXAMPLES", "inspect"]
 
@@ -34,12 +35,7 @@ def inspect(
     as_json: o.Json = False,
 ) -> None:
     """Show which channels are tied to which, by which op, and why some cannot go."""
-    from fxprune.coupling.couple import couple
-    from fxprune.inspection.explain import dependency_graph, explain, group_table
     from fxprune.inspection.graph_files import check_graph_path, write_graph
-    from fxprune.models.samples import read_samples
-    from fxprune.planning.sensitivity import sensitivity as measure
-    from fxprune.report.sheets import group_sheet, pin_sheet, sensitivity_sheet
 
     if dim is not None and why is None:
         raise typer.BadParameter("says which dimension of --why TENSOR: give that, too", param_hint="--dim")
@@ -50,6 +46,14 @@ def inspect(
         )
     for path in graph or ():
         check_graph_path(path)  # before minutes of work, not after
+    check_model(model, weights, inputs)
+    check_samples(calibrate)
+    from fxprune.coupling.couple import couple
+    from fxprune.inspection.explain import dependency_graph, explain, group_table
+    from fxprune.models.samples import read_samples
+    from fxprune.planning.sensitivity import sensitivity as measure
+    from fxprune.report.sheets import group_sheet, pin_sheet, sensitivity_sheet
+
     opened = opened_model(model, weights, inputs, allow_pickle)
     samples = None if calibrate is None else read_samples(calibrate, opened.inputs, allow_pickle=allow_pickle)
     traced = traced_model(opened)
@@ -57,7 +61,7 @@ def inspect(
     for path in graph or ():
         say(f"wrote {write_graph(dependency_graph(traced), path)}")
     if why is not None:
-        explanation = explain(traced, why, dim=dim or 0)
+        explanation = explain(traced, why, dim=dim)
         show(str(explanation), explanation.as_json(), as_json)
     elif samples is not None:
         with steps().step("sensitivity") as ticks:

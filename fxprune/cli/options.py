@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from enum import Enum
+from math import isfinite
 from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from fxprune.cli import completion
 
 _MODEL = "Model"
 _BUDGET = "Budget (fraction to keep, one of)"
@@ -18,6 +21,14 @@ _OUTPUT = "Output"
 
 _MOST = 2**31 - 1
 
+
+def _finite(seconds: float | None) -> float | None:
+    """Neither infinity nor no number, which no bound keeps out."""
+    if seconds is not None and not isfinite(seconds):
+        raise typer.BadParameter(f"{seconds} is no time")
+    return seconds
+
+
 Model = Annotated[
     str,
     typer.Argument(
@@ -25,6 +36,7 @@ Model = Annotated[
         help="torchvision:resnet50, timm:NAME, package.module:factory, file.py:factory or file.pt2. "
         "Append @pretrained to the first two for published weights.",
         show_default=False,
+        autocompletion=completion.models,
     ),
 ]
 Weights = Annotated[
@@ -120,6 +132,7 @@ Criterion = Annotated[
         "-c",
         metavar="NAME",
         help="How channels are ranked: l1, l2, bn_scale, fpgm or random; with --data also taylor, hessian or activation; with --calibrate also sensitivity (best, takes minutes) or reconstruction.",
+        autocompletion=completion.criteria,
         rich_help_panel=_PLAN,
     ),
 ]
@@ -250,6 +263,7 @@ Target = Annotated[
         "--target",
         metavar="NAME|FILE",
         help="The runtime to prune for: onnxruntime-cpu (this machine's), onnxruntime-cpu-avx512, onnxruntime-cpu-avx2 or any; or the FILE.json that 'fxprune calibrate' wrote on the machine that is meant.",
+        autocompletion=completion.targets,
         rich_help_panel=_PLAN,
     ),
 ]
@@ -258,6 +272,12 @@ Json = Annotated[
     bool,
     typer.Option(
         "--json", help="Print the result as JSON on stdout, and nothing else there.", rich_help_panel=_OUTPUT
+    ),
+]
+Force = Annotated[
+    bool,
+    typer.Option(
+        "--force", help="Replace what is there of another model or budget.", rich_help_panel=_OUTPUT
     ),
 ]
 Threads = Annotated[
@@ -277,8 +297,8 @@ Why = Annotated[
     str | None,
     typer.Option(
         "--why",
-        metavar="TENSOR",
-        help="Explain one tensor: its ties, or why it is pinned.",
+        metavar="TENSOR|GROUP",
+        help="Explain one tensor, or the group that a table names so: its ties, or why it is pinned.",
         rich_help_panel=_SHOW,
     ),
 ]
@@ -361,6 +381,7 @@ FileTarget = Annotated[
         "--target",
         metavar="NAME|FILE",
         help="The runtime to make the file fast for: onnxruntime-cpu (this machine's), -avx512 or -avx2 after it, or any; or a FILE.json of 'fxprune calibrate'.",
+        autocompletion=completion.targets,
         rich_help_panel=_OUTPUT,
     ),
 ]
@@ -371,7 +392,9 @@ StaticBatch = Annotated[
 RecipePath = Annotated[
     Path,
     typer.Argument(
-        metavar="RECIPE.yaml", help="What to do; see python -m pydoc fxprune.training.recipe.schema."
+        metavar="RECIPE.yaml",
+        help="What to do; see python -m pydoc fxprune.training.recipe.schema.",
+        autocompletion=completion.recipes,
     ),
 ]
 RunFolder = Annotated[
@@ -409,7 +432,14 @@ Repeats = Annotated[
 ]
 Seconds = Annotated[
     float | None,
-    typer.Option("--seconds", metavar="S", help="Measure for this long instead.", rich_help_panel=_MEASURE),
+    typer.Option(
+        "--seconds",
+        metavar="S",
+        min=0,
+        callback=_finite,
+        help="Measure for this long instead.",
+        rich_help_panel=_MEASURE,
+    ),
 ]
 BatchSize = Annotated[
     int | None,
@@ -455,6 +485,7 @@ Limit = Annotated[
         "--limit",
         metavar="S",
         min=0.1,
+        callback=_finite,
         help="Stop the first run of a file after this long.",
         rich_help_panel=_MEASURE,
     ),

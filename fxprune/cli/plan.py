@@ -6,6 +6,8 @@ import typer
 
 from fxprune.cli import options as o
 from fxprune.cli.common import opened_model, show, steps, traced_model, write
+from fxprune.cli.early import check_model, check_samples, check_there, check_writable
+from fxprune.cli.overwriting import refuse_plan
 from fxprune.cli.values import check_names, evidence, parse_budget, plan_options
 
 __all__ = ["EXAMPLES", "plan"]
@@ -44,15 +46,11 @@ def plan(
     keep_class: o.KeepClass = False,
     seed: o.PlanSeed = 0,
     out: o.PlanOut = None,
+    force: o.Force = False,
     as_json: o.Json = False,
 ) -> None:
     """Decide which channels go so that a budget is met, or so that the model stays good enough."""
     from fxprune.criteria import FROM_SAMPLES
-    from fxprune.inspection.explain import width_table
-    from fxprune.models.inputs import Labelled
-    from fxprune.models.samples import read_samples
-    from fxprune.planning.plan import plan as decide
-    from fxprune.report.sheets import plan_view
 
     budget = None
     quantities = {
@@ -73,6 +71,9 @@ def plan(
         raise typer.BadParameter(
             "stands in the place of a budget, and wants samples from --calibrate", param_hint="--accuracy"
         )
+    check_model(model, weights, inputs)
+    check_there(data)
+    check_samples(calibrate)
     options = plan_options(
         scope=scope,
         align=align,
@@ -85,12 +86,22 @@ def plan(
         keep_class=keep_class,
         seed=seed,
     )
+    check_writable(out)  # before minutes of work, not after
+    check_writable(trials)
+    refuse_plan(out, force=force)
     check_names(criterion, target, has_data=data is not None, has_samples=calibrate is not None)
+    from fxprune.inspection.explain import width_table
+    from fxprune.models.inputs import Labelled
+    from fxprune.models.samples import read_samples
+    from fxprune.planning.plan import plan as decide
+    from fxprune.report.sheets import plan_view
+
     batches, loss = evidence(data)
     labelled = None if batches is None else list(batches)
-    opened = opened_model(model, weights, inputs, allow_pickle, writes=out)
+    opened = opened_model(model, weights, inputs, allow_pickle)
     samples = None if calibrate is None else read_samples(calibrate, opened.inputs, allow_pickle=allow_pickle)
     traced = traced_model(opened)
+    refuse_plan(out, traced.fingerprint, force=force)
     with steps().step("plan") as ticks:
         planned = decide(
             traced,

@@ -7,6 +7,8 @@ from dataclasses import asdict
 
 from fxprune.cli import options as o
 from fxprune.cli.common import opened_model, say, show, steps, traced_model
+from fxprune.cli.early import check_model, check_plan, check_writable
+from fxprune.cli.overwriting import refuse_weights
 
 __all__ = ["EXAMPLES", "slim"]
 
@@ -23,13 +25,18 @@ def slim(
     inputs: o.Inputs = None,
     allow_pickle: o.AllowPickle = False,
     check: o.Check = True,
+    force: o.Force = False,
     as_json: o.Json = False,
 ) -> None:
     """Apply a plan: write the slim weights, after proving them right.
 
     The file holds the plan, too: wherever MODEL is given, it makes the model slim as --weights.
     """
-    from fxprune.pipeline import read_plan
+    check_plan(plan_file)
+    check_model(model, weights, inputs)
+    check_writable(out)
+    refuse_weights(out, force=force)
+    from fxprune.planning.reading import read_plan
     from fxprune.proof.verify import verify
     from fxprune.report.sheets import cost_sheet
     from fxprune.slimming.recount import recounted
@@ -37,7 +44,8 @@ def slim(
     from fxprune.slimming.slim import slim as apply
 
     plan = read_plan(plan_file)
-    opened = opened_model(model, weights, inputs, allow_pickle, writes=out)
+    opened = opened_model(model, weights, inputs, allow_pickle)
+    refuse_weights(out, opened.plan_from_dense(plan).fingerprint, force=force)
     traced = traced_model(opened)
     plan = recounted(traced, plan)
     with steps().step("slim") as ticks:

@@ -26,6 +26,16 @@ def train(
     as_json: o.Json = False,
 ) -> None:
     """Train a model sparse, prune it and fine-tune it, as a recipe says; one process or several."""
+    from fxprune.errors import RecipeError
+    from fxprune.support.delivery import check_folder
+    from fxprune.support.reading import regular_file
+
+    regular_file(recipe, error=RecipeError, advice="pass a YAML file")
+    from fxprune.training.recipe.file import outline
+
+    outline(recipe, changes or ())
+    if out is not None:
+        check_folder(out)
     from fxprune.report.steps import SILENT
     from fxprune.training.record import record_sheet
     from fxprune.training.run import train as run

@@ -98,10 +98,10 @@ def check_names(criterion: str, target: str, *, has_data: bool, has_samples: boo
     """
     from fxprune import targets
     from fxprune.criteria import FROM_SAMPLES
-    from fxprune.criteria.score import criterion_named
+    from fxprune.criteria.named import criterion_named
     from fxprune.errors import PlanError
 
-    targets.get(target)
+    targets.check(target)
     if criterion in FROM_SAMPLES:
         if has_samples:
             return

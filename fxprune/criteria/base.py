@@ -4,22 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Literal, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
 
 import numpy as np
-import torch
 
 from fxprune.coupling.groups import Coupling
 from fxprune.errors import PlanError
 from fxprune.labels import FloatArray
 from fxprune.plans import Axis
 
+if TYPE_CHECKING:  # which criteria there are is asked on a command line, where torch takes seconds
+    import torch
+
 __all__ = ["Criterion", "Evidence", "Members", "Need", "Normalise", "View", "slice_sums"]
 
 Need = Literal["gradients", "activations"]
 Members = Literal["all", "producers"]
 Normalise = Literal["mean", "none"]
-Map = Callable[[torch.Tensor], torch.Tensor]
+Map = Callable[["torch.Tensor"], "torch.Tensor"]
 
 CHUNK = 1 << 18
 """Weight elements that are mapped at once: the intermediate stays in the processor's cache."""
@@ -158,9 +160,12 @@ def slice_sums(weight: torch.Tensor, dims: Iterable[int], element: Map) -> list[
         float64[size of the dimension] for each of ``dims``.
 
     Example:
+        >>> import torch
         >>> [sums.tolist() for sums in slice_sums(torch.tensor([[1.0, -2.0], [3.0, 4.0]]), (0, 1), torch.abs)]
         [[3.0, 7.0], [4.0, 6.0]]
     """
+    import torch
+
     dims = tuple(dims)
     rows = weight.reshape(weight.shape[0], -1)
     step = max(1, CHUNK // max(1, rows.shape[1]))

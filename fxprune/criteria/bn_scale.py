@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
-
 from fxprune.criteria.base import Need, Normalise, View, slice_sums
 from fxprune.labels import FloatArray
 
@@ -34,6 +32,8 @@ class BnScale:
 
     def score(self, view: View) -> FloatArray:
         """Importance float64[n_units], NaN where a unit has no batch norm."""
+        import torch
+
         axes = [axis for axis in view.coupling.axes if axis[0] in view.batch_norms]
         return view.gather(
             {(name, dim): slice_sums(view.weight(name), (dim,), torch.abs)[0] for name, dim in axes}

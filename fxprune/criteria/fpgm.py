@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 
 from fxprune.criteria.base import Need, Normalise, View
 from fxprune.labels import FloatArray
@@ -37,6 +36,8 @@ class Fpgm:
 
     def score(self, view: View) -> FloatArray:
         """Importance float64[n_units]."""
+        import torch
+
         values: dict[Axis, FloatArray] = {}
         for name, dim in view.axes("producers"):
             filters = view.weight(name).movedim(dim, 0).flatten(1).float()

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
-
 from fxprune.criteria.base import Members, Need, Normalise, View
 from fxprune.labels import FloatArray
 
@@ -38,4 +36,6 @@ class L1:
 
     def score(self, view: View) -> FloatArray:
         """Importance float64[n_units]."""
+        import torch
+
         return view.sums(self.members, torch.abs)

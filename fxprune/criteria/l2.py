@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 
 from fxprune.criteria.base import Members, Need, Normalise, View
 from fxprune.labels import FloatArray
@@ -38,4 +37,6 @@ class L2:
 
     def score(self, view: View) -> FloatArray:
         """Importance float64[n_units]."""
+        import torch
+
         return np.sqrt(view.sums(self.members, torch.square))

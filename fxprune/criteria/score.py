@@ -19,18 +19,17 @@ from torch.overrides import TorchFunctionMode
 
 from fxprune.coupling.couple import analyse
 from fxprune.coupling.groups import Coupling
-from fxprune.criteria import CRITERIA, FROM_SAMPLES
 from fxprune.criteria.base import Criterion, Evidence, View, slice_sums
-from fxprune.errors import FxpruneError, PlanError
+from fxprune.criteria.named import criterion_named
+from fxprune.errors import PlanError
 from fxprune.graph.trace import Trace
 from fxprune.labels import FloatArray
 from fxprune.models.copies import unchanged_buffers
-from fxprune.models.loading import named_object
 from fxprune.ops import batch_norm_weights
 from fxprune.plans import Axis
 from fxprune.support.process import no_fast_path, untouched_random_state
 
-__all__ = ["Scores", "criterion_named", "score"]
+__all__ = ["Scores", "score"]
 
 Batch = TypeVar("Batch")
 Loss = Callable[[nn.Module, Batch], torch.Tensor]
@@ -122,48 +121,6 @@ _ADVICE = {
     "bn_scale": "no batch norm follows a prunable layer here; use 'l1', which reads the weights themselves",
     "activation": "the layers' outputs were not seen (weights computed on the fly?); use 'l1' or 'taylor'",
 }
-
-
-def criterion_named(name: str) -> Criterion:
-    """The criterion of that name with default options, or one's own by ``my_module:MyCriterion``.
-
-    Raises:
-        PlanError: There is none.
-    """
-    for criterion in CRITERIA:
-        if criterion.name == name:
-            return criterion
-    if ":" in name:
-        return _own(name)
-    if name in FROM_SAMPLES:
-        raise PlanError(
-            f"criterion '{name}' is made of what the model makes of samples",
-            advice="plan with it: fxprune.plan(..., calibrate=inputs), or --calibrate on the command line",
-        )
-    known = ", ".join([*(c.name for c in CRITERIA), *FROM_SAMPLES])
-    raise PlanError(
-        f"there is no criterion {name!r}",
-        advice=f"use one of: {known}; or name your own as my_module:MyCriterion",
-    )
-
-
-def _own(name: str) -> Criterion:
-    """A criterion of the user's: an instance, or a class that needs no arguments."""
-    try:
-        named = named_object(name)
-        criterion = named() if isinstance(named, type) else named
-    except FxpruneError as error:
-        raise PlanError(error.what, source=error.source, advice=error.advice) from error
-    except TypeError as error:
-        raise PlanError(
-            f"{name} cannot be made: {error}", advice="name a class that needs no arguments"
-        ) from error
-    if not isinstance(criterion, Criterion):
-        raise PlanError(
-            f"{name} is no criterion",
-            advice="give it name, needs, normalise and score, as fxprune.criteria.base says",
-        )
-    return criterion
 
 
 def _by_group_mean(coupling: Coupling, units: FloatArray) -> FloatArray:

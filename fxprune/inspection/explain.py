@@ -132,16 +132,17 @@ class Explanation:
         }
 
 
-def explain(trace: Trace, tensor: str, *, dim: int = 0) -> Explanation:
+def explain(trace: Trace, tensor: str, *, dim: int | None = None) -> Explanation:
     """The group an axis belongs to and the ties that make it one, or why it is pinned.
 
     Args:
         trace: What ``fxprune.trace`` returned.
-        tensor: Dotted name of a parameter or buffer.
-        dim: Which of its dimensions; negative counts from the end.
+        tensor: Dotted name of a parameter or buffer; or the name of a group, as tables print it, for the axis that its
+            units are made along; or of another module, for its weight.
+        dim: Which of its dimensions, by default 0; negative counts from the end.
 
     Raises:
-        FxpruneError: No such tensor, or no such dimension.
+        FxpruneError: No such tensor or group, or no such dimension.
 
     Example:
         >>> import torch, fxprune
@@ -159,19 +160,26 @@ def explain(trace: Trace, tensor: str, *, dim: int = 0) -> Explanation:
     return Explanation(axis, size, groups, pins, _chains(ties_of(analyse(trace)), axis, groups))
 
 
-def _find(trace: Trace, coupling: Coupling, tensor: str, dim: int) -> tuple[Axis, int]:
+def _find(trace: Trace, coupling: Coupling, tensor: str, dim: int | None) -> tuple[Axis, int]:
     """The axis under the name the coupling knows it by, and its length."""
     names = dict.fromkeys([*trace.aliases, *(name for name, _ in coupling.axes)])
+    groups = {group.name: (*group.producers, *group.members)[0] for group in coupling.groups if group.members}
+    if tensor not in names:
+        tensor, along = groups.get(tensor, (f"{tensor}.weight" if f"{tensor}.weight" in names else tensor, 0))
+        dim = along if dim is None else dim
+    dim = dim or 0
     if tensor not in names:
         some = ", ".join(list(names)[:6]) + ", ..." * (len(names) > 6)
-        advice = near(tensor, names, otherwise=f"its tensors are {some}")
-        raise FxpruneError(f"the model has no tensor '{tensor}'", tensor=tensor, advice=advice)
+        advice = near(tensor, [*names, *groups], otherwise=f"its tensors are {some}")
+        raise FxpruneError(f"the model has no tensor or group '{tensor}'", tensor=tensor, advice=advice)
     shape = trace.tensor(tensor).shape
     if not -len(shape) <= dim < len(shape):
         raise FxpruneError(
             f"{tensor} has {len(shape)} dimensions, there is no dim {dim}",
             tensor=tensor,
-            advice=f"use --dim 0 to {len(shape) - 1}" if shape else "a scalar has no channels",
+            advice=f"dimensions are counted from 0 to {len(shape) - 1}"
+            if shape
+            else "a scalar has no channels",
         )
     return (trace.aliases.get(tensor, tensor), dim % len(shape)), shape[dim]
 

@@ -18,18 +18,16 @@ torchvision's and timm's models, whose families fix what they are fed with.
 from __future__ import annotations
 
 import inspect as pyinspect
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from math import prod
 from pathlib import Path
 
-import psutil
 import torch
 from torch import nn
 
 from fxprune.errors import FxpruneError
 from fxprune.models.loading import Loaded
+from fxprune.models.specs import InputSpec, input_file, parse_specs
 from fxprune.models.weights import load_pt
 from fxprune.support.arrays import read_arrays
 from fxprune.support.reading import shown
@@ -41,36 +39,6 @@ Inputs = torch.Tensor | tuple[object, ...] | dict[str, object]
 
 _SEED = 0
 _CLASSES = frozenset({torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64})
-_FORMS = "write 1x3x224x224, 1x128:int64, 1x128:int64:0..30521, name=1x128:int64, or an .npz or .pt file"
-_SPEC = re.compile(
-    r"(?:(?P<name>[A-Za-z_]\w*)=)?"
-    r"(?P<shape>\d+(?:[x,]\d+)*)"
-    r"(?::(?P<dtype>[a-z]+\d*))?"
-    r"(?::(?P<low>-?[\d.]+?)\.\.(?P<high>-?[\d.]+))?"
-)
-_DIGITS, _DIMENSIONS = 18, 64  # of a size, and most dimensions a tensor can have
-_LARGEST = 2.0**62
-_DTYPES: dict[str, torch.dtype] = {
-    name: getattr(torch, name)
-    for name in (
-        "float32",
-        "float64",
-        "float16",
-        "bfloat16",
-        "int64",
-        "int32",
-        "int16",
-        "int8",
-        "uint8",
-        "bool",
-    )
-} | {
-    "float": torch.float32,
-    "double": torch.float64,
-    "half": torch.float16,
-    "long": torch.int64,
-    "int": torch.int32,
-}
 
 
 def example_inputs(loaded: Loaded, specs: Sequence[str] = (), *, allow_pickle: bool = False) -> Inputs:
@@ -131,97 +99,29 @@ def _describe(value: object) -> str:
 
 
 def _from_specs(specs: Sequence[str], model: nn.Module, allow_pickle: bool) -> Inputs:
-    readers = {".npz": _read_npz, ".npy": _read_npz, ".pt": _read_pt, ".pth": _read_pt}
-    files = [spec for spec in specs if Path(spec).suffix in readers]
-    if files and len(specs) > 1:
-        raise FxpruneError(
-            f"--input {files[0]} cannot be combined with other --input",
-            advice="a file holds all the arguments; put them into one .npz",
-        )
-    if files:
-        return readers[Path(files[0]).suffix](Path(files[0]), model, allow_pickle)
+    file = input_file(specs)
+    if file is not None:
+        read = _read_pt if file.suffix in (".pt", ".pth") else _read_npz
+        return read(file, model, allow_pickle)
     random = torch.Generator().manual_seed(_SEED)
-    parsed = [_Spec.parse(spec) for spec in specs]
-    named = [spec for spec in parsed if spec.name]
-    if named and len(named) < len(parsed):
-        raise FxpruneError(
-            "some --input have a name and some have not",
-            advice="name all of them (input_ids=1x128:int64) or none",
-        )
-    if len({spec.name for spec in named}) < len(named):
-        raise FxpruneError("two --input have one name", advice="name every argument once")
-    if named:
-        return {spec.name: spec.make(random) for spec in parsed}
-    return tuple(spec.make(random) for spec in parsed)
+    parsed = parse_specs(specs)
+    if parsed[0].name:
+        return {spec.name: _made(spec, random) for spec in parsed}
+    return tuple(_made(spec, random) for spec in parsed)
 
 
-@dataclass(frozen=True)
-class _Spec:
-    name: str
-    shape: tuple[int, ...]
-    dtype: torch.dtype
-    low: float | None
-    high: float | None
-
-    @staticmethod
-    def parse(text: str) -> _Spec:
-        match = _SPEC.fullmatch(text.strip())
-        if match is None:
-            raise FxpruneError(f"--input '{shown(text)}' is not a shape or a file", advice=_FORMS)
-        sizes = re.split("[x,]", match["shape"])
-        if max(map(len, sizes)) > _DIGITS or len(sizes) > _DIMENSIONS:
-            raise FxpruneError(f"--input '{shown(text)}' is too large to be a shape", advice=_FORMS)
-        shape = tuple(map(int, sizes))
-        if 0 in shape:
-            raise FxpruneError(f"--input '{text}' has a dimension of size 0", advice=_FORMS)
-        if match["dtype"] and match["dtype"] not in _DTYPES:
-            raise FxpruneError(
-                f"--input '{text}': no dtype '{match['dtype']}'", advice=f"choose from {', '.join(_DTYPES)}"
-            )
-        dtype = _DTYPES[match["dtype"] or "float32"]
-        # Numbers are drawn as float32 or int64 before they get their own dtype.
-        needed, free = prod(shape) * (8 + dtype.itemsize), psutil.virtual_memory().available
-        if needed > free:
-            raise FxpruneError(
-                f"--input '{shown(text)}' takes {needed / 2**30:,.1f} GiB, and {free / 2**30:,.1f} are free",
-                advice="give a smaller shape",
-            )
-        low, high = _range(match["low"], match["high"], dtype, shown(text))
-        return _Spec(match["name"] or "", shape, dtype, low, high)
-
-    def make(self, random: torch.Generator) -> torch.Tensor:
-        if self.dtype == torch.bool:
-            return torch.randint(0, 2, self.shape, generator=random).bool()
-        if not self.dtype.is_floating_point:
-            low, high = int(self.low or 0), int(9 if self.high is None else self.high)
-            return torch.randint(low, high + 1, self.shape, generator=random).to(self.dtype)
-        if self.low is None or self.high is None:
-            return torch.randn(self.shape, generator=random).to(self.dtype)
-        unit = torch.rand(self.shape, generator=random)
-        return (self.low + (self.high - self.low) * unit).to(self.dtype)
-
-
-def _range(
-    low: str | None, high: str | None, dtype: torch.dtype, text: str
-) -> tuple[float | None, float | None]:
-    """Bounds of the values to draw, None where none were asked for."""
-    if low is None or high is None:
-        return None, None
-    try:
-        bounds = float(low), float(high)
-    except ValueError as error:
-        raise FxpruneError(f"--input '{text}': the range is not low..high", advice=_FORMS) from error
-    if bounds[0] > bounds[1]:
-        raise FxpruneError(f"--input '{text}': the range is empty", advice=_FORMS)
+def _made(spec: InputSpec, random: torch.Generator) -> torch.Tensor:
+    """Values that are the same on every run."""
+    dtype: torch.dtype = getattr(torch, spec.dtype.name)
     if dtype == torch.bool:
-        raise FxpruneError(f"--input '{text}': truth values have no range", advice=_FORMS)
-    info = torch.finfo(dtype) if dtype.is_floating_point else torch.iinfo(dtype)
-    whole = dtype.is_floating_point or all(bound.is_integer() for bound in bounds)
-    # One below the largest integer: the end of a range is not drawn.
-    if not (whole and info.min <= bounds[0] and bounds[1] <= min(info.max, _LARGEST)):
-        name = str(dtype).removeprefix("torch.")
-        raise FxpruneError(f"--input '{text}': {name} does not hold this range", advice=_FORMS)
-    return bounds
+        return torch.randint(0, 2, spec.shape, generator=random).bool()
+    if not dtype.is_floating_point:
+        low, high = int(spec.low or 0), int(9 if spec.high is None else spec.high)
+        return torch.randint(low, high + 1, spec.shape, generator=random).to(dtype)
+    if spec.low is None or spec.high is None:
+        return torch.randn(spec.shape, generator=random).to(dtype)
+    unit = torch.rand(spec.shape, generator=random)
+    return (spec.low + (spec.high - spec.low) * unit).to(dtype)
 
 
 # --- files -----------------------------------------------------------------------------------

@@ -213,7 +213,7 @@ def load_pt(path: str | Path, *, allow_pickle: bool = False) -> object:
         what = blocked[1] if blocked.re is _BLOCKED else "it is a pickle that torch.save did not write"
         raise FxpruneError(
             f"{path} holds pickled objects, which can run code when they are read: {what}",
-            advice="save the state_dict with safetensors, or pass --allow-pickle if you trust whoever made the file",
+            advice="save the state_dict with safetensors, or pass --allow-pickle (allow_pickle=True) if you trust whoever made the file",
         ) from error
     except Exception as error:  # a damaged archive shows in many ways
         raise _corrupt(path, error) from error

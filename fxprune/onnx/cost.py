@@ -1,9 +1,11 @@
 """Parameters and multiply-accumulates of an ONNX file.
 
-Counted: the elements of floating-point initializers with more than one element; the
-multiply-accumulates of Conv, ConvTranspose, Gemm and MatMul for one sample.  Not counted: biases'
-additions, recurrent cells, and everything inside If, Loop and Scan.  Exporters fold batch
+Counted: the elements of weights with more than one element, floating-point ones and quantised ones (their scales and zero
+points are no weights); the multiply-accumulates of convolutions and products of matrices, quantised or not, for one sample.
+Not counted: biases' additions, recurrent cells, and everything inside If, Loop and Scan.  Exporters fold batch
 normalisation into convolutions, so there are fewer parameters than in the module.
+
+Shapes are inferred; where a file computes them from its inputs in a way that cannot be, onnxruntime is asked in one run.
 """
 
 from __future__ import annotations
@@ -13,14 +15,20 @@ from dataclasses import dataclass
 from math import prod
 from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
 import onnx
-from onnx import TensorProto, shape_inference
+import onnxruntime as ort
+from onnx import TensorProto, helper, shape_inference
 
 from fxprune.errors import ExportError
 from fxprune.support.reading import regular_file, shown, usable
 from fxprune.support.words import headline
 
-__all__ = ["OnnxCost", "count", "data_files"]
+__all__ = ["MODEL_NAME", "OnnxCost", "count", "data_files", "model_name"]
+
+MODEL_NAME = "fxprune.model"
+"""Key of the metadata under which a file says of which class its model is."""
 
 Shape = tuple[int, ...]
 
@@ -44,20 +52,40 @@ _BITS: dict[int, int] = {
 _UNCOUNTED = frozenset(
     [
         "Attention",
-        "ConvInteger",
         "Einsum",
         "GRU",
         "If",
         "LSTM",
         "Loop",
-        "MatMulInteger",
         "MultiHeadAttention",
-        "QLinearConv",
-        "QLinearMatMul",
         "RNN",
         "Scan",
     ]
 )
+_NARROW = (
+    TensorProto.INT8,
+    TensorProto.UINT8,
+    TensorProto.INT4,
+    TensorProto.UINT4,
+    TensorProto.FLOAT8E4M3FN,
+    TensorProto.FLOAT8E5M2,
+)
+# Inputs of quantised operators that are scales and zero points.
+_SCALING: Mapping[str, tuple[int, ...]] = {
+    "ConvInteger": (2, 3),
+    "DequantizeLinear": (1, 2),
+    "DynamicQuantizeLSTM": (8, 9, 10, 11),
+    "DynamicQuantizeMatMul": (2, 3),
+    "MatMulInteger": (2, 3),
+    "MatMulIntegerToFloat": (2, 3, 4, 5),
+    "MatMulNBits": (2, 3),
+    "QGemm": (1, 2, 4, 5, 7, 8),
+    "QLinearConv": (1, 2, 4, 5, 6, 7),
+    "QLinearMatMul": (1, 2, 4, 5, 6, 7),
+    "QuantizeLinear": (1, 2),
+}
+# Inputs that are biases in int32, as sums of products of int8 are.
+_BIASES: Mapping[str, int] = {"DequantizeLinear": 0, "QGemm": 6, "QLinearConv": 8}
 _SHAPE_ELEMENTS = 1024  # constants up to this size may be shapes, which inference computes with
 
 
@@ -76,30 +104,105 @@ class OnnxCost:
     note: str = ""
 
 
-def count(path: str | Path, shapes: Mapping[str, Shape], samples: int) -> OnnxCost:
+def count(
+    path: str | Path,
+    shapes: Mapping[str, Shape],
+    samples: int,
+    *,
+    feeds: Mapping[str, npt.NDArray[np.generic]] | None = None,
+) -> OnnxCost:
     """Count the weights and the work of an ONNX file.
 
     Args:
         path: The file.
         shapes: Shape of every input.
         samples: The batch size in these shapes.
+        feeds: The inputs themselves; with them it is run once if shapes cannot be inferred.
 
     Raises:
         ExportError: The file is missing or no ONNX model.
     """
     model = _load(path)
-    floats = [w for w in model.graph.initializer if w.data_type in _FLOATS]
-    params = sum(size for w in floats if (size := prod(w.dims)) > 1)
+    params = _params(model.graph)
     kinds = sorted({node.op_type for node in model.graph.node} & _UNCOUNTED)
     note = f"not counted: {', '.join(kinds)}" if kinds else ""
     try:
         known = _infer(model, shapes)
+        if feeds is not None:
+            known |= _measured(path, feeds, _missing(model.graph, known))
         total = sum(_MACS[node.op_type](node, known) for node in model.graph.node if node.op_type in _MACS)
     except KeyError as error:
         return OnnxCost(params, None, f"no MACs: the shape of {error} is not known")
     except Exception as error:  # noqa: BLE001 - inference says in many ways that a graph makes no sense
         return OnnxCost(params, None, f"no MACs: {headline(error)}")
     return OnnxCost(params, total // max(samples, 1), note)
+
+
+def _params(graph: onnx.GraphProto) -> int:
+    """Elements of weights."""
+    scaling, biases = (
+        {node.input[at] for node in graph.node for at in of(node) if at < len(node.input)}
+        for of in (
+            lambda node: _SCALING.get(node.op_type, ()),
+            lambda node: [_BIASES[node.op_type]] if node.op_type in _BIASES else (),
+        )
+    )
+    packed = {
+        node.input[1]: _attribute(node, "K") * _attribute(node, "N")
+        for node in graph.node
+        if node.op_type == "MatMulNBits"
+    }
+    total = 0
+    for weight in graph.initializer:
+        narrow = weight.data_type in _NARROW or (
+            weight.data_type == TensorProto.INT32 and weight.name in biases
+        )
+        if (narrow or weight.data_type in _FLOATS) and weight.name not in scaling:
+            size = packed.get(weight.name, prod(weight.dims))
+            total += size if size > 1 else 0
+    return total
+
+
+def _attribute(node: onnx.NodeProto, name: str) -> int:
+    return next((int(attribute.i) for attribute in node.attribute if attribute.name == name), 0)
+
+
+def _missing(graph: onnx.GraphProto, known: Mapping[str, Shape]) -> tuple[str, ...]:
+    """Values that operators which are counted read or make, and whose shape is not known."""
+    counted = [node for node in graph.node if node.op_type in _MACS]
+    names = dict.fromkeys(name for node in counted for name in (*node.input, node.output[0]) if name)
+    return tuple(name for name in names if name not in known)
+
+
+def _measured(
+    path: str | Path, feeds: Mapping[str, npt.NDArray[np.generic]], names: Sequence[str]
+) -> dict[str, Shape]:
+    """Shapes of values in a run, which gives them out in place of the values."""
+    if not names:
+        return {}
+    model = _load(path)
+    del model.graph.output[:]
+    outs = [f"{name}/shape" for name in names]
+    for name, out in zip(names, outs, strict=True):
+        model.graph.node.append(helper.make_node("Shape", [name], [out]))
+        model.graph.output.append(helper.make_tensor_value_info(out, TensorProto.INT64, None))
+    options = ort.SessionOptions()
+    options.log_severity_level = 4
+    # Weights in a file beside the graph, which has no place of its own here.
+    folder = str(usable(path).resolve().parent)
+    options.add_session_config_entry("session.model_external_initializers_file_folder_path", folder)
+    session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    shapes = session.run(outs, dict(feeds))
+    return {name: tuple(map(int, np.asarray(shape))) for name, shape in zip(names, shapes, strict=True)}
+
+
+def model_name(path: str | Path) -> str:
+    """The class of the model that a file was made of; empty if it does not say so.
+
+    Raises:
+        ExportError: The file is missing or no ONNX model.
+    """
+    return next((str(entry.value) for entry in _load(path).metadata_props if entry.key == MODEL_NAME), "")
 
 
 def data_files(path: str | Path) -> tuple[Path, ...]:
@@ -196,22 +299,38 @@ def _conv(node: onnx.NodeProto, known: Mapping[str, Shape]) -> int:
     return prod(known[node.output[0]]) * prod(known[node.input[1]][1:])  # weight: out, in / groups, *kernel
 
 
+def _quantised_conv(node: onnx.NodeProto, known: Mapping[str, Shape]) -> int:
+    return prod(known[node.output[0]]) * prod(
+        known[node.input[3]][1:]
+    )  # input, scale and zero point come first
+
+
 def _conv_transpose(node: onnx.NodeProto, known: Mapping[str, Shape]) -> int:
     return prod(known[node.input[0]]) * prod(known[node.input[1]][1:])  # weight: in, out / groups, *kernel
 
 
 def _gemm(node: onnx.NodeProto, known: Mapping[str, Shape]) -> int:
-    transposed = any(attribute.name == "transA" and attribute.i for attribute in node.attribute)
-    return prod(known[node.output[0]]) * known[node.input[0]][0 if transposed else 1]
+    return prod(known[node.output[0]]) * known[node.input[0]][0 if _attribute(node, "transA") else 1]
 
 
 def _matmul(node: onnx.NodeProto, known: Mapping[str, Shape]) -> int:
-    return prod(known[node.output[0]]) * known[node.input[0]][-1]
+    return prod(known[node.output[0]]) * known[node.input[0]][-2 if _attribute(node, "transA") else -1]
 
 
 _MACS: Mapping[str, Callable[[onnx.NodeProto, Mapping[str, Shape]], int]] = {
     "Conv": _conv,
+    "ConvInteger": _conv,
     "ConvTranspose": _conv_transpose,
+    "DynamicQuantizeMatMul": _matmul,
+    "FusedConv": _conv,
+    "FusedGemm": _gemm,
+    "FusedMatMul": _matmul,
     "Gemm": _gemm,
     "MatMul": _matmul,
+    "MatMulInteger": _matmul,
+    "MatMulIntegerToFloat": _matmul,
+    "MatMulNBits": _matmul,
+    "QGemm": _gemm,
+    "QLinearConv": _quantised_conv,
+    "QLinearMatMul": _matmul,
 }

@@ -26,7 +26,8 @@ from fxprune.errors import ExportError
 from fxprune.models.calls import Call, ExampleInputs, as_call, evaluating, untouched_random_state
 from fxprune.models.copies import unchanged_buffers
 from fxprune.onnx.capture import Attempt, Captured, Untranslatable, attempts, capture
-from fxprune.onnx.cost import data_files
+from fxprune.onnx.cost import MODEL_NAME, data_files
+from fxprune.onnx.opsets import DEFAULT_OPSET, check_opset
 from fxprune.onnx.parity import (
     check_module,
     draws,
@@ -42,12 +43,6 @@ from fxprune.support.files import atomic_path, check_writable
 from fxprune.targets import DEFAULT_TARGET, Target
 
 __all__ = ["ExportReport", "export_onnx", "parity"]
-
-DEFAULT_OPSET = 20
-"""As torch has it. Lower ones have no Gelu, which the runtime then computes in five steps."""
-
-OLDEST_OPSET = 7
-"""Onnxruntime reads nothing older."""
 
 TOLERANCE = 1e-4
 """Relative; float32 rounding in deep nets stays below, a wrong graph does not."""
@@ -149,7 +144,7 @@ def export_onnx(
         input: float32[batch, 3] 20 True
     """
     check_module(module)
-    _check_opset(opset)
+    check_opset(opset)
     call = as_call(example_inputs, error=ExportError)
     chosen, runtime = check_passes(passes), targets.get(target)
     destination = check_writable(path, error=ExportError)
@@ -169,16 +164,6 @@ def _tolerance(module: nn.Module, call: Call) -> float:
     """What rounding explains in the narrowest type in use."""
     tensors = (*module.parameters(), *call.tensors)
     return max([TOLERANCE, *(8 * torch.finfo(t.dtype).eps for t in tensors if t.is_floating_point())])
-
-
-def _check_opset(opset: int) -> None:
-    """Refuse what onnx does not know before minutes are spent on an export."""
-    newest = onnx.defs.onnx_opset_version()
-    if not OLDEST_OPSET <= opset <= newest:
-        raise ExportError(
-            f"there is no opset {opset} for this: onnx {onnx.__version__} knows opsets up to {newest}",
-            advice=f"leave it at {DEFAULT_OPSET}, or ask for one from {OLDEST_OPSET} to {newest}",
-        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -223,6 +208,7 @@ def _attempt(job: _Job, way: Attempt, why: str) -> ExportReport:
         passes=job.passes,
         target=job.runtime,
     )
+    captured.model.metadata_props[MODEL_NAME] = type(job.module).__name__
     data = _external_name(captured.model, job.target)
     stale = _older_weights(job.target) - {data}
     with atomic_path(job.target, beside=[data] if data else [], error=ExportError) as temporary:

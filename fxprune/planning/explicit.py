@@ -69,7 +69,7 @@ def _check_pins(coupling: Coupling, keep: BoolArray) -> None:
         op=pin.op if pin else "",
         source=pin.source if pin else "",
         tensor=_first_member(group),
-        advice="leave these units in, or see `fxprune inspect --why` for what they are tied to",
+        advice="leave these units in, or ask fxprune.explain (fxprune inspect --why) what they are tied to",
     )
 
 

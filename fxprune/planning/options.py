@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, get_args
+from typing import TYPE_CHECKING, Literal, get_args
 
 from fxprune import targets
 from fxprune.errors import PlanError
-from fxprune.planning.atoms import Mode
 from fxprune.plans import Scope
+
+if TYPE_CHECKING:
+    from fxprune.planning.atoms import Mode
 
 __all__ = ["PlanOptions"]
 
@@ -74,7 +76,7 @@ class PlanOptions:
         ):
             if value not in known:
                 raise PlanError(f"{option}={value!r} is unknown", advice=f"use one of: {', '.join(known)}")
-        targets.get(self.target)
+        targets.check(self.target)
         for name in ("protect", "only"):
             object.__setattr__(self, name, _listed(getattr(self, name)))
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from fxprune.coupling.couple import analyse
 from fxprune.coupling.groups import Group
 from fxprune.criteria.base import Criterion, View
-from fxprune.criteria.score import criterion_named
+from fxprune.criteria.named import criterion_named
 from fxprune.errors import PlanError
 from fxprune.labels import FloatArray, IntArray
 from fxprune.planning.options import PlanOptions

@@ -29,6 +29,7 @@ def report_markdown(
     table: BenchTable,
     exports: Mapping[str, ExportReport],
     why_no_onnx: str = "",
+    why_no_pictures: str = "",
     recovery: Recovery | None = None,
     accuracy: Mapping[str, float] | None = None,
     first: Sequence[str] = (),
@@ -43,6 +44,7 @@ def report_markdown(
         table: From ``benchmark``.
         exports: From ``export_onnx``, by the name of the model.
         why_no_onnx: Why there are none, if so.
+        why_no_pictures: Why there are no plots, if so.
         recovery: From ``recover``, if there were data for it.
         accuracy: What the user's metric said, by moment.
         first: Paragraphs to begin with.
@@ -68,9 +70,9 @@ def report_markdown(
         f"{threads}, batch {table.batch or 1}, {table.rounds} rounds interleaved after {table.warmup} warm-up calls. "
         + (f"{table.session}." if exports else "Run in torch, in evaluation and inference mode."),
         *(f"**{note[0].upper()}{note[1:]}.**" for note in [say_no_gain(table)] if note),
-        "![latency](latency.png)",
+        f"No pictures: {why_no_pictures}." if why_no_pictures else "![latency](latency.png)",
         "## Widths",
-        "![widths](widths.png)",
+        *([] if why_no_pictures else ["![widths](widths.png)"]),
         width_sheet(widths).markdown(),
     ]
     return "\n\n".join(parts) + "\n"

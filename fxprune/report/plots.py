@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from fxprune.escaping import plot
 from fxprune.report.palette import BETWEEN, DENSE, ERROR_BARS, SLIM
+from fxprune.support.extras import need
 from fxprune.support.files import atomic_path
 
 if TYPE_CHECKING:
@@ -127,6 +128,7 @@ def _titles(axes: Axes, title: str, ylabel: str) -> None:
 
 
 def _figure(width: float, height: float) -> Figure:
+    need("a picture", "matplotlib")
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 

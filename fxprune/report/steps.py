@@ -22,7 +22,7 @@ from rich.text import Text
 from fxprune.errors import FxpruneError
 from fxprune.escaping import terminal
 
-__all__ = ["SILENT", "Stderr", "Steps", "Ticks", "Watcher", "show_error"]
+__all__ = ["SILENT", "Stderr", "Steps", "Ticks", "Watcher", "error_facts", "show_error"]
 
 _HEARTBEAT_S = 10.0
 
@@ -166,8 +166,23 @@ def show_error(error: FxpruneError, console: Console) -> None:
             text.append(f"\n{label}: ", style="dim").append(value)
     if error.advice:
         text.append("\nwhat to do: ", style="bold").append(error.advice)
-    # The name that users know: a subclass of some module's own stands for its public parent.
-    kind = next(c for c in type(error).__mro__ if c.__module__ == FxpruneError.__module__)
-    words = re.sub(r"(?<!^)(?=[A-Z])", " ", kind.__name__).lower()
-    title = "error" if kind is FxpruneError else words
+    kind = _kind(error)
+    title = "error" if kind == FxpruneError.__name__ else re.sub(r"(?<!^)(?=[A-Z])", " ", kind).lower()
     console.print(Panel(text, title=title, title_align="left", border_style="red", expand=False))
+
+
+def error_facts(error: FxpruneError) -> dict[str, str]:
+    """An error as plain values, for JSON: every field is there, empty where nothing is known.
+
+    Example:
+        >>> facts = error_facts(FxpruneError("no such file", advice="check the path"))
+        >>> facts["kind"], facts["what"], facts["tensor"], facts["advice"]
+        ('FxpruneError', 'no such file', '', 'check the path')
+    """
+    names = ("what", "node", "op", "tensor", "source", "advice")
+    return {"kind": _kind(error), **{name: getattr(error, name) for name in names}}
+
+
+def _kind(error: FxpruneError) -> str:
+    """The name that users know: a subclass of some module's own stands for its public parent."""
+    return next(c.__name__ for c in type(error).__mro__ if c.__module__ == FxpruneError.__module__)

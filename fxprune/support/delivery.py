@@ -3,6 +3,8 @@
 A run writes into a folder of its own inside, and its files take their places at the very end: those of an
 earlier run go first, the report before all others, then the new ones come, the report last.  Whatever stops
 it, what is in sight is of one run, and a report stands beside all that it tells of.
+
+``asked.json`` says what the result is of: another model's, or one of another budget, is not replaced unasked.
 """
 
 from __future__ import annotations
@@ -12,15 +14,25 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterator
-from dataclasses import dataclass, fields
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 from fxprune.errors import FxpruneError
 from fxprune.support.files import check_writable
 from fxprune.support.locks import claimed, sweep
+from fxprune.support.reading import json_object
 
-__all__ = ["Delivery", "Paths", "begin_delivery", "check_folder", "make_folder", "occupied"]
+__all__ = [
+    "Asked",
+    "Delivery",
+    "Paths",
+    "begin_delivery",
+    "check_folder",
+    "make_folder",
+    "occupied",
+    "refuse_other",
+]
 
 UNFINISHED = "fxprune-unfinished"
 """Where a run's files are until all of them are there; of a killed run they stay until the next one."""
@@ -29,6 +41,43 @@ RECORD = "record.json"
 CHECKPOINTS = "checkpoints"
 _ADVICE = "choose a folder you may write to, on a disk with space left"
 _WEIGHTS = re.compile(r"(dense|slim)\.onnx\.([0-9a-f]+\.)?data")  # of a graph over 2 GB
+
+
+ASKED = "fxprune-asked"
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a result is of, as far as it is known.
+
+    Attributes:
+        model: Name of the model's class; empty before there is a model.
+        budget: What is to be kept, by quantity.
+        fingerprint: Of the model as it was traced; empty before.
+    """
+
+    model: str
+    budget: Mapping[str, float]
+    fingerprint: str = ""
+
+    def to_json(self) -> str:
+        """As the text of ``asked.json``."""
+        return json.dumps({"format": ASKED, "version": 1, **asdict(self)}, indent=1)
+
+    def differs(self, held: Asked) -> str:
+        """What another result is of, in words; empty if it is of the same, as far as both are known.
+
+        Example:
+            >>> Asked("ResNet", {"macs": 0.5}).differs(Asked("VGG", {"macs": 0.5}))
+            'of another model (VGG)'
+        """
+        for mine, its in ((self.model, held.model), (self.fingerprint, held.fingerprint)):
+            if mine and its and mine != its:
+                return f"of another model ({held.model})" if held.model else "of another model"
+        if held.budget and dict(held.budget) != dict(self.budget):
+            kept = ", ".join(f"{name}={value:g}" for name, value in held.budget.items())
+            return f"of another budget ({kept})"
+        return ""
 
 
 @dataclass(frozen=True)
@@ -43,6 +92,7 @@ class Paths:
     bench: Path
     widths_plot: Path
     latency_plot: Path
+    asked: Path
     report: Path
 
     @staticmethod
@@ -57,6 +107,7 @@ class Paths:
             bench=folder / "bench.json",
             widths_plot=folder / "widths.png",
             latency_plot=folder / "latency.png",
+            asked=folder / "asked.json",
             report=folder / "report.md",
         )
 
@@ -146,14 +197,20 @@ def occupied(out: Path, what: str) -> Iterator[None]:
         yield
 
 
-def begin_delivery(out: Path) -> Delivery:
+def begin_delivery(out: Path, asked: Asked, *, force: bool = False) -> Delivery:
     """What ``compress`` finds in a folder that is its own now.
 
+    Args:
+        out: The folder.
+        asked: What is going to be written there.
+        force: Replace a result of another model or budget.
+
     Raises:
-        FxpruneError: Files of others have the names that it needs.
+        FxpruneError: Files of others have the names that it needs, or the result there is of something else.
     """
     delivery = Delivery(out)
     _refuse_others(delivery.paths)
+    refuse_other(out, asked, force=force)
     if delivery.unfinished.report.exists():  # killed between the first and the last file
         delivery.finish()
     delivery.drop()
@@ -175,12 +232,41 @@ def _refuse_others(paths: Paths) -> None:
         )
 
 
+def refuse_other(out: Path, asked: Asked, *, force: bool = False) -> None:
+    """Refuse to replace a result of another model or budget; the same again takes the place of the earlier one.
+
+    Other weights of the same model are no other model, and other options no other budget: a run that is repeated after
+    more training goes through.
+
+    Args:
+        out: The folder, which need not exist.
+        asked: What is going to be written there, as far as it is known.
+        force: Replace it nevertheless.
+
+    Raises:
+        FxpruneError: What is there was asked for otherwise.
+    """
+    paths = Paths.inside(out)
+    plan = json_object(paths.plan)
+    if force or plan.get("format") != "fxprune-plan":
+        return
+    said = json_object(paths.asked)
+    known = said if said.get("format") == ASKED and said.get("fingerprint") == plan.get("fingerprint") else {}
+    budget = known.get("budget")
+    held = Asked(
+        str(known.get("model", "")),
+        {k: v for k, v in budget.items() if isinstance(v, (int, float))} if isinstance(budget, dict) else {},
+        str(plan.get("fingerprint", "")),
+    )
+    if other := asked.differs(held):
+        raise FxpruneError(
+            f"{out} holds the result {other}, which would be lost",
+            advice="choose another folder; or replace it with force=True (--force on the command line)",
+        )
+
+
 def _is_plan(path: Path) -> bool:
-    try:
-        data = json.loads(path.read_text("utf-8"))
-        return isinstance(data, dict) and data.get("format") == "fxprune-plan"
-    except (OSError, ValueError, RecursionError):
-        return False
+    return json_object(path).get("format") == "fxprune-plan"
 
 
 def _words(paths: Paths) -> str:

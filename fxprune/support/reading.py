@@ -7,6 +7,7 @@ package goes through this module first, so that each of these is one clear error
 
 from __future__ import annotations
 
+import json
 import os
 import stat
 import zipfile
@@ -21,6 +22,7 @@ __all__ = [
     "check_archive",
     "check_unfolded",
     "is_archive",
+    "json_object",
     "read_text",
     "regular_file",
     "shown",
@@ -144,6 +146,15 @@ def read_text(
         raise error(f"{shown(path)} cannot be read: {cause.strerror}", advice=advice) from cause
     except UnicodeDecodeError as cause:
         raise error(f"{shown(path)} cannot be read: it is not UTF-8 text", advice=advice) from cause
+
+
+def json_object(path: Path) -> dict[str, object]:
+    """The object in a JSON file, to see whose it is; empty where there is none."""
+    try:
+        data = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return data if isinstance(data, dict) else {}
 
 
 def is_archive(path: Path) -> bool:

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from fxprune.coupling.couple import analyse
 from fxprune.criteria import FROM_SAMPLES
-from fxprune.criteria.score import criterion_named
+from fxprune.criteria.named import criterion_named
 from fxprune.errors import PlanError
 from fxprune.graph.trace import Trace
 from fxprune.planning.choice import freeze, ratios_of

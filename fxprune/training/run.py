@@ -428,7 +428,7 @@ def _restore(running: Running, saved: Checkpoint | None, number: int, session: R
     if saved.step > steps:
         raise FxpruneError(
             f"{saved.path} is of step {saved.step}, but this phase has {steps}",
-            advice="resume with the images the run was started with, or choose another --out",
+            advice="resume with the images the run was started with, or choose another folder (--out, out=)",
         )
     running.restore(saved)
     states = saved.facts["random"]

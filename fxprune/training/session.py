@@ -240,7 +240,7 @@ def finished(file: RecipeFile, out: Path) -> Record | None:
             raise RecipeError(
                 f"the run in {out} is finished, with {key}: {before}, not {now}",
                 source=file.error(key, "", advice="").source,
-                advice="choose another --out to run this recipe; fxprune export and bench work on a finished run",
+                advice="choose another folder (--out, out=) to run this recipe; fxprune export and bench work on a finished run",
             )
     return record
 
@@ -251,12 +251,14 @@ def _continued(
     """Where to go on, and what was known there."""
     if Delivery(out).holds_result:
         raise FxpruneError(
-            f"{out} holds a result of fxprune compress", advice="choose another --out for the run"
+            f"{out} holds a result of fxprune compress",
+            advice="choose another folder for the run (--out, out=)",
         )
     there = bool(checkpoints.files()) or (out / "record.json").exists()
     if there and not resume:
         raise FxpruneError(
-            f"{out} holds a run already", advice="pass --resume to go on with it, or choose another --out"
+            f"{out} holds a run already",
+            advice="go on with it (--resume, resume=True), or choose another folder (--out, out=)",
         )
     saved, troubles = checkpoints.newest()
     if saved is None:
@@ -274,7 +276,7 @@ def _continued(
             raise RecipeError(
                 f"the run in {out} was started with {key}: {before}, not {now}",
                 source=file.error(key, "", advice="").source,
-                advice="resume with the same recipe, or choose another --out",
+                advice="resume with the same recipe, or choose another folder (--out, out=)",
             )
         ledger.note(f"from step {saved.step} of phase {saved.phase} on {key}: {now} instead of {before}")
     return saved, ledger

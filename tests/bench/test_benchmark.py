@@ -15,9 +15,16 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import psutil
 import pytest
 import torch
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
+from onnxruntime.quantization import (
+    CalibrationDataReader,
+    QuantFormat,
+    quantize_dynamic,
+    quantize_static,
+)
 from torch import nn
 
 from fxprune.bench import benchmark as bench_stage
@@ -118,7 +125,7 @@ def test_as_text(table: BenchTable) -> None:
         "9 rounds after 2 warm-up calls",
         machine().cpu,
         "95 % interval",
-        "MACs: Conv",
+        "MACs: convolutions",
         "run in torch",
     ):
         assert fact in text
@@ -396,6 +403,93 @@ def test_unknown_shapes_give_no_figure(tmp_path: Path) -> None:
     assert counted.note.startswith("no MACs: the shape of")
 
 
+def test_a_run_tells_shapes_that_cannot_be_inferred(tmp_path: Path) -> None:
+    """As those of a language model with a batch of any size: the product of a matrix [2, 6] and its transpose."""
+    nodes = [
+        helper.make_node("NonZero", ["x"], ["i"]),
+        helper.make_node("Cast", ["i"], ["f"], to=TensorProto.FLOAT),
+        helper.make_node("Transpose", ["f"], ["t"]),
+        helper.make_node("MatMul", ["f", "t"], ["y"]),
+    ]
+    path = _graph(tmp_path / "m.onnx", nodes, [2, 3])
+    feeds = {"x": np.ones((2, 3), np.float32)}
+    assert onnx_cost.count(path, {"x": (2, 3)}, 1, feeds=feeds) == onnx_cost.OnnxCost(0, 2 * 6 * 2)
+    row = benchmark({"m": path}, torch.ones(2, 3), repeats=2, memory=False).rows[0]
+    assert (row.macs, row.notes) == (2 * 6 * 2 // 2, row.notes)
+    assert not any("no MACs" in note for note in row.notes)
+
+
+def test_a_run_finds_weights_beside_the_graph(tmp_path: Path) -> None:
+    nodes = [
+        helper.make_node("NonZero", ["x"], ["i"]),
+        helper.make_node("Cast", ["i"], ["f"], to=TensorProto.FLOAT),
+        helper.make_node("MatMul", ["w", "f"], ["y"]),
+    ]
+    path = _graph(tmp_path / "m.onnx", nodes, [2, 3])
+    model = onnx.load(path)
+    model.graph.initializer.append(numpy_helper.from_array(np.ones((500, 2), np.float32), "w"))
+    onnx.save_model(model, path, save_as_external_data=True, location="w.data", size_threshold=0)
+    counted = onnx_cost.count(path, {"x": (2, 3)}, 1, feeds={"x": np.ones((2, 3), np.float32)})
+    assert counted == onnx_cost.OnnxCost(1000, 500 * 2 * 6)
+
+
+class _Calibration(CalibrationDataReader):
+    def __init__(self) -> None:
+        self.left = [
+            {"input": np.random.default_rng(n).normal(size=(1, 3, 8, 8)).astype("f4")} for n in (0, 1)
+        ]
+
+    def get_next(self) -> dict[str, np.ndarray] | None:
+        return self.left.pop() if self.left else None
+
+
+def test_a_quantised_file_has_the_weights_and_the_work_of_the_float_one(tmp_path: Path) -> None:
+    """Scales and zero points are none of them, biases in int32 are; in every way in which onnxruntime writes such files."""
+    net = nn.Sequential(
+        nn.Conv2d(3, 16, 3), nn.ReLU(), nn.Conv2d(16, 16, 3, groups=4), nn.Flatten(), nn.Linear(256, 10)
+    )
+    dense = export_onnx(net, torch.rand(1, 3, 8, 8), tmp_path / "dense.onnx", passes=[]).path
+    quantize_dynamic(dense, tmp_path / "dynamic.onnx")
+    for way in QuantFormat:
+        quantize_static(
+            dense, tmp_path / f"{way.name}.onnx", _Calibration(), quant_format=way, per_channel=True
+        )
+    feeds = {"input": np.zeros((4, 3, 8, 8), np.float32)}
+    params = sum(parameter.numel() for parameter in net.parameters())
+    macs = 16 * 27 * 36 + 16 * 36 * 16 + 256 * 10
+    kinds: set[str] = set()
+    for path in sorted(tmp_path.glob("*.onnx")):
+        counted = onnx_cost.count(path, {"input": (4, 3, 8, 8)}, 4, feeds=feeds)
+        assert counted == onnx_cost.OnnxCost(params, macs), path.name
+        kinds |= {node.op_type for node in onnx.load(path).graph.node}
+    assert {"ConvInteger", "MatMulInteger", "QLinearConv", "QGemm", "DequantizeLinear"} <= kinds
+
+
+def test_weights_of_four_bits_are_counted_by_what_they_hold(tmp_path: Path) -> None:
+    columns, depth, block = 8, 64, 32
+    node = helper.make_node(
+        "MatMulNBits",
+        ["x", "w", "s"],
+        ["y"],
+        domain="com.microsoft",
+        K=depth,
+        N=columns,
+        bits=4,
+        block_size=block,
+    )
+    path = _graph(tmp_path / "m.onnx", [node], [2, depth])
+    model = onnx.load(path)
+    packed = np.zeros((columns, depth // block, block // 2), np.uint8)
+    scales = np.ones(columns * depth // block, np.float32)
+    for name, array in (("w", packed), ("s", scales)):
+        model.graph.initializer.append(numpy_helper.from_array(array, name))
+    model.opset_import.append(helper.make_opsetid("com.microsoft", 1))
+    onnx.save(model, path)
+    feeds = {"x": np.ones((2, depth), np.float32)}
+    counted = onnx_cost.count(path, {"x": (2, depth)}, 2, feeds=feeds)
+    assert counted == onnx_cost.OnnxCost(columns * depth, columns * depth)
+
+
 def test_external_weights_are_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("fxprune.onnx.export._SINGLE_FILE_BYTES", 10)
     report = export_onnx(_Net(64), IMAGE, tmp_path / "m.onnx")
@@ -538,6 +632,39 @@ def test_a_busy_machine_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     assert any(
         "the machine was busy: 4 ms by the clock for 2 ms of work" in note for note in table["a"].notes
     )
+
+
+@pytest.mark.parametrize(("threads", "said"), [(1, False), (2, True)])
+def test_others_on_the_machine_are_said(monkeypatch: pytest.MonkeyPatch, threads: int, said: bool) -> None:
+    """With several threads there is no clock of their own: what others take of the cores that they need is looked at."""
+    cores, readings = 2, iter([(0.0, 0.0), (10.0, 15.0)])
+    monkeypatch.setattr(bench_stage.psutil, "cpu_count", lambda **_: cores)
+    monkeypatch.setattr(bench_stage._Others, "_taken", staticmethod(lambda: next(readings)))
+    monkeypatch.setattr(bench_stage, "_timed", lambda one, calls: (0.002, 0.002))
+    row = benchmark({"a": nn.Linear(2, 2)}, torch.ones(1, 2), repeats=5, threads=threads, memory=False).rows[
+        0
+    ]
+    note = "the machine was busy: others took 1.5 of 2 cores, and 2 threads had 0.5; measure again when it is quiet"
+    assert (note in row.notes) == said
+
+
+def test_a_quiet_machine_is_not_said_to_be_busy(monkeypatch: pytest.MonkeyPatch) -> None:
+    readings = iter([(0.0, 0.0), (10.0, 0.5)])
+    monkeypatch.setattr(bench_stage.psutil, "cpu_count", lambda **_: 2)
+    monkeypatch.setattr(bench_stage._Others, "_taken", staticmethod(lambda: next(readings)))
+    monkeypatch.setattr(bench_stage, "_timed", lambda one, calls: (0.002, 0.002))
+    row = benchmark({"a": nn.Linear(2, 2)}, torch.ones(1, 2), repeats=5, threads=2, memory=False).rows[0]
+    assert not any("busy" in note or "wide" in note for note in row.notes)
+
+
+def test_what_others_take_is_what_the_system_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Idle time and time of waiting are nobody's; this process's own is not others'."""
+    busy = psutil.cpu_times()
+    monkeypatch.setattr(bench_stage.psutil, "cpu_times", lambda: busy)
+    monkeypatch.setattr(bench_stage.time, "process_time", lambda: 1.0)
+    guests = getattr(busy, "guest", 0.0) + getattr(busy, "guest_nice", 0.0)
+    idle = busy.idle + getattr(busy, "iowait", 0.0)
+    assert bench_stage._Others._taken()[1] == pytest.approx(sum(busy) - idle - guests - 1.0)
 
 
 # --- levels and providers --------------------------------------------------------------------------

@@ -399,6 +399,7 @@ def test_compress(nets: str) -> None:
     assert files() == {
         f"out/{name}"
         for name in [
+            "asked.json",
             "plan.json",
             "slim.safetensors",
             "dense.onnx",

@@ -120,6 +120,25 @@ def test_explain_by_name_and_negative_dim(traced: Trace) -> None:
     assert explain(traced, "a.weight", dim=-3).axis == ("a.weight", 1)
 
 
+def test_explain_by_the_names_that_the_tables_print(traced: Trace) -> None:
+    """A group is its first producer's axis, also where that is not dimension 0; other modules are their weight."""
+    for row in group_table(traced):
+        assert row.name in [group.name for group in explain(traced, row.name).groups]
+    assert explain(traced, "stem").axis == ("stem.weight", 0)
+    assert explain(traced, "stem", dim=1).axis == ("stem.weight", 1)
+    assert explain(traced, "b").axis == ("b.weight", 0)  # in the group 'stem'
+    net = nn.Sequential(nn.ConvTranspose2d(3, 8, 1), nn.Conv2d(8, 2, 1))
+    transposed = trace(net, torch.zeros(1, 3, 5, 5))
+    assert [row.name for row in group_table(transposed)] == ["0", "0:1", "1"]
+    assert explain(transposed, "0:1").axis == ("0.weight", 1)
+
+
+def test_python_is_not_told_of_flags(traced: Trace) -> None:
+    with pytest.raises(FxpruneError) as caught:
+        explain(traced, "stem.weight", dim=9)
+    assert caught.value.advice == "dimensions are counted from 0 to 3"
+
+
 @pytest.mark.parametrize(
     ("tensor", "dim", "kind", "says"),
     [
@@ -144,7 +163,7 @@ def test_explain_a_scalar_buffer_has_no_channels(traced: Trace) -> None:
 @pytest.mark.parametrize(
     ("tensor", "dim", "says"),
     [
-        ("stem.wieght", 0, r"no tensor 'stem.wieght'[\s\S]*did you mean 'stem.weight"),
+        ("stem.wieght", 0, r"no tensor or group 'stem.wieght'[\s\S]*did you mean 'stem.weight"),
         ("stem.weight", 4, r"has 4 dimensions[\s\S]*0 to 3"),
     ],
 )

@@ -23,7 +23,8 @@ from fxprune.models.loading import Loaded, load_model
 from fxprune.models.weights import load_pt, load_weights, read_metadata, read_weights
 from fxprune.onnx.cost import count, data_files
 from fxprune.onnx.session import open_session
-from fxprune.pipeline import onnx_inputs, read_plan
+from fxprune.pipeline import onnx_inputs
+from fxprune.planning.reading import read_plan
 from fxprune.slimming.slim import load
 from fxprune.support.arrays import read_arrays
 from fxprune.support.delivery import check_folder

@@ -112,7 +112,7 @@ def test_with_pip_alone(
 def test_uv_makes_it_where_there_is_one(root: Path, calls: list[list[str]]) -> None:
     dev.ensure(root)
     assert [call[:3] for call in calls] == [["uv", "venv", "--seed"], ["uv", "pip", "install"]]
-    assert calls[1][-2:] == ["-e", ".[dev,docs]"], "torch and torchvision come from one resolver run"
+    assert calls[1][-2:] == ["-e", ".[all,dev,docs]"], "torch and torchvision come from one resolver run"
     calls.clear()
     dev.ensure(root)
     assert calls == []

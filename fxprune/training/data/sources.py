@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from fxprune.errors import FxpruneError
+from fxprune.support.extras import need
 from fxprune.support.reading import regular_file
 from fxprune.training.data.images import (
     DecodedImages,
@@ -206,6 +207,7 @@ def _labels(items: Sequence[tuple[object, int]]) -> Sequence[int]:
 
 
 def _digits(data: DataOptions, part: Part) -> Images:
+    need("the digits", "sklearn")
     from sklearn.datasets import load_digits
     from sklearn.model_selection import train_test_split
 

@@ -12,9 +12,9 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from fxprune.criteria import FROM_SAMPLES
-from fxprune.criteria.score import criterion_named
-from fxprune.errors import PlanError, RecipeError
-from fxprune.regularizers.registry import WrongOption, method_info
+from fxprune.criteria.named import criterion_named
+from fxprune.errors import FxpruneError, PlanError, RecipeError
+from fxprune.models.zoo import check_name
 from fxprune.support.reading import shown, usable
 from fxprune.support.words import near
 from fxprune.training.recipe.schema import (
@@ -27,7 +27,7 @@ from fxprune.training.recipe.schema import (
 )
 from fxprune.training.recipe.yaml_tree import Key, Tree, merge, parse_value, put, read_tree, walk
 
-__all__ = ["RecipeFile", "read_recipe"]
+__all__ = ["RecipeFile", "outline", "read_recipe"]
 
 _DEEPEST = 8
 
@@ -80,6 +80,22 @@ def read_recipe(path: str | Path, changes: Sequence[str] = ()) -> RecipeFile:
         RecipeError: With the line: not YAML, an unknown key, a wrong type, a missing file, an unknown method,
             criterion or option.
     """
+    file = outline(path, changes)
+    _check_methods(file)
+    _check_criterion(file)
+    return file
+
+
+def outline(path: str | Path, changes: Sequence[str] = ()) -> RecipeFile:
+    """Read a recipe and check everything but methods and a criterion of one's own: these are code, and need torch.
+
+    Args:
+        path: As for ``read_recipe``.
+        changes: Likewise.
+
+    Raises:
+        RecipeError: As ``read_recipe``, but not for an unknown method or its options.
+    """
     path = usable(path, error=RecipeError)
     tree = _with_bases(path)
     for change in changes:
@@ -91,9 +107,11 @@ def read_recipe(path: str | Path, changes: Sequence[str] = ()) -> RecipeFile:
     except ValidationError as error:
         raise _refusal(tree, error.errors()) from error
     file = RecipeFile(recipe, tree, path.stem)
-    _check_methods(file)
-    _check_criterion(file)
     _check_files(file)
+    try:
+        check_name(recipe.model)
+    except FxpruneError as error:
+        raise file.error("model", error.what, advice=error.advice) from error
     return file
 
 
@@ -236,6 +254,8 @@ def _words(tree: Tree, fault: ErrorDetails) -> tuple[str, str]:
 
 
 def _check_methods(file: RecipeFile) -> None:
+    from fxprune.regularizers.registry import WrongOption, method_info
+
     recipe = file.recipe
     listed = isinstance(walk(file.tree, ("method",)).value, list)
     for number, method in enumerate(recipe.method):

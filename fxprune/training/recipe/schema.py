@@ -13,13 +13,12 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import annotated_types
-import onnx
 from pydantic import BaseModel, BeforeValidator, ConfigDict, field_validator, model_validator
 
 from fxprune import targets
 from fxprune.criteria import CRITERIA, FROM_SAMPLES
 from fxprune.errors import PlanError
-from fxprune.onnx.export import DEFAULT_OPSET, OLDEST_OPSET
+from fxprune.onnx.opsets import DEFAULT_OPSET, OLDEST_OPSET
 from fxprune.planning.options import PlanOptions
 from fxprune.plans import Budget, Scope
 from fxprune.training.recipe.data import (
@@ -147,7 +146,7 @@ class PlanSection(Section):
     @classmethod
     def _runtime(cls, value: str) -> str:
         try:
-            targets.get(value)
+            targets.check(value)
         except PlanError as error:
             raise ValueError(f"{error.what}; {error.advice}") from error
         return value
@@ -173,6 +172,8 @@ class ExportOptions(Section):
     @field_validator("opset")
     @classmethod
     def _there(cls, value: int) -> int:
+        import onnx
+
         newest = onnx.defs.onnx_opset_version()
         if value > newest:
             raise ValueError(f"onnx {onnx.__version__} knows opsets up to {newest}")
@@ -237,10 +238,10 @@ class Recipe(Section):
     def _consistent(self) -> Recipe:
         if self.budget is None and not self.method:
             raise ValueError("without a method there must be a budget, such as {macs: 0.5}")
-        target = targets.get(self.plan.target)
-        if self.budget is not None and self.budget.latency_ms is not None and not target.measurable:
+        timed = self.budget is not None and self.budget.latency_ms is not None
+        if timed and not targets.measurable(self.plan.target):
             raise ValueError(
-                f"budget.latency_ms is measured, and plan.target '{target.name}' is another machine"
+                f"budget.latency_ms is measured, and plan.target '{self.plan.target}' is another machine"
             )
         if self.bench is not None and self.export is None:
             raise ValueError("bench measures the ONNX files: it needs export")
