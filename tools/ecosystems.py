@@ -64,7 +64,7 @@ def _trainer(model: nn.Module, rows: list[dict[str, Tensor]]) -> tuple[float, fl
             use_cpu=True,
             disable_tqdm=True,
         )
-        trainer = transformers.Trainer(model, settings, train_dataset=rows)  # type: ignore[arg-type]
+        trainer = transformers.Trainer(model, settings, train_dataset=rows)
         trainer.remove_callback(transformers.PrinterCallback)
         trainer.train()
         losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
@@ -140,14 +140,11 @@ def yolo() -> Case:
         torch.manual_seed(0)
         slim.args = DEFAULT_CFG
         slim.train()
-        batch = {
-            "img": torch.rand(2, 3, 64, 64),
-            "cls": torch.tensor([[0.0], [3.0]]),
-            "batch_idx": torch.tensor([0.0, 1.0]),
-        }
-        batch["bboxes"] = torch.tensor([[0.5, 0.5, 0.4, 0.4], [0.4, 0.6, 0.3, 0.5]])
-        optimizer = torch.optim.AdamW(slim.parameters(), 2e-4)
-        losses = []
+        count, middle = 4, [[0.5, 0.5, 0.6, 0.6]]
+        batch = {"img": torch.rand(count, 3, 128, 128), "batch_idx": torch.arange(count).float()}
+        batch |= {"cls": torch.zeros(count, 1), "bboxes": torch.tensor(middle * count)}
+        optimizer = torch.optim.AdamW(slim.parameters(), 1e-3)
+        losses = list[float]()
         for _ in range(STEPS):
             optimizer.zero_grad()
             loss = slim.loss(batch)[0].sum()
@@ -218,7 +215,8 @@ class UNet(nn.Module):
             seen.append(x)
         for up, join, before in zip(self.up, self.join, seen[-2::-1], strict=True):
             x = join(torch.cat([up(x), before], 1))
-        return self.out(x)
+        maps: Tensor = self.out(x)
+        return maps
 
 
 def unet() -> Case:

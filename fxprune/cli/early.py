@@ -34,7 +34,7 @@ def check_inputs(texts: Sequence[str] | None) -> None:
     Raises:
         FxpruneError: A text says nothing, or a file is missing.
     """
-    from fxprune.models.specs import check_specs
+    from fxprune.models.input_texts import check_specs
 
     if texts:
         check_specs(texts)

@@ -26,8 +26,8 @@ import torch
 from torch import nn
 
 from fxprune.errors import FxpruneError
+from fxprune.models.input_texts import InputSpec, input_file, parse_specs
 from fxprune.models.loading import Loaded
-from fxprune.models.specs import InputSpec, input_file, parse_specs
 from fxprune.models.weights import load_pt
 from fxprune.support.arrays import read_arrays
 from fxprune.support.reading import shown

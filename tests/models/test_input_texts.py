@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from fxprune.errors import FxpruneError
-from fxprune.models.specs import DTYPES, InputSpec, check_specs, input_file
+from fxprune.models.input_texts import DTYPES, InputSpec, check_specs, input_file
 
 
 @pytest.mark.parametrize("name", DTYPES)
