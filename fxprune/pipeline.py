@@ -15,7 +15,7 @@ from torch import nn
 
 from fxprune.bench.benchmark import BenchTable, benchmark, check_options
 from fxprune.criteria import Criterion
-from fxprune.errors import FxpruneError, PlanError
+from fxprune.errors import FxpruneError
 from fxprune.graph.trace import ExampleInputs, Trace, trace
 from fxprune.inspection.explain import WidthRow, group_table, width_table
 from fxprune.models.calls import evaluating
@@ -89,29 +89,6 @@ class Opened:
     inputs: Inputs
     weights: str
     plan: Plan | None = None
-
-    def plan_from_dense(self, plan: Plan) -> Plan:
-        """A plan for this model as one for the model that was named, so that a file of weights is enough.
-
-        Args:
-            plan: Made for ``model``.
-
-        Raises:
-            PlanError: It cuts structures of a model that is slim already.
-        """
-        if self.plan is None:
-            return plan
-        if plan.removed:
-            raise PlanError(
-                f"structures of a slim model cannot be cut and saved: {', '.join(plan.removed)}",
-                advice="cut them in the dense model, in the first plan",
-            )
-        kept = dict(self.plan.kept)
-        for axis, index in plan.kept.items():
-            before = kept.get(axis)
-            kept[axis] = index if before is None else tuple(before[i] for i in index)
-        notes = (*self.plan.notes, *plan.notes)
-        return replace(self.plan, kept=kept, predicted=plan.predicted, notes=notes)
 
 
 def open_model(
@@ -261,7 +238,6 @@ def compress(
     threads: int = 1,
     seconds: float | None = None,
     watcher: Watcher = SILENT,
-    saved_plan: Callable[[Plan], Plan] | None = None,
     force: bool = False,
 ) -> Result:
     """Everything in one call: trace, plan, slim, verify, recover, fine-tune, export, benchmark, report.
@@ -299,8 +275,6 @@ def compress(
         threads: Of onnxruntime, in the benchmark.
         seconds: How long to measure, instead of the benchmark's own number of rounds.
         watcher: Is told about each step, ``fxprune.report.steps.Steps()`` for one.
-        saved_plan: Gives the plan that is saved with the weights, where ``model`` is a slim one itself
-            (``Opened.plan_from_dense``).
         force: Replace a result of another model or budget in ``out``, too.
 
     Returns:
@@ -363,7 +337,7 @@ def compress(
             scores.take("fine-tuned", small)
         job = _Job(traced, example_inputs, plan, small, proof, clock, delivery, asked, recovery, scores)
         try:
-            job.save(plan if saved_plan is None else saved_plan(plan))
+            job.save()
             result = job.measured(job.exported(options.target), threads, seconds)
         except BaseException:
             delivery.give_up(keep=finetune is not None)
@@ -386,14 +360,14 @@ class _Job:
     recovery: Recovery | None
     scores: _Scores
 
-    def save(self, saved_plan: Plan) -> None:
+    def save(self) -> None:
         """Write what survives if a later step fails."""
         paths = self.delivery.unfinished
         with self.clock.step("save") as ticks:
             self.delivery.begin()
             write_text(paths.plan, self.plan.to_json())
             write_text(paths.asked, self.asked.to_json())
-            save(self.small, saved_plan, paths.weights)
+            save(self.small, self.plan, paths.weights)
             groups = {"groups": [row.as_json() for row in group_table(self.traced)]}
             write_text(paths.groups, json.dumps(groups, indent=1))
             ticks.note(f"{paths.plan.name} and {paths.weights.name} for {self.delivery.out}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from math import inf
 from typing import Any, Literal
 
@@ -197,6 +197,8 @@ class Plan:
         dense: Cost of the model the plan was made for.
         fingerprint: Of the model: names, shapes and the graph's operators.
         notes: What the planner wants the user to know (budget missed and why, say).
+        origin: How it was made, as plain values by name: budget, criterion, options, target, versions; for people, and for
+            making it again.  Plans that keep the same are equal, wherever they come from.
 
     Raises:
         PlanError: A value is of the wrong type.
@@ -209,6 +211,7 @@ class Plan:
     removed: tuple[str, ...] = ()
     crops: tuple[Crop, ...] = ()
     notes: tuple[str, ...] = ()
+    origin: Mapping[str, object] = field(default_factory=dict, compare=False, repr=False)
     version: int = field(default=PLAN_VERSION)
 
     def __post_init__(self) -> None:
@@ -220,6 +223,7 @@ class Plan:
         _demand(is_text(self.fingerprint), "'fingerprint' is no text")
         for name in ("removed", "notes"):
             _demand(are_texts(getattr(self, name)), f"'{name}' is no tuple of texts")
+        _demand(_is_plain(self.origin), "'origin' holds more than texts, numbers, lists and dictionaries")
         _demand(_are_crops(self.crops), "'crops' is no tuple of crops")
         _demand(type(self.version) is int and self.version == PLAN_VERSION, "its version is another")
 
@@ -243,9 +247,43 @@ class Plan:
             "removed": list(self.removed),
             "crops": [asdict(crop) for crop in self.crops],
             "notes": list(self.notes),
+            "origin": dict(self.origin),
             "kept": kept,
         }
         return json.dumps({**data, "digest": digest(data)})
+
+    def then(self, second: Plan) -> Plan:
+        """This plan and, on what it leaves, another one, as one plan for the dense model.
+
+        Args:
+            second: Made for the slim model of this one.
+
+        Raises:
+            PlanError: The second one cuts structures.
+
+        Example:
+            >>> first = Plan({("a.weight", 0): (0, 2, 3)}, Cost(3, 3), Cost(4, 4), "f")
+            >>> first.then(Plan({("a.weight", 0): (1, 2)}, Cost(2, 2), Cost(3, 3), "g")).kept
+            {('a.weight', 0): (2, 3)}
+        """
+        if second.removed:
+            raise PlanError(
+                f"structures of a slim model cannot be cut and saved: {', '.join(second.removed)}",
+                advice="cut them in the dense model, in the first plan",
+            )
+        kept = dict(self.kept)
+        for axis, index in second.kept.items():
+            before = kept.get(axis)
+            kept[axis] = index if before is None else tuple(before[i] for i in index)
+        rounds = [*_rounds(self.origin), *_rounds(second.origin)]
+        return replace(
+            self,
+            kept=kept,
+            predicted=second.predicted,
+            crops=_both(self.crops, second.crops),
+            notes=(*self.notes, *second.notes),
+            origin={"rounds": rounds} if rounds else {},
+        )
 
     @staticmethod
     def from_json(text: str) -> Plan:
@@ -302,6 +340,35 @@ def _is_cost(cost: object) -> bool:
     return isinstance(cost, Cost) and is_whole(cost.params) and is_whole(cost.macs)
 
 
+def _both(first: tuple[Crop, ...], second: tuple[Crop, ...]) -> tuple[Crop, ...]:
+    """Crops of a model and of what they leave, as crops of the model."""
+    found = {crop.tensor: crop for crop in first}
+    for crop in second:
+        one = found.get(crop.tensor)
+        if one is not None:
+            before, after = (
+                tuple(a + b for a, b in zip(x, y, strict=True))
+                for x, y in ((one.before, crop.before), (one.after, crop.after))
+            )
+            crop = replace(crop, kernel=one.kernel, before=before, after=after)
+        found[crop.tensor] = crop
+    return tuple(found.values())
+
+
+def _rounds(origin: Mapping[str, object]) -> list[object]:
+    """The origins of the plans that one was put together from."""
+    rounds = origin.get("rounds")
+    return list(rounds) if isinstance(rounds, (list, tuple)) else [dict(origin)] if origin else []
+
+
+def _is_plain(origin: object) -> bool:
+    """JSON can hold it."""
+    try:
+        return isinstance(origin, Mapping) and len(json.dumps(dict(origin), allow_nan=False)) <= LONGEST
+    except (TypeError, ValueError, RecursionError):
+        return False
+
+
 def _are_crops(crops: object) -> bool:
     return isinstance(crops, tuple) and all(isinstance(crop, Crop) for crop in crops)
 
@@ -315,7 +382,7 @@ def _plan_of(data: dict[str, Any]) -> Plan:
     """
     needed = ("format", "version", "fingerprint", "predicted", "dense", "removed", "notes", "kept")
     fields(
-        data, "plan", needed, optional=("crops", "digest")
+        data, "plan", needed, optional=("crops", "digest", "origin")
     )  # plans were made without before there were crops
     sizes = ("kernel", "before", "after")
     crops = [fields(c, "crops", ("tensor", *sizes)) for c in row(data.get("crops", []), "crops")]
@@ -331,6 +398,7 @@ def _plan_of(data: dict[str, Any]) -> Plan:
         removed=row(data["removed"], "removed"),
         crops=tuple(Crop(c["tensor"], *(row(c[k], k) for k in sizes)) for c in crops),
         notes=row(data["notes"], "notes"),
+        origin=fields(data.get("origin", {}), "origin"),
         version=data["version"],
     )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,12 +12,13 @@ from rich.console import Console, RenderableType
 
 from fxprune.escaping import terminal
 from fxprune.report.steps import Stderr, Steps
+from fxprune.support.command import COMMAND
 
 if TYPE_CHECKING:  # loading torch takes seconds, and --help must not
     from fxprune.graph.trace import Trace
     from fxprune.pipeline import Opened
 
-__all__ = ["opened_model", "say", "show", "steps", "traced_model", "write"]
+__all__ = ["opened_model", "remember_command", "say", "show", "steps", "traced_model", "write"]
 
 _PIPE_WIDTH = 160
 
@@ -24,6 +26,11 @@ _PIPE_WIDTH = 160
 def steps() -> Steps:
     """Progress on stderr."""
     return Steps(Stderr())
+
+
+def remember_command() -> None:
+    """Let what is made say by which command."""
+    COMMAND.set(shlex.join(["fxprune", *sys.argv[1:]]))
 
 
 def say(text: str) -> None:

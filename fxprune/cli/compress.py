@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from fxprune.cli import options as o
-from fxprune.cli.common import opened_model, say, show, steps
+from fxprune.cli.common import opened_model, remember_command, say, show, steps
 from fxprune.cli.early import check_model, check_samples, check_there
 from fxprune.cli.values import check_names, evidence, parse_budget, plan_options
 
@@ -54,6 +54,7 @@ def compress(
     from fxprune.support.delivery import Asked, check_folder, refuse_other
 
     budget = parse_budget(macs=macs, params=params, channels=channels, latency=latency, latency_ms=latency_ms)
+    remember_command()
     check_model(model, weights, inputs)
     check_there(data)
     check_samples(calibrate)
@@ -95,7 +96,6 @@ def compress(
         loss=loss,
         calibrate=samples,
         watcher=steps(),
-        saved_plan=opened.plan_from_dense,  # so that the file makes the model slim that was named
         force=force,
     )
     show(result_view(result.plan, result.bench, result.why_no_onnx), result.as_json(), as_json)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import typer
 
 from fxprune.cli import options as o
-from fxprune.cli.common import opened_model, show, steps, traced_model, write
+from fxprune.cli.common import opened_model, remember_command, show, steps, traced_model, write
 from fxprune.cli.early import check_model, check_samples, check_there, check_writable
 from fxprune.cli.overwriting import refuse_plan
 from fxprune.cli.values import check_names, evidence, parse_budget, plan_options
@@ -71,6 +71,7 @@ def plan(
         raise typer.BadParameter(
             "stands in the place of a budget, and wants samples from --calibrate", param_hint="--accuracy"
         )
+    remember_command()
     check_model(model, weights, inputs)
     check_there(data)
     check_samples(calibrate)

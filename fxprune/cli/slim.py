@@ -45,7 +45,7 @@ def slim(
 
     plan = read_plan(plan_file)
     opened = opened_model(model, weights, inputs, allow_pickle)
-    refuse_weights(out, opened.plan_from_dense(plan).fingerprint, force=force)
+    refuse_weights(out, (opened.plan or plan).fingerprint, force=force)
     traced = traced_model(opened)
     plan = recounted(traced, plan)
     with steps().step("slim") as ticks:
@@ -63,6 +63,6 @@ def slim(
             proof = verify(traced, plan, small)
             ticks.note(str(proof))
         facts["proof"] = json.loads(proof.to_json())
-    save(small, opened.plan_from_dense(plan), out)
+    save(small, plan, out)
     say(f"wrote {out}")
     show(cost_sheet(plan).rich(), facts, as_json)

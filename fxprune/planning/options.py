@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import MISSING, dataclass, field, fields
 from typing import TYPE_CHECKING, Literal, get_args
 
 from fxprune import targets
@@ -79,6 +79,19 @@ class PlanOptions:
         targets.check(self.target)
         for name in ("protect", "only"):
             object.__setattr__(self, name, _listed(getattr(self, name)))
+
+    def as_json(self) -> dict[str, object]:
+        """Those that are not the defaults, as plain values."""
+        plain = {
+            f.name: getattr(self, f.name)
+            for f in fields(self)
+            if f.default_factory is not MISSING or getattr(self, f.name) != f.default
+        }
+        tidy = {
+            k: dict(v) if isinstance(v, Mapping) else list(v) if isinstance(v, tuple) else v
+            for k, v in plain.items()
+        }
+        return {k: v for k, v in tidy.items() if v not in ({}, [])}
 
     @property
     def step(self) -> int:

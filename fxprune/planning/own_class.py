@@ -8,7 +8,7 @@ does not fit becomes a lesson (``fxprune.planning.attempts``), and the plan that
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -69,7 +69,7 @@ def keeping_class(trace: Trace, made: Plan, scores: FloatArray, plan: Callable[[
         gone = np.ones(len(ours.axes[axis]), bool)
         gone[list(kept)] = False
         keep[ours.axes[axis][gone]] = False
-    result = plan_units(trace, keep, notes=fits.notes)
+    result = replace(plan_units(trace, keep, notes=fits.notes), origin=made.origin)
     why = _problem(trace, result)
     if why is not None:
         raise PlanError(

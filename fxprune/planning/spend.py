@@ -22,6 +22,7 @@ from fxprune.planning.choice import freeze, ratios_of
 from fxprune.planning.latency import latency_model
 from fxprune.planning.notes import gap_notes, local_note, nothing_to_prune
 from fxprune.planning.options import PlanOptions
+from fxprune.planning.origin import origin
 from fxprune.planning.own_class import keeping_class
 from fxprune.planning.problem import Width
 from fxprune.planning.solve import Options, Solution, solve
@@ -72,6 +73,8 @@ def spend(
     timed = "latency" in quantities or ("macs" in quantities and target.channel_step > 1)
     latency = latency_model(analysis, target, batch=target.batch) if timed else None
 
+    asked = budget
+
     @no_garbage()
     def planned(budget: Budget) -> Plan:
         def choose(way: Way, lessons: Lessons) -> Solution:
@@ -102,7 +105,8 @@ def spend(
             gap = steps_note(kept, best.way.step, options.step)
         if options.scope == "local":
             gap = (*gap, *local_note(coupling, frozen, decided, best.solution.keep, best.way.step))
-        return replace(best.plan, notes=(*scores.notes, *best.notes, *best.solution.notes, *gap))
+        how = origin(asked, criterion, options, target, best.way.step)
+        return replace(best.plan, notes=(*scores.notes, *best.notes, *best.solution.notes, *gap), origin=how)
 
     def spent(budget: Budget) -> Plan:
         return meet(trace, budget, planned, target) if budget.quantity == "latency" else planned(budget)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 from typing import Literal
 
@@ -76,6 +77,7 @@ def slim(trace: Trace, plan: Plan, *, kind: Kind = "auto") -> nn.Module:
 def _applied(trace: Trace, plan: Plan, kind: Kind, *, trusted: bool = False) -> nn.Module:
     """Apply a plan; ``trusted`` weights come from a file that says which kind was right."""
     recounted(trace, plan)
+    plans = (*getattr(trace.model, "fxprune_plans", ()), plan)
     if plan.removed:
         if kind == "module":
             raise SliceError(
@@ -88,9 +90,7 @@ def _applied(trace: Trace, plan: Plan, kind: Kind, *, trusted: bool = False) -> 
     if kind != "graph":
         module, problem = _own_class(parts, trusted=trusted, insist=kind == "module")
         if module is not None:
-            module = crop_(module, plan.crops)
-            module.fxprune_kind = "module"  # type: ignore[assignment]
-            return module
+            return _marked(crop_(module, plan.crops), "module", plans)
         if kind == "module" or trace.kind == "recorded":
             declined = f"; {trace.why_static}" if trace.kind == "recorded" else ""
             raise SliceError(
@@ -100,9 +100,14 @@ def _applied(trace: Trace, plan: Plan, kind: Kind, *, trusted: bool = False) -> 
                 + declined,
             )
     graph = crop_(parts.graph, plan.crops)
-    graph.fxprune_kind = "graph"  # type: ignore[assignment]
     graph.fxprune_sources = (*cut_sources(trace), *_hard_coded(parts.resolution))  # type: ignore[assignment]
-    return graph
+    return _marked(graph, "graph", plans)
+
+
+def _marked(model: nn.Module, kind: Kind, plans: tuple[Plan, ...]) -> nn.Module:
+    """Say of a slim model what it is, and by which plans it came about, one after the other."""
+    model.fxprune_kind, model.fxprune_plans = kind, plans  # type: ignore[assignment]
+    return model
 
 
 def _own_class(parts: Parts, *, trusted: bool, insist: bool) -> tuple[nn.Module | None, str]:
@@ -153,11 +158,12 @@ def save(model: nn.Module, plan: Plan, path: str | Path) -> None:
 
     Args:
         model: A model that ``slim`` made (and training may have changed).
-        plan: The plan it was made with.
+        plan: The plan it was made with; the last one, where a slim model was pruned again: the file holds one plan for the dense model.
         path: A ``.safetensors`` file.
 
     Raises:
         SliceError: The file cannot be written, or weights are no numbers.
+        PlanError: The last plan cuts structures of a model that was slim already.
 
     Example:
         >>> import tempfile, torch, fxprune
@@ -181,10 +187,16 @@ def save(model: nn.Module, plan: Plan, path: str | Path) -> None:
     facts = {
         "format": FORMAT,
         "kind": str(getattr(model, "fxprune_kind", "module")),
-        "plan": plan.to_json(),
+        "plan": _from_dense(model, plan).to_json(),
     }
     check_values(tensors, str(path))
     write_tensors(path, tensors, facts, error=SliceError)
+
+
+def _from_dense(model: nn.Module, plan: Plan) -> Plan:
+    """The plan that makes the model of the dense one, where it was pruned in rounds."""
+    plans: tuple[Plan, ...] = getattr(model, "fxprune_plans", (plan,))
+    return functools.reduce(Plan.then, plans) if plan == plans[-1] else plan
 
 
 def load(model: nn.Module, path: str | Path, example_inputs: ExampleInputs) -> nn.Module:

@@ -502,3 +502,24 @@ def test_what_is_no_trace_or_plan_is_refused_in_words() -> None:
     ):
         with pytest.raises(kind, match=re.escape(words)):
             act()
+
+
+def test_a_model_that_was_pruned_twice_is_one_file(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(3, 16, 3), nn.BatchNorm2d(16), nn.ReLU(), nn.Conv2d(16, 12, 3), nn.Conv2d(12, 4, 1))
+    x, model = torch.randn(2, 3, 9, 9), copy.deepcopy(net).eval()
+    for share in (0.7, 0.6, 0.5):
+        found = trace(model, x)
+        made = plan(found, Budget(channels=share), align=1)
+        model = slim(found, made)
+        optimizer = torch.optim.SGD(model.train().parameters(), 0.1)
+        model(x).square().mean().backward()
+        optimizer.step()
+        model.eval()
+    save(model, made, tmp_path / "slim.safetensors")
+    loaded = load(net, tmp_path / "slim.safetensors", x)
+    assert torch.equal(loaded(x), model(x))
+    assert loaded[0].out_channels == model[0].out_channels == 3
+    (whole,) = loaded.fxprune_plans
+    assert [part["budget"] for part in whole.origin["rounds"]] == [{"channels": s} for s in (0.7, 0.6, 0.5)]
+    assert whole.dense == trace(net, x).dense
