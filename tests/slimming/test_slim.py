@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import pickle
 import re
@@ -507,7 +508,7 @@ def test_what_is_no_trace_or_plan_is_refused_in_words() -> None:
 def test_a_model_that_was_pruned_twice_is_one_file(tmp_path: Path) -> None:
     torch.manual_seed(0)
     net = nn.Sequential(nn.Conv2d(3, 16, 3), nn.BatchNorm2d(16), nn.ReLU(), nn.Conv2d(16, 12, 3), nn.Conv2d(12, 4, 1))
-    x, model = torch.randn(2, 3, 9, 9), copy.deepcopy(net).eval()
+    x, model = torch.randn(2, 3, 9, 9), copy.deepcopy(net.eval())
     for share in (0.7, 0.6, 0.5):
         found = trace(model, x)
         made = plan(found, Budget(channels=share), align=1)
