@@ -15,14 +15,16 @@ from torch import nn
 
 from fxprune.bench.benchmark import BenchTable, benchmark
 from fxprune.criteria import Criterion
-from fxprune.errors import FxpruneError, PlanError
+from fxprune.errors import FxpruneError, PlanError, SliceError
 from fxprune.graph.trace import ExampleInputs, Trace, trace
 from fxprune.inspection.explain import WidthRow, group_table, width_table
 from fxprune.models.calls import evaluating
+from fxprune.models.heads import factory_advice, known_shapes, with_head_of
 from fxprune.models.inputs import Inputs
 from fxprune.models.inputs import example_inputs as find_inputs
-from fxprune.models.loading import Loaded, load_model
-from fxprune.models.weights import load_weights, read_metadata
+from fxprune.models.loading import load_model
+from fxprune.models.specs import Argument, Loaded, read_spec
+from fxprune.models.weights import fill, named_alike, read_metadata, read_weights
 from fxprune.onnx.export import ExportReport, export_onnx
 from fxprune.onnx.session import OnnxModel, open_session
 from fxprune.planning.atoms import Mode
@@ -77,12 +79,16 @@ class Opened:
         inputs: Example inputs.
         weights: In words, where the weights come from.
         plan: By which the named model became this one, if the weights were slim.
+        notes: What was done that the arguments do not say: a head read off the weights, say.
+        arguments: With which ``load_model`` makes a model of these shapes by the same name.
     """
 
     model: nn.Module
     inputs: Inputs
     weights: str
     plan: Plan | None = None
+    notes: tuple[str, ...] = ()
+    arguments: Mapping[str, Argument] = field(default_factory=dict)
 
     def plan_from_dense(self, plan: Plan) -> Plan:
         """A plan for this model as one for the model that was named, so that a file of weights is enough.
@@ -109,28 +115,53 @@ class Opened:
 
 
 def open_model(
-    spec: str, *, weights: Path | None = None, inputs: Sequence[str] = (), allow_pickle: bool = False
+    spec: str,
+    *,
+    weights: Path | None = None,
+    inputs: Sequence[str] = (),
+    arguments: Mapping[str, Argument] | None = None,
+    allow_pickle: bool = False,
 ) -> Opened:
     """Load a model by name, give it weights and find its example inputs.
+
+    A head of another size than the model's own is read off the weights.
 
     Args:
         spec: As for ``load_model``.
         weights: A file of weights; one that ``save`` wrote holds a plan, by which the model is slimmed.
         inputs: As for ``example_inputs``.
+        arguments: As for ``load_model``.
         allow_pickle: Unpickle files that need it.
 
     Raises:
         FxpruneError: The model, the weights or the inputs cannot be had.
     """
-    loaded = load_model(spec, allow_pickle=allow_pickle)
-    example = find_inputs(loaded, inputs, allow_pickle=allow_pickle)
+
+    def make(**more: Argument) -> Loaded:
+        return load_model(spec, arguments={**(arguments or {}), **more}, allow_pickle=allow_pickle)
+
+    loaded = make()
     if weights is None:
-        return Opened(loaded.model, example, _origin(loaded))
-    if read_metadata(weights).get("format") == "fxprune":
+        example = find_inputs(loaded, inputs, allow_pickle=allow_pickle)
+        return Opened(loaded.model, example, _origin(loaded), None, loaded.notes, arguments or {})
+    given = read_weights(weights, allow_pickle=allow_pickle)
+    plan = read_plan(weights) if read_metadata(weights).get("format") == "fxprune" else None
+    plain, notes = named_alike(given, loaded.model.state_dict())
+    shapes = known_shapes(plain, {} if plan is None else plan.kept)
+    loaded = with_head_of(loaded, shapes, lambda classes: make(num_classes=classes))
+    written = read_spec(spec).arguments
+    extra = {name: value for name, value in loaded.arguments.items() if name not in written}
+    example = find_inputs(loaded, inputs, allow_pickle=allow_pickle)
+    if plan is not None:
         slim_one = load(loaded.model, weights, example).eval()
-        return Opened(slim_one, example, f"slim, from {weights}", read_plan(weights))
-    load_weights(loaded.model, weights, allow_pickle=allow_pickle)
-    return Opened(loaded.model, example, f"from {weights}")
+        return Opened(slim_one, example, f"slim, from {weights}", plan, loaded.notes, extra)
+    try:
+        fill(loaded.model, plain, weights)
+    except SliceError as error:
+        code = factory_advice(spec, loaded.model, plain)
+        advice = f"{error.advice}; {code}" if code else error.advice
+        raise SliceError(error.what, tensor=error.tensor, advice=advice) from error
+    return Opened(loaded.model, example, f"from {weights}", None, (*loaded.notes, *notes), extra)
 
 
 def _origin(loaded: Loaded) -> str:
@@ -138,8 +169,13 @@ def _origin(loaded: Loaded) -> str:
         return "of the file"
     if loaded.pretrained:
         return "pretrained"
-    zoo = loaded.spec.partition(":")[0] in ("torchvision", "timm")
-    return "random (append @pretrained, or pass --weights)" if zoo else "as the factory made them"
+    random = {
+        "torchvision": "random (append @pretrained, or pass --weights)",
+        "timm": "random (append @pretrained, or pass --weights)",
+        "hf": "random (the folder holds none)",
+        "ultralytics": "random",
+    }
+    return random.get(loaded.spec.partition(":")[0], "as the factory made them")
 
 
 def read_plan(path: Path) -> Plan:

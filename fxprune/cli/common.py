@@ -48,7 +48,9 @@ def opened_model(
         if writes is not None:
             check_writable(writes)
         opened = open_model(model, weights=weights, inputs=inputs or (), allow_pickle=allow_pickle)
-        ticks.note(f"weights {opened.weights}; input {describe_inputs(opened.inputs)}")
+        ticks.note(
+            "; ".join((f"weights {opened.weights}", f"input {describe_inputs(opened.inputs)}", *opened.notes))
+        )
     return opened
 
 
