@@ -25,12 +25,15 @@ from fxprune.graph.shortcuts import shortcuts
 from fxprune.graph.torch_export import exported
 from fxprune.models.copies import copied, on_meta, unchanged_buffers
 from fxprune.models.odd_models import check_operands, check_traceable, told
+from fxprune.models.wrapped import unwrapped
 from fxprune.support.memo import Memo
 from fxprune.support.process import no_fast_path, no_garbage, quiet, uninterrupted, untouched_random_state
 from fxprune.support.source_lines import source_of
 from fxprune.support.words import headline
 
 __all__ = ["ExampleInputs", "Trace", "call_arguments", "evaluating", "trace", "trace_as"]
+
+_IMAGE = 3  # dimensions of one image
 
 ExampleInputs = torch.Tensor | tuple[object, ...] | list[object] | dict[str, object]
 
@@ -169,21 +172,20 @@ def evaluating(model: nn.Module, *, training: bool = False) -> Iterator[None]:
 
 
 def _common_batch(args: tuple[object, ...], kwargs: Mapping[str, object]) -> int | None:
-    """Size of the first dimension if all tensors share it; flags and numbers beside them do not matter."""
-    arguments = [*args, *kwargs.values()]
+    """Size of the first dimension if all tensors share it; flags and numbers beside them, also as tensors, do not matter."""
+    outer = pytree.tree_leaves((args, dict(kwargs)), is_leaf=lambda v: isinstance(v, list))
+    inner = [t for t in pytree.tree_leaves(outer) if isinstance(t, torch.Tensor) and t.ndim]
+    listed = not any(isinstance(leaf, torch.Tensor) and leaf.ndim for leaf in outer)
     # Unbatched images in a list share the 3 of their colours, never a batch.
-    if any(
-        isinstance(a, list) and isinstance(t, torch.Tensor) for a in arguments for t in pytree.tree_leaves(a)
-    ):
+    if listed and any(t.ndim == _IMAGE for t in inner):
         return None
-    leaves = [t for t in pytree.tree_leaves(arguments) if isinstance(t, torch.Tensor)]
-    sizes = {t.shape[0] if t.ndim else None for t in leaves}
+    sizes = {t.shape[0] for t in inner}
     return sizes.pop() if len(sizes) == 1 else None
 
 
 def _doubled(args: object) -> object:
     """A batch of one would be traced as the constant 1: use two copies."""
-    return pytree.tree_map_only(torch.Tensor, lambda t: torch.cat([t, t]), args)
+    return pytree.tree_map_only(torch.Tensor, lambda t: torch.cat([t, t]) if t.ndim else t, args)
 
 
 def trace(model: nn.Module, example_inputs: ExampleInputs) -> Trace:
@@ -199,7 +201,8 @@ def trace(model: nn.Module, example_inputs: ExampleInputs) -> Trace:
     answered when the attempt in progress has ended, the second one at once.
 
     Args:
-        model: Any module; its tensors may be on the meta device.
+        model: Any module; its tensors may be on the meta device.  What torch wraps around one (``DataParallel``,
+            ``DistributedDataParallel``, ``torch.compile``) is looked through: ``trace.model`` is the module inside.
         example_inputs: A tensor, a tuple of positional arguments (nested lists and dicts are
             fine), or a dict of keyword arguments.
 
@@ -217,6 +220,7 @@ def trace(model: nn.Module, example_inputs: ExampleInputs) -> Trace:
     """
     if not isinstance(model, nn.Module):
         raise TraceError(f"expected a torch.nn.Module, got {type(model).__name__}")
+    model = unwrapped(model)
     check_traceable(model)
     args, kwargs = call_arguments(example_inputs)
     if any(p.device.type == "meta" for p in model.parameters()):  # only shapes matter then
@@ -326,7 +330,7 @@ def _reaches_itself(model: nn.Module) -> bool:
 def _is_dynamic(graph: fx.GraphModule) -> bool:
     """Whether the first dimension of every input is a free symbol; code may have settled it at a number."""
     inputs = [n.meta.get("val") for n in graph.graph.nodes if n.op == "placeholder"]
-    sizes = [t.shape[0] for t in inputs if isinstance(t, torch.Tensor)]
+    sizes = [t.shape[0] for t in inputs if isinstance(t, torch.Tensor) and t.ndim]
     return bool(sizes) and all(map(_is_free, sizes))
 
 

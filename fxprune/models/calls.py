@@ -56,9 +56,8 @@ class Call:
 
     @property
     def batch(self) -> int | None:
-        """Size of the first dimension of the first input tensor, or None if it has none."""
-        first = self.tensors[0]
-        return first.shape[0] if first.ndim else None
+        """Size of the first dimension of the first input tensor that has one, or None."""
+        return next((t.shape[0] for t in self.tensors if t.ndim), None)
 
     @property
     def batched(self) -> tuple[bool, ...]:

@@ -27,6 +27,7 @@ __all__ = ["check_values", "fill", "load_pt", "load_weights", "named_alike", "re
 _SHOWN = 6
 _NESTED = ("state_dict", "model_state_dict", "model", "net")
 _PREFIXES = ("module.", "_orig_mod.", "model.")
+_COUNTER = "n_averaged"  # of torch's AveragedModel, beside the weights
 # How torch's weights-only reader words that it stopped at something it would have to execute.
 _BLOCKED = re.compile(r"(?:GLOBAL|function|class|type) ([A-Za-z_][\w.]*)")
 # Instructions of pickle's protocols 4 and 5 (140 to 152), which torch.save does not write: a pickle of someone's own.
@@ -243,6 +244,9 @@ def named_alike(
         ("the weights are those of a wrapped model: 'module._orig_mod.' was taken off every name",)
     """
     taken = ""
+    counted = [key for key in given if key.rpartition(".")[2] == _COUNTER and key not in own]
+    if counted and len(given) > 1:
+        given = {key: tensor for key, tensor in given.items() if key not in counted}
     while prefix := next((p for p in _PREFIXES if _is_around(p, given, own)), ""):
         given = {key.removeprefix(prefix): tensor for key, tensor in given.items()}
         taken += prefix
@@ -251,7 +255,7 @@ def named_alike(
 
 
 def _is_around(prefix: str, given: Mapping[str, Tensor], own: Mapping[str, object]) -> bool:
-    wrapped = bool(given) and all(key.startswith(prefix) and key != prefix for key in given)
+    wrapped = bool(given) and all(key.startswith(prefix) for key in given)
     return wrapped and not any(key.startswith(prefix) for key in own)
 
 

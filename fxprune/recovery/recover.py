@@ -14,6 +14,7 @@ from fxprune.coupling.couple import analyse
 from fxprune.errors import FxpruneError
 from fxprune.graph.trace import Trace
 from fxprune.graph.values import Calls
+from fxprune.models.wrapped import unwrapped
 from fxprune.plans import Plan
 from fxprune.recovery.calibration import PARTS, Calibration, gathered
 from fxprune.recovery.held import Held
@@ -151,6 +152,7 @@ def run_recovery(
 ) -> Recovery:
     """``recover``, for callers who want to know what was done."""
     expect(trace, plan)
+    slim = unwrapped(slim)
     began = time.monotonic()
     if trace.kind == "recorded":
         raise FxpruneError(

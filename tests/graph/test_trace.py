@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
+from torch.utils._pytree import tree_map_only
 
 from fxprune.coupling.cost import measure
 from fxprune.coupling.couple import analyse
@@ -309,6 +310,20 @@ class Nested(Two):
         return self.head(self.a(both["l"][0]) * factor + self.b(both["l"][1]) + self.b(x))
 
 
+class Flagged(Two):
+    def forward(
+        self, flip: bool, left: torch.Tensor, none: None, right: torch.Tensor, text: str
+    ) -> torch.Tensor:
+        return super().forward(left, right, flip=flip and none is None and text == "text")
+
+
+class Listed(Two):
+    def forward(
+        self, factor: torch.Tensor, both: list[torch.Tensor], options: dict[str, list[object]]
+    ) -> torch.Tensor:
+        return super().forward(*both, flip=options["flags"][0] is True) * factor
+
+
 def vector(n: int = 3) -> torch.Tensor:
     return torch.randn(n, 4)
 
@@ -321,11 +336,26 @@ def vector(n: int = 3) -> torch.Tensor:
         (Two, lambda: {"right": vector(), "left": vector(), "flip": True}),
         (Nested, lambda: ({"l": [vector(), vector()]}, (vector(), 2.0))),
         (Nested, lambda: {"both": {"l": [vector(), vector()]}, "extra": (vector(), 2.0)}),
+        (Two, lambda: {"left": vector(), "right": vector(), "flip": None}),
+        (Flagged, lambda: (True, vector(), None, vector(), "text")),
+        (Nested, lambda: ({"l": [vector(), vector()]}, (vector(), torch.tensor(2.0)))),
+        (Listed, lambda: (torch.tensor(2.0), [vector(), vector()], {"flags": [True, None, 3]})),
     ],
-    ids=["positional", "by name", "by name with a flag", "nested", "nested by name"],
+    ids=[
+        "positional",
+        "by name",
+        "by name with a flag",
+        "nested",
+        "nested by name",
+        "None by name",
+        "flags by position",
+        "a number as a tensor",
+        "a list",
+    ],
 )
 def test_inputs_of_every_form(model: type[nn.Module], inputs) -> None:
     found = trace(model(), inputs())
+    assert found.dynamic_batch, found.why_static
     for kind in ("auto", "graph"):
         made = remove(found, {("a.weight", 0): [1, 4]})
         small = slim(found, made, kind=kind)
@@ -333,6 +363,24 @@ def test_inputs_of_every_form(model: type[nn.Module], inputs) -> None:
         assert proof.effect > 1e-4
         result = small(*found.args, **found.kwargs)
         assert result.shape == (3, 2)
+        args, kwargs = tree_map_only(
+            torch.Tensor, lambda t: torch.cat([t, t]) if t.ndim else t, (found.args, found.kwargs)
+        )
+        assert small(*args, **kwargs).shape == (6, 2)
+
+
+def test_unbatched_images_in_a_list_are_no_batch() -> None:
+    class Detector(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv2d(3, 4, 3)
+
+        def forward(self, images: list[torch.Tensor], targets: dict[str, object]) -> torch.Tensor:
+            return self.conv(torch.stack(images)).mean((2, 3))
+
+    found = trace(Detector(), ([torch.zeros(3, 8, 8), torch.zeros(3, 8, 8)], {"boxes": None}))
+    assert not found.dynamic_batch
+    assert "no common first dimension" in found.why_static
 
 
 def test_inputs_that_are_no_tensors() -> None:
