@@ -42,6 +42,7 @@ from fxprune.report.sheets import export_json
 from fxprune.report.steps import SILENT, Ticks, Watcher
 from fxprune.report.words import describe_export, describe_plan, describe_trace
 from fxprune.slimming.slim import load, save, slim
+from fxprune.support.briefly import brief
 from fxprune.support.delivery import Delivery, Paths, begin_delivery, check_folder, occupied
 from fxprune.support.files import write_text
 from fxprune.support.reading import MIB, read_text, regular_file, shown
@@ -70,6 +71,7 @@ _NO_ONNX = (
 # --- models by name --------------------------------------------------------------------------
 
 
+@brief
 @dataclass(frozen=True, eq=False)
 class Opened:
     """A model ready to work on.
@@ -111,7 +113,9 @@ class Opened:
             before = kept.get(axis)
             kept[axis] = index if before is None else tuple(before[i] for i in index)
         notes = (*self.plan.notes, *plan.notes)
-        return replace(self.plan, kept=kept, predicted=plan.predicted, notes=notes)
+        after = {row.name: row.after for row in plan.widths}
+        widths = tuple(replace(row, after=after.get(row.name, row.after)) for row in self.plan.widths)
+        return replace(self.plan, kept=kept, predicted=plan.predicted, notes=notes, widths=widths)
 
 
 def open_model(
@@ -217,6 +221,7 @@ def onnx_inputs(path: Path, specs: Sequence[str] = ()) -> Inputs:
 # --- the whole chain -------------------------------------------------------------------------
 
 
+@brief
 @dataclass(frozen=True, eq=False)
 class Result:
     """What ``compress`` made.

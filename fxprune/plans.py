@@ -9,6 +9,7 @@ from math import inf
 from typing import Any, Literal
 
 from fxprune.errors import PlanError
+from fxprune.escaping import line
 from fxprune.support.plain import are_texts, are_whole, digest, fields, is_text, is_whole, parse, row
 
 __all__ = [
@@ -18,6 +19,7 @@ __all__ = [
     "Crop",
     "Plan",
     "Scope",
+    "WidthRow",
 ]
 
 Axis = tuple[str, int]
@@ -175,6 +177,30 @@ class Crop:
 
 
 @dataclass(frozen=True)
+class WidthRow:
+    """What a plan leaves of one group.
+
+    Attributes:
+        name: The group's.
+        before: Its units.
+        after: How many of them the plan keeps.
+        axes: How many tensor axes they occupy.
+
+    Raises:
+        PlanError: A value is of the wrong type.
+    """
+
+    name: str
+    before: int
+    after: int
+    axes: int
+
+    def __post_init__(self) -> None:
+        numbers = (self.before, self.after, self.axes)
+        _demand(is_text(self.name) and all(map(is_whole, numbers)), "a width is no name and whole numbers")
+
+
+@dataclass(frozen=True, repr=False)
 class Plan:
     """Which indices of which axes stay: plain data, made by ``fxprune.plan``.
 
@@ -187,12 +213,13 @@ class Plan:
         dense: Cost of the model the plan was made for.
         fingerprint: Of the model: names, shapes and the graph's operators.
         notes: What the planner wants the user to know (budget missed and why, say).
+        widths: Of every group that could be pruned, for people to read; empty in plans that were made without.
 
     Raises:
         PlanError: A value is of the wrong type.
     """
 
-    kept: Mapping[Axis, tuple[int, ...]] = field(repr=False)  # thousands of numbers
+    kept: Mapping[Axis, tuple[int, ...]]
     predicted: Cost
     dense: Cost
     fingerprint: str
@@ -200,6 +227,7 @@ class Plan:
     crops: tuple[Crop, ...] = ()
     notes: tuple[str, ...] = ()
     version: int = field(default=PLAN_VERSION)
+    widths: tuple[WidthRow, ...] = ()
 
     def __post_init__(self) -> None:
         _demand(_has_axes(self.kept), "a key of 'kept' is no axis, a tensor's name and a dimension")
@@ -210,8 +238,58 @@ class Plan:
         _demand(is_text(self.fingerprint), "'fingerprint' is no text")
         for name in ("removed", "notes"):
             _demand(are_texts(getattr(self, name)), f"'{name}' is no tuple of texts")
-        _demand(_are_crops(self.crops), "'crops' is no tuple of crops")
+        _demand(_are_all(self.crops, Crop), "'crops' is no tuple of crops")
+        _demand(_are_all(self.widths, WidthRow), "'widths' is no tuple of widths")
         _demand(type(self.version) is int and self.version == PLAN_VERSION, "its version is another")
+
+    def __repr__(self) -> str:
+        parts = [
+            f"{_share(self.predicted.macs, self.dense.macs)} of the MACs",
+            f"{_share(self.predicted.params, self.dense.params)} of the parameters",
+        ]
+        parts += [f"{self._narrower} of {len(self.widths)} groups narrower"] if self.widths else []
+        parts += [f"{len(self.removed)} structures cut"] if self.removed else []
+        parts += [f"{len(self.crops)} kernels cropped"] if self.crops else []
+        parts += [f"{len(self.notes)} note{'s' * (len(self.notes) != 1)}"] if self.notes else []
+        return f"Plan(keeps {', '.join(parts)})"
+
+    @property
+    def _narrower(self) -> int:
+        return sum(row.after != row.before for row in self.widths)
+
+    def summary(self) -> str:
+        """A table of text: width of every group that changes, parameters, multiply-accumulates, notes.
+
+        Example:
+            >>> import torch, fxprune
+            >>> net = torch.nn.Sequential(torch.nn.Linear(3, 64), torch.nn.ReLU(), torch.nn.Linear(64, 2))
+            >>> plan = fxprune.plan(fxprune.trace(net, torch.zeros(1, 3)), fxprune.Budget(channels=0.5))
+            >>> print(plan.summary())
+                        dense  slim    kept
+            0              64    32  50.0 %
+            parameters    386   194  50.3 %
+            MACs          320   160  50.0 %
+        """
+        changed = [row for row in self.widths if row.after != row.before]
+        rows = [
+            *((row.name, row.before, row.after) for row in changed),
+            ("parameters", self.dense.params, self.predicted.params),
+            ("MACs", self.dense.macs, self.predicted.macs),
+        ]
+        cells = [("", "dense", "slim", "kept")]
+        cells += [(line(name), f"{a:,}", f"{b:,}", _share(b, a)) for name, a, b in rows]
+        sizes = [max(map(len, column)) for column in zip(*cells, strict=True)]
+        lines = [
+            "  ".join((name.ljust(sizes[0]), *(c.rjust(n) for c, n in zip(numbers, sizes[1:], strict=True))))
+            for name, *numbers in cells
+        ]
+        same = len(self.widths) - len(changed)
+        lines += [f"unchanged: {same} of {len(self.widths)} groups"] if same else []
+        lines += [f"cut whole: {line(name)}" for name in self.removed]
+        lines += [
+            f"cropped: {line(crop.tensor)} to {'x'.join(map(str, crop.cropped))}" for crop in self.crops
+        ]
+        return "\n".join([*lines, *(f"note: {line(note)}" for note in self.notes)])
 
     def to_json(self) -> str:
         """The plan as JSON text, with a digest of its values.
@@ -235,6 +313,8 @@ class Plan:
             "notes": list(self.notes),
             "kept": kept,
         }
+        if self.widths:
+            data["widths"] = [asdict(row) for row in self.widths]
         return json.dumps({**data, "digest": digest(data)})
 
     @staticmethod
@@ -273,6 +353,10 @@ class Plan:
             ) from error
 
 
+def _share(part: int, whole: int) -> str:
+    return f"{100 * part / max(whole, 1):.1f} %"
+
+
 def _demand(holds: bool, what: str) -> None:
     if not holds:
         raise PlanError(f"no plan can be made of this: {what}", advice="make plans with fxprune.plan")
@@ -292,8 +376,8 @@ def _is_cost(cost: object) -> bool:
     return isinstance(cost, Cost) and is_whole(cost.params) and is_whole(cost.macs)
 
 
-def _are_crops(crops: object) -> bool:
-    return isinstance(crops, tuple) and all(isinstance(crop, Crop) for crop in crops)
+def _are_all(values: object, kind: type) -> bool:
+    return isinstance(values, tuple) and all(isinstance(value, kind) for value in values)
 
 
 def _plan_of(data: dict[str, Any]) -> Plan:
@@ -305,8 +389,10 @@ def _plan_of(data: dict[str, Any]) -> Plan:
     """
     needed = ("format", "version", "fingerprint", "predicted", "dense", "removed", "notes", "kept")
     fields(
-        data, "plan", needed, optional=("crops", "digest")
-    )  # plans were made without before there were crops
+        data, "plan", needed, optional=("crops", "digest", "widths")
+    )  # plans were made without before there were crops and widths
+    numbers = ("name", "before", "after", "axes")
+    widths = [fields(w, "widths", numbers) for w in row(data.get("widths", []), "widths")]
     sizes = ("kernel", "before", "after")
     crops = [fields(c, "crops", ("tensor", *sizes)) for c in row(data.get("crops", []), "crops")]
     return Plan(
@@ -322,6 +408,7 @@ def _plan_of(data: dict[str, Any]) -> Plan:
         crops=tuple(Crop(c["tensor"], *(row(c[k], k) for k in sizes)) for c in crops),
         notes=row(data["notes"], "notes"),
         version=data["version"],
+        widths=tuple(WidthRow(**w) for w in widths),
     )
 
 

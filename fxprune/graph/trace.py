@@ -8,17 +8,19 @@ the slim model is then a copy of the user's own module.
 from __future__ import annotations
 
 import contextlib
+import copy
 import hashlib
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
-from typing import Literal
+from typing import Literal, NoReturn
 
 import torch
 from torch import fx, nn
 from torch.utils import _pytree as pytree
 
 from fxprune.errors import FxpruneError, TraceError
+from fxprune.escaping import terminal
 from fxprune.graph.graph_module import tensor_at
 from fxprune.graph.recorder import idle_parameters, record, record_others
 from fxprune.graph.shortcuts import shortcuts
@@ -38,7 +40,7 @@ _IMAGE = 3  # dimensions of one image
 ExampleInputs = torch.Tensor | tuple[object, ...] | list[object] | dict[str, object]
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Trace:
     """A model and its graph.
 
@@ -74,6 +76,29 @@ class Trace:
     parent: Trace | None = field(default=None, repr=False)
     cuts: tuple[str, ...] = ()
     memo: Memo = field(default_factory=Memo, init=False, repr=False)
+
+    def __repr__(self) -> str:
+        nodes = sum(node.op == "call_function" for node in self.graph.graph.nodes)
+        batch = "any batch size" if self.dynamic_batch else f"batch size {self.batch}"
+        cut = f", without {', '.join(self.cuts)}" if self.cuts else ""
+        why = f"; {self.why_static}" if self.why_static else ""
+        return terminal(
+            f"Trace({type(self.model).__name__}{cut}: {self.kind}, {nodes} operators, {batch}{why})"
+        )
+
+    def __copy__(self) -> Trace:
+        return replace(self)
+
+    def __deepcopy__(self, memo: dict[int, object]) -> Trace:
+        """A trace of a copy of the model; what was found out about this one is not taken along."""
+        own = {f.name: getattr(self, f.name) for f in fields(self) if f.init}
+        return Trace(**copy.deepcopy(own, memo))
+
+    def __reduce__(self) -> NoReturn:
+        raise TraceError(
+            "a trace cannot be pickled: it holds your model, and a graph with sizes that are symbols",
+            advice="save the plan (plan.to_json()) or the slim model (fxprune.save), and trace again where they are used",
+        )
 
     def tensor(self, name: str) -> torch.Tensor:
         """The parameter, buffer or graph constant of that dotted name, as it is now.

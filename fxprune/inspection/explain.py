@@ -18,8 +18,9 @@ from fxprune.errors import FxpruneError
 from fxprune.escaping import terminal
 from fxprune.graph.trace import Trace
 from fxprune.inspection.ties import ties_of
-from fxprune.plans import Axis, Plan
+from fxprune.plans import Axis, Plan, WidthRow
 from fxprune.resizing.resolve import keep_mask
+from fxprune.support.briefly import brief
 from fxprune.support.words import near
 
 __all__ = [
@@ -96,6 +97,7 @@ def _owners(coupling: Coupling) -> dict[Axis, tuple[Group, ...]]:
 # --- explain ---------------------------------------------------------------------------------
 
 
+@brief
 @dataclass(frozen=True, eq=False)
 class Explanation:
     """Why one axis is pruned with others, or why it cannot be.  ``str()`` of it is for reading.
@@ -269,6 +271,7 @@ def _name(axis: Axis) -> str:
 # --- table -----------------------------------------------------------------------------------
 
 
+@brief
 @dataclass(frozen=True, eq=False)
 class GroupRow:
     """One group for a table.
@@ -337,23 +340,6 @@ def group_table(trace: Trace) -> tuple[GroupRow, ...]:
     return tuple(rows)
 
 
-@dataclass(frozen=True)
-class WidthRow:
-    """What a plan leaves of one group.
-
-    Attributes:
-        name: The group's.
-        before: Its units.
-        after: How many of them the plan keeps.
-        axes: How many tensor axes they occupy.
-    """
-
-    name: str
-    before: int
-    after: int
-    axes: int
-
-
 def width_table(trace: Trace, plan: Plan) -> tuple[WidthRow, ...]:
     """Widths before and after, for every group that could be pruned.
 
@@ -364,9 +350,5 @@ def width_table(trace: Trace, plan: Plan) -> tuple[WidthRow, ...]:
     Raises:
         PlanError: The plan was made for another model, or contradicts itself.
     """
-    keep = keep_mask(analyse(trace), plan)
-    return tuple(
-        WidthRow(group.name, group.width, int(keep[group.units].sum()), len(group.members))
-        for group in analyse(trace).coupling.groups
-        if not group.pinned
-    )
+    analysis = analyse(trace)
+    return analysis.coupling.widths(keep_mask(analysis, plan))

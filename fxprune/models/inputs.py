@@ -32,6 +32,7 @@ from fxprune.errors import FxpruneError
 from fxprune.models.specs import Loaded
 from fxprune.models.weights import load_pt
 from fxprune.support.arrays import read_arrays
+from fxprune.support.briefly import brief
 from fxprune.support.reading import shown
 
 __all__ = ["Inputs", "Labelled", "describe_inputs", "example_inputs", "labelled_batches"]
@@ -265,6 +266,7 @@ def _by_name(tensors: dict[str, object], model: nn.Module) -> Inputs:
     return tensors if tensors and all(key in arguments for key in tensors) else tuple(tensors.values())
 
 
+@brief
 @dataclass(frozen=True, eq=False)
 class Labelled:
     """One batch of a data file: arguments of the model, and class numbers int64[n]."""

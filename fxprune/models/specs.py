@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from torch import nn
 
 from fxprune.errors import FxpruneError
+from fxprune.support.briefly import brief
 
 __all__ = ["FORMS", "Argument", "Loaded", "Spec", "parse_argument", "read_spec"]
 
@@ -44,6 +45,7 @@ class Spec:
     arguments: Mapping[str, Argument] = field(default_factory=dict)
 
 
+@brief
 @dataclass(frozen=True, eq=False)
 class Loaded:
     """A model and what its source knows about it.

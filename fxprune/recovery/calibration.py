@@ -12,6 +12,7 @@ from torch.utils import _pytree as pytree
 
 from fxprune.errors import FxpruneError
 from fxprune.graph.trace import Trace
+from fxprune.support.briefly import brief
 
 __all__ = ["Calibration", "gathered", "kept"]
 
@@ -25,6 +26,7 @@ PARTS = 8
 """One part in so many is held out."""
 
 
+@brief
 @dataclass(frozen=True, eq=False)
 class Calibration:
     """Samples.

@@ -24,6 +24,7 @@ from fxprune.resizing.resolve import expect, keep_mask, resolve
 from fxprune.slimming.crop import crop_calls
 from fxprune.slimming.graph_copy import Parts
 from fxprune.structures.cut import cut
+from fxprune.support.briefly import brief
 from fxprune.support.process import untouched_random_state
 
 __all__ = ["RecoveredLayer", "Recovery", "recover", "run_recovery"]
@@ -31,6 +32,7 @@ __all__ = ["RecoveredLayer", "Recovery", "recover", "run_recovery"]
 GIB = 1 << 30
 
 
+@brief
 @dataclass(frozen=True)
 class Recovery:
     """What ``recover`` did.
