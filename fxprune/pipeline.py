@@ -63,7 +63,7 @@ Batch = TypeVar("Batch")
 _LARGEST_PLAN = 256 * MIB
 _TORCH_SECONDS = 20.0  # a detector takes seconds a call in torch, and fifty rounds of it would take long
 _NO_ONNX = (
-    "torch.export refuses this model, as where it goes depends on its data; an ONNX graph cannot say that. "
+    "torch.export refuses this model, mostly as where it goes depends on its data, which an ONNX graph cannot say. "
     "Weights, plan and proof are complete, and the latency is torch's"
 )
 
@@ -478,7 +478,7 @@ class _Job:
                 table,
                 places,
                 self.clock.seconds,
-                _NO_ONNX if in_torch else "",
+                f"{_NO_ONNX}. {self.traced.why_static}" if in_torch else "",
                 self.recovery,
                 self.scores.values,
             )

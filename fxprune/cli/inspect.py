@@ -13,7 +13,7 @@ __all__ = ["EXAMPLES", "inspect"]
 EXAMPLES = (
     "Examples:\n\n"
     "  fxprune inspect torchvision:resnet18\n\n"
-    "  fxprune inspect torchvision:vit_b_16 --why encoder.ln.weight\n\n"
+    "  fxprune inspect torchvision:vit_b_16 --why encoder.ln\n\n"
     "  fxprune inspect nets.py:make -i 1x3x32x32 --graph ties.dot --json > groups.json\n\n"
     "  fxprune inspect nets.py:make -w trained.safetensors -i 1x3x32x32 --sensitivity --calibrate pictures/"
 )
@@ -57,7 +57,7 @@ def inspect(
     for path in graph or ():
         say(f"wrote {write_graph(dependency_graph(traced), path)}")
     if why is not None:
-        explanation = explain(traced, why, dim=dim or 0)
+        explanation = explain(traced, why, dim=dim)
         show(str(explanation), explanation.as_json(), as_json)
     elif samples is not None:
         with steps().step("sensitivity") as ticks:
@@ -67,4 +67,6 @@ def inspect(
     elif not graph or as_json:
         rows = group_table(traced)
         shown = (group_sheet(rows).rich(), pin_sheet(rows, everything=everything).rich())
-        show(Group(*shown), {"model": model, "groups": [row.as_json() for row in rows]}, as_json)
+        how = {"kind": traced.kind, "dynamic_batch": traced.dynamic_batch, "why_static": traced.why_static}
+        data = {"model": model, "trace": how, "groups": [row.as_json() for row in rows]}
+        show(Group(*shown), data, as_json)

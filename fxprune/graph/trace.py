@@ -314,12 +314,19 @@ def _recorded(
             ) from error
         others = record_others(working, mine, named, first)
         idle = idle_parameters(working, (first, *others))
-    why = f"the model was recorded from one run, for torch.export declines it: {declined}"
+    why = f"the model was recorded from one run, for torch.export declines it: {declined.partition('. ')[0]}{_hint(declined)}"
     return Trace(
         *(model, args, kwargs, first.graph, "recorded", False, size, why),
         extras=tuple(other.graph for other in others),
         idle=idle,
     )
+
+
+def _hint(declined: str) -> str:
+    """What to do about it, where the cause is a common one."""
+    if "not a known type" in declined or "not a registered" in declined:
+        return "; let the model return tensors only (a model of transformers: model.config.use_cache = False)"
+    return ""
 
 
 def _shared(tensor: torch.Tensor) -> torch.Tensor:

@@ -134,16 +134,17 @@ class Explanation:
         }
 
 
-def explain(trace: Trace, tensor: str, *, dim: int = 0) -> Explanation:
+def explain(trace: Trace, tensor: str, *, dim: int | None = None) -> Explanation:
     """The group an axis belongs to and the ties that make it one, or why it is pinned.
 
     Args:
         trace: What ``fxprune.trace`` returned.
-        tensor: Dotted name of a parameter or buffer.
-        dim: Which of its dimensions; negative counts from the end.
+        tensor: Dotted name of a parameter or buffer, of a group, or of a module that has parameters or buffers (its
+            first one is meant then).
+        dim: Which of its dimensions, by default 0, or where a group's units are made; negative counts from the end.
 
     Raises:
-        FxpruneError: No such tensor, or no such dimension.
+        FxpruneError: No such tensor, group or module, or no such dimension.
 
     Example:
         >>> import torch, fxprune
@@ -153,7 +154,8 @@ def explain(trace: Trace, tensor: str, *, dim: int = 0) -> Explanation:
         ['aten.linear.default']
     """
     coupling = analyse(trace).coupling
-    axis, size = _find(trace, coupling, tensor, dim)
+    named = _named(trace, coupling, tensor, dim)
+    axis, size = _find(trace, *named)
     groups = _owners(coupling).get(axis, ())
     pins = tuple(dict.fromkeys(group.pinned for group in groups if group.pinned))
     if not groups:
@@ -161,19 +163,46 @@ def explain(trace: Trace, tensor: str, *, dim: int = 0) -> Explanation:
     return Explanation(axis, size, groups, pins, _chains(ties_of(analyse(trace)), axis, groups))
 
 
-def _find(trace: Trace, coupling: Coupling, tensor: str, dim: int) -> tuple[Axis, int]:
+def _named(trace: Trace, coupling: Coupling, name: str, dim: int | None) -> Axis:
+    """The axis that is meant: of a tensor, of a module's first tensor, or where a group's units are made."""
+    tensors = dict.fromkeys([*trace.aliases, *(tensor for tensor, _ in coupling.axes)])
+    if name in tensors:
+        return name, dim or 0
+    groups = {group.name: group for group in coupling.groups}
+    modules: dict[str, str] = {}
+    for tensor in tensors:
+        modules.setdefault(tensor.rpartition(".")[0], tensor)
+    if name in groups and dim is None:
+        group = groups[name]
+        return (*group.producers, *group.members)[0]
+    if name in modules and name:
+        return modules[name], dim or 0
+    if name in groups:
+        raise FxpruneError(
+            f"'{name}' is a group, whose axes are given", advice="leave the dimension out, or name a tensor"
+        )
+    inside = [tensor for tensor in tensors if name and tensor.startswith(f"{name}.")]
+    some = inside or list(tensors)
+    listed = f"its tensors are {', '.join(some[:6])}{', ...' * (len(some) > 6)}"
+    if inside:
+        raise FxpruneError(
+            f"'{name}' is a module without tensors of its own", advice=f"name a part of it: {listed}"
+        )
+    raise FxpruneError(
+        f"the model has no tensor, group or module '{name}'",
+        tensor=name,
+        advice=near(name, [*tensors, *groups, *modules], otherwise=listed),
+    )
+
+
+def _find(trace: Trace, tensor: str, dim: int) -> tuple[Axis, int]:
     """The axis under the name the coupling knows it by, and its length."""
-    names = dict.fromkeys([*trace.aliases, *(name for name, _ in coupling.axes)])
-    if tensor not in names:
-        some = ", ".join(list(names)[:6]) + ", ..." * (len(names) > 6)
-        advice = near(tensor, names, otherwise=f"its tensors are {some}")
-        raise FxpruneError(f"the model has no tensor '{tensor}'", tensor=tensor, advice=advice)
     shape = trace.tensor(tensor).shape
     if not -len(shape) <= dim < len(shape):
         raise FxpruneError(
-            f"{tensor} has {len(shape)} dimensions, there is no dim {dim}",
+            f"{tensor} has {len(shape)} dimension{'s' * (len(shape) != 1)}, there is no dim {dim}",
             tensor=tensor,
-            advice=f"use --dim 0 to {len(shape) - 1}" if shape else "a scalar has no channels",
+            advice=f"its dimensions are 0 to {len(shape) - 1}" if shape else "a scalar has no channels",
         )
     return (trace.aliases.get(tensor, tensor), dim % len(shape)), shape[dim]
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import copy
+import io
+import pickle
 from collections.abc import Iterator
 from typing import Literal
 
@@ -13,12 +16,13 @@ from torch.nn import functional as F
 from torch.utils._pytree import tree_map_only
 
 from fxprune.coupling.cost import measure
-from fxprune.coupling.couple import analyse
+from fxprune.coupling.couple import analyse, couple
 from fxprune.errors import TraceError, UnsupportedOp, VerificationError
 from fxprune.graph.trace import Trace, trace
 from fxprune.planning.plan import plan, remove
 from fxprune.plans import Budget
 from fxprune.proof.verify import verify
+from fxprune.report.words import describe_trace
 from fxprune.slimming.slim import slim
 
 
@@ -158,6 +162,55 @@ def test_a_model_that_data_steers_is_recorded() -> None:
     proof = verify(found, made, small)
     assert proof.error < 1e-10
     assert proof.effect > 1e-4
+
+
+class Cached(nn.Module):
+    """Returns an object beside its tensor, as transformers do with their cache of keys and values."""
+
+    class Cache:
+        def __init__(self, keys: torch.Tensor) -> None:
+            self.keys = keys
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Linear(4, 6), nn.Linear(6, 2)
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, Cache]:
+        hidden = self.a(x)
+        return self.b(hidden), Cached.Cache(hidden)
+
+
+def test_why_a_model_is_recorded_shows_where_one_looks() -> None:
+    found = trace(Cached(), vector())
+    assert found.kind == "recorded"
+    for shown in (repr(found), describe_trace(found)):
+        assert "torch.export declines it: " in shown
+        assert "Cached.Cache" in shown
+        assert "use_cache = False" in shown
+        assert len(shown) < 500
+
+
+def test_a_trace_is_copied_with_its_model() -> None:
+    model, x = Two(), (vector(), vector())
+    found = trace(model, x)
+    made = remove(found, {("a.weight", 0): [1, 4]})  # what is known of a trace is not copied
+    for copied, shared in ((copy.copy(found), True), (copy.deepcopy(found), False)):
+        assert (copied.model is model) == shared
+        again = remove(copied, {("a.weight", 0): [1, 4]})
+        assert again == made
+        small = slim(copied, again)
+        assert verify(copied, again, small).error < 1e-10
+    with torch.no_grad():
+        copied.model.a.weight.zero_()
+    assert model.a.weight.any()
+
+
+@pytest.mark.parametrize("dump", [pickle.dumps, lambda value: torch.save(value, io.BytesIO())])
+def test_a_trace_says_why_it_cannot_be_pickled(dump) -> None:
+    found = trace(Two(), (vector(), vector()))
+    for value in (found, couple(found)[0]):
+        with pytest.raises(TraceError, match=r"a trace cannot be pickled[\s\S]*fxprune.save.*trace again"):
+            dump(value)
 
 
 def test_the_branch_that_was_not_taken_follows() -> None:
