@@ -185,19 +185,12 @@ class WidthRow:
         before: Its units.
         after: How many of them the plan keeps.
         axes: How many tensor axes they occupy.
-
-    Raises:
-        PlanError: A value is of the wrong type.
     """
 
     name: str
     before: int
     after: int
     axes: int
-
-    def __post_init__(self) -> None:
-        numbers = (self.before, self.after, self.axes)
-        _demand(is_text(self.name) and all(map(is_whole, numbers)), "a width is no name and whole numbers")
 
 
 @dataclass(frozen=True, repr=False)
@@ -238,8 +231,8 @@ class Plan:
         _demand(is_text(self.fingerprint), "'fingerprint' is no text")
         for name in ("removed", "notes"):
             _demand(are_texts(getattr(self, name)), f"'{name}' is no tuple of texts")
-        _demand(_are_all(self.crops, Crop), "'crops' is no tuple of crops")
-        _demand(_are_all(self.widths, WidthRow), "'widths' is no tuple of widths")
+        _demand(_are_crops(self.crops), "'crops' is no tuple of crops")
+        _demand(_are_widths(self.widths), "'widths' is no tuple of names and whole numbers")
         _demand(type(self.version) is int and self.version == PLAN_VERSION, "its version is another")
 
     def __repr__(self) -> str:
@@ -376,8 +369,18 @@ def _is_cost(cost: object) -> bool:
     return isinstance(cost, Cost) and is_whole(cost.params) and is_whole(cost.macs)
 
 
-def _are_all(values: object, kind: type) -> bool:
-    return isinstance(values, tuple) and all(isinstance(value, kind) for value in values)
+def _are_widths(widths: object) -> bool:
+    rows = widths if isinstance(widths, tuple) else (None,)
+    return all(
+        isinstance(row, WidthRow)
+        and type(row.name) is str
+        and all(map(is_whole, (row.before, row.after, row.axes)))
+        for row in rows
+    )
+
+
+def _are_crops(crops: object) -> bool:
+    return isinstance(crops, tuple) and all(isinstance(crop, Crop) for crop in crops)
 
 
 def _plan_of(data: dict[str, Any]) -> Plan:
