@@ -15,14 +15,16 @@ from torch import nn
 
 from fxprune.bench.benchmark import BenchTable, benchmark, check_options
 from fxprune.criteria import Criterion
-from fxprune.errors import FxpruneError
+from fxprune.errors import FxpruneError, SliceError
 from fxprune.graph.trace import ExampleInputs, Trace, trace
 from fxprune.inspection.explain import WidthRow, group_table, width_table
 from fxprune.models.calls import evaluating
+from fxprune.models.heads import factory_advice, known_shapes, with_head_of
 from fxprune.models.inputs import Inputs
 from fxprune.models.inputs import example_inputs as find_inputs
-from fxprune.models.loading import Loaded, load_model
-from fxprune.models.weights import load_weights, read_metadata
+from fxprune.models.loading import load_model
+from fxprune.models.specs import Argument, Loaded, read_spec
+from fxprune.models.weights import fill, named_alike, read_metadata, read_weights
 from fxprune.onnx.export import ExportReport, export_onnx
 from fxprune.onnx.session import OnnxModel, open_session
 from fxprune.planning.atoms import Mode
@@ -41,6 +43,7 @@ from fxprune.report.sheets import export_json
 from fxprune.report.steps import SILENT, Ticks, Watcher
 from fxprune.report.words import describe_export, describe_plan, describe_trace
 from fxprune.slimming.slim import load, save, slim
+from fxprune.support.briefly import brief
 from fxprune.support.delivery import (
     Asked,
     Delivery,
@@ -66,7 +69,7 @@ Batch = TypeVar("Batch")
 
 _TORCH_SECONDS = 20.0  # a detector takes seconds a call in torch, and fifty rounds of it would take long
 _NO_ONNX = (
-    "torch.export refuses this model, as where it goes depends on its data; an ONNX graph cannot say that. "
+    "torch.export refuses this model, mostly as where it goes depends on its data, which an ONNX graph cannot say. "
     "Weights, plan and proof are complete, and the latency is torch's"
 )
 
@@ -74,6 +77,7 @@ _NO_ONNX = (
 # --- models by name --------------------------------------------------------------------------
 
 
+@brief
 @dataclass(frozen=True, eq=False)
 class Opened:
     """A model ready to work on.
@@ -83,37 +87,66 @@ class Opened:
         inputs: Example inputs.
         weights: In words, where the weights come from.
         plan: By which the named model became this one, if the weights were slim.
+        notes: What was done that the arguments do not say: a head read off the weights, say.
+        arguments: With which ``load_model`` makes a model of these shapes by the same name.
     """
 
     model: nn.Module
     inputs: Inputs
     weights: str
     plan: Plan | None = None
+    notes: tuple[str, ...] = ()
+    arguments: Mapping[str, Argument] = field(default_factory=dict)
 
 
 def open_model(
-    spec: str, *, weights: Path | None = None, inputs: Sequence[str] = (), allow_pickle: bool = False
+    spec: str,
+    *,
+    weights: Path | None = None,
+    inputs: Sequence[str] = (),
+    arguments: Mapping[str, Argument] | None = None,
+    allow_pickle: bool = False,
 ) -> Opened:
     """Load a model by name, give it weights and find its example inputs.
+
+    A head of another size than the model's own is read off the weights.
 
     Args:
         spec: As for ``load_model``.
         weights: A file of weights; one that ``save`` wrote holds a plan, by which the model is slimmed.
         inputs: As for ``example_inputs``.
+        arguments: As for ``load_model``.
         allow_pickle: Unpickle files that need it.
 
     Raises:
         FxpruneError: The model, the weights or the inputs cannot be had.
     """
-    loaded = load_model(spec, allow_pickle=allow_pickle)
-    example = find_inputs(loaded, inputs, allow_pickle=allow_pickle)
+
+    def make(**more: Argument) -> Loaded:
+        return load_model(spec, arguments={**(arguments or {}), **more}, allow_pickle=allow_pickle)
+
+    loaded = make()
     if weights is None:
-        return Opened(loaded.model, example, _origin(loaded))
-    if read_metadata(weights).get("format") == "fxprune":
+        example = find_inputs(loaded, inputs, allow_pickle=allow_pickle)
+        return Opened(loaded.model, example, _origin(loaded), None, loaded.notes, arguments or {})
+    given = read_weights(weights, allow_pickle=allow_pickle)
+    plan = read_plan(weights) if read_metadata(weights).get("format") == "fxprune" else None
+    plain, notes = named_alike(given, loaded.model.state_dict())
+    shapes = known_shapes(plain, {} if plan is None else plan.kept)
+    loaded = with_head_of(loaded, shapes, lambda classes: make(num_classes=classes))
+    written = read_spec(spec).arguments
+    extra = {name: value for name, value in loaded.arguments.items() if name not in written}
+    example = find_inputs(loaded, inputs, allow_pickle=allow_pickle)
+    if plan is not None:
         slim_one = load(loaded.model, weights, example).eval()
-        return Opened(slim_one, example, f"slim, from {weights}", read_plan(weights))
-    load_weights(loaded.model, weights, allow_pickle=allow_pickle)
-    return Opened(loaded.model, example, f"from {weights}")
+        return Opened(slim_one, example, f"slim, from {weights}", plan, loaded.notes, extra)
+    try:
+        fill(loaded.model, plain, weights)
+    except SliceError as error:
+        code = factory_advice(spec, loaded.model, plain)
+        advice = f"{error.advice}; {code}" if code else error.advice
+        raise SliceError(error.what, tensor=error.tensor, advice=advice) from error
+    return Opened(loaded.model, example, f"from {weights}", None, (*loaded.notes, *notes), extra)
 
 
 def _origin(loaded: Loaded) -> str:
@@ -121,8 +154,13 @@ def _origin(loaded: Loaded) -> str:
         return "of the file"
     if loaded.pretrained:
         return "pretrained"
-    zoo = loaded.spec.partition(":")[0] in ("torchvision", "timm")
-    return "random (append @pretrained, or pass --weights)" if zoo else "as the factory made them"
+    random = {
+        "torchvision": "random (append @pretrained, or pass --weights)",
+        "timm": "random (append @pretrained, or pass --weights)",
+        "hf": "random (the folder holds none)",
+        "ultralytics": "random",
+    }
+    return random.get(loaded.spec.partition(":")[0], "as the factory made them")
 
 
 def onnx_inputs(path: Path, specs: Sequence[str] = ()) -> Inputs:
@@ -144,6 +182,7 @@ def onnx_inputs(path: Path, specs: Sequence[str] = ()) -> Inputs:
 # --- the whole chain -------------------------------------------------------------------------
 
 
+@brief
 @dataclass(frozen=True, eq=False)
 class Result:
     """What ``compress`` made.
@@ -415,7 +454,7 @@ class _Job:
                 table,
                 places,
                 self.clock.seconds,
-                _NO_ONNX if in_torch else "",
+                f"{_NO_ONNX}. {self.traced.why_static}" if in_torch else "",
                 self.recovery,
                 self.scores.values,
                 "" if installed("matplotlib") else "; ".join(why_not("matplotlib")),

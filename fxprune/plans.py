@@ -9,6 +9,7 @@ from math import inf
 from typing import Any, Literal
 
 from fxprune.errors import PlanError
+from fxprune.escaping import line
 from fxprune.support.plain import are_texts, are_whole, digest, fields, is_text, is_whole, parse, row
 
 __all__ = [
@@ -18,6 +19,7 @@ __all__ = [
     "Crop",
     "Plan",
     "Scope",
+    "WidthRow",
 ]
 
 Axis = tuple[str, int]
@@ -185,6 +187,23 @@ class Crop:
 
 
 @dataclass(frozen=True)
+class WidthRow:
+    """What a plan leaves of one group.
+
+    Attributes:
+        name: The group's.
+        before: Its units.
+        after: How many of them the plan keeps.
+        axes: How many tensor axes they occupy.
+    """
+
+    name: str
+    before: int
+    after: int
+    axes: int
+
+
+@dataclass(frozen=True, repr=False)
 class Plan:
     """Which indices of which axes stay: plain data, made by ``fxprune.plan``.
 
@@ -199,12 +218,13 @@ class Plan:
         notes: What the planner wants the user to know (budget missed and why, say).
         origin: How it was made, as plain values by name: budget, criterion, options, target, versions; for people, and for
             making it again.  Plans that keep the same are equal, wherever they come from.
+        widths: Of every group that could be pruned, for people to read; empty in plans that were made without.
 
     Raises:
         PlanError: A value is of the wrong type.
     """
 
-    kept: Mapping[Axis, tuple[int, ...]] = field(repr=False)  # thousands of numbers
+    kept: Mapping[Axis, tuple[int, ...]]
     predicted: Cost
     dense: Cost
     fingerprint: str
@@ -213,6 +233,7 @@ class Plan:
     notes: tuple[str, ...] = ()
     origin: Mapping[str, object] = field(default_factory=dict, compare=False, repr=False)
     version: int = field(default=PLAN_VERSION)
+    widths: tuple[WidthRow, ...] = ()
 
     def __post_init__(self) -> None:
         _demand(_has_axes(self.kept), "a key of 'kept' is no axis, a tensor's name and a dimension")
@@ -225,7 +246,57 @@ class Plan:
             _demand(are_texts(getattr(self, name)), f"'{name}' is no tuple of texts")
         _demand(_is_plain(self.origin), "'origin' holds more than texts, numbers, lists and dictionaries")
         _demand(_are_crops(self.crops), "'crops' is no tuple of crops")
+        _demand(_are_widths(self.widths), "'widths' is no tuple of names and whole numbers")
         _demand(type(self.version) is int and self.version == PLAN_VERSION, "its version is another")
+
+    def __repr__(self) -> str:
+        parts = [
+            f"{_share(self.predicted.macs, self.dense.macs)} of the MACs",
+            f"{_share(self.predicted.params, self.dense.params)} of the parameters",
+        ]
+        parts += [f"{self._narrower} of {len(self.widths)} groups narrower"] if self.widths else []
+        parts += [f"{len(self.removed)} structures cut"] if self.removed else []
+        parts += [f"{len(self.crops)} kernels cropped"] if self.crops else []
+        parts += [f"{len(self.notes)} note{'s' * (len(self.notes) != 1)}"] if self.notes else []
+        return f"Plan(keeps {', '.join(parts)})"
+
+    @property
+    def _narrower(self) -> int:
+        return sum(row.after != row.before for row in self.widths)
+
+    def summary(self) -> str:
+        """A table of text: width of every group that changes, parameters, multiply-accumulates, notes.
+
+        Example:
+            >>> import torch, fxprune
+            >>> net = torch.nn.Sequential(torch.nn.Linear(3, 64), torch.nn.ReLU(), torch.nn.Linear(64, 2))
+            >>> plan = fxprune.plan(fxprune.trace(net, torch.zeros(1, 3)), fxprune.Budget(channels=0.5))
+            >>> print(plan.summary())
+                        dense  slim    kept
+            0              64    32  50.0 %
+            parameters    386   194  50.3 %
+            MACs          320   160  50.0 %
+        """
+        changed = [row for row in self.widths if row.after != row.before]
+        rows = [
+            *((row.name, row.before, row.after) for row in changed),
+            ("parameters", self.dense.params, self.predicted.params),
+            ("MACs", self.dense.macs, self.predicted.macs),
+        ]
+        cells = [("", "dense", "slim", "kept")]
+        cells += [(line(name), f"{a:,}", f"{b:,}", _share(b, a)) for name, a, b in rows]
+        sizes = [max(map(len, column)) for column in zip(*cells, strict=True)]
+        lines = [
+            "  ".join((name.ljust(sizes[0]), *(c.rjust(n) for c, n in zip(numbers, sizes[1:], strict=True))))
+            for name, *numbers in cells
+        ]
+        same = len(self.widths) - len(changed)
+        lines += [f"unchanged: {same} of {len(self.widths)} groups"] if same else []
+        lines += [f"cut whole: {line(name)}" for name in self.removed]
+        lines += [
+            f"cropped: {line(crop.tensor)} to {'x'.join(map(str, crop.cropped))}" for crop in self.crops
+        ]
+        return "\n".join([*lines, *(f"note: {line(note)}" for note in self.notes)])
 
     def to_json(self) -> str:
         """The plan as JSON text, with a digest of its values.
@@ -250,6 +321,8 @@ class Plan:
             "origin": dict(self.origin),
             "kept": kept,
         }
+        if self.widths:
+            data["widths"] = [asdict(row) for row in self.widths]
         return json.dumps({**data, "digest": digest(data)})
 
     def then(self, second: Plan) -> Plan:
@@ -276,6 +349,7 @@ class Plan:
             before = kept.get(axis)
             kept[axis] = index if before is None else tuple(before[i] for i in index)
         rounds = [*_rounds(self.origin), *_rounds(second.origin)]
+        after = {row.name: row.after for row in second.widths}
         return replace(
             self,
             kept=kept,
@@ -283,6 +357,7 @@ class Plan:
             crops=_both(self.crops, second.crops),
             notes=(*self.notes, *second.notes),
             origin={"rounds": rounds} if rounds else {},
+            widths=tuple(replace(row, after=after.get(row.name, row.after)) for row in self.widths),
         )
 
     @staticmethod
@@ -319,6 +394,10 @@ class Plan:
             raise PlanError(
                 f"this is not a readable plan: {error}", advice="pass a file written by fxprune plan"
             ) from error
+
+
+def _share(part: int, whole: int) -> str:
+    return f"{100 * part / max(whole, 1):.1f} %"
 
 
 def _demand(holds: bool, what: str) -> None:
@@ -369,6 +448,16 @@ def _is_plain(origin: object) -> bool:
         return False
 
 
+def _are_widths(widths: object) -> bool:
+    rows = widths if isinstance(widths, tuple) else (None,)
+    return all(
+        isinstance(row, WidthRow)
+        and type(row.name) is str
+        and all(map(is_whole, (row.before, row.after, row.axes)))
+        for row in rows
+    )
+
+
 def _are_crops(crops: object) -> bool:
     return isinstance(crops, tuple) and all(isinstance(crop, Crop) for crop in crops)
 
@@ -382,8 +471,10 @@ def _plan_of(data: dict[str, Any]) -> Plan:
     """
     needed = ("format", "version", "fingerprint", "predicted", "dense", "removed", "notes", "kept")
     fields(
-        data, "plan", needed, optional=("crops", "digest", "origin")
-    )  # plans were made without before there were crops
+        data, "plan", needed, optional=("crops", "digest", "origin", "widths")
+    )  # plans were made without before there were crops, origins and widths
+    numbers = ("name", "before", "after", "axes")
+    widths = [fields(w, "widths", numbers) for w in row(data.get("widths", []), "widths")]
     sizes = ("kernel", "before", "after")
     crops = [fields(c, "crops", ("tensor", *sizes)) for c in row(data.get("crops", []), "crops")]
     return Plan(
@@ -400,6 +491,7 @@ def _plan_of(data: dict[str, Any]) -> Plan:
         notes=row(data["notes"], "notes"),
         origin=fields(data.get("origin", {}), "origin"),
         version=data["version"],
+        widths=tuple(WidthRow(**w) for w in widths),
     )
 
 

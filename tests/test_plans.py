@@ -16,7 +16,8 @@ from torch import nn
 import fxprune
 from fxprune.coupling.couple import analyse
 from fxprune.errors import PlanError
-from fxprune.plans import Cost, Crop, Plan
+from fxprune.inspection.explain import width_table
+from fxprune.plans import Cost, Crop, Plan, WidthRow
 from fxprune.report.sheets import cost_sheet
 from fxprune.report.words import describe_plan
 from fxprune.slimming.crop import with_crops
@@ -102,6 +103,11 @@ WRONG = {
     "a crop by a text": ("crops/0/before", "11"),
     "a crop that is a list": ("crops/0", ["0.weight"]),
     "crops as an object": ("crops", {}),
+    "a width of a number": ("widths/0/name", 7),
+    "a width that is a fraction": ("widths/0/after", 1.5),
+    "a width below nothing": ("widths/0/before", -1),
+    "half a width": ("widths/0/-axes", None),
+    "widths as an object": ("widths", {}),
 }
 
 
@@ -127,6 +133,44 @@ def test_what_is_no_plan_is_refused(case: str) -> None:
 def test_what_is_no_text_of_a_plan_is_refused(text: Any, why: str) -> None:
     with pytest.raises(PlanError, match=why):
         Plan.from_json(text)
+
+
+def test_a_plan_says_what_becomes_of_its_groups() -> None:
+    plan = fxprune.plan(traced(), fxprune.Budget(macs=0.6), align=1)
+    assert plan.widths == width_table(traced(), plan)
+    assert Plan.from_json(plan.to_json()).widths == plan.widths
+    former = json.loads(without_digest())
+    del former["widths"]
+    read = Plan.from_json(json.dumps(former))
+    assert read.widths == ()
+    assert read == replace(made(), widths=())
+
+
+def test_summary() -> None:
+    plan = replace(
+        made(),
+        dense=Cost(1000, 4000),
+        predicted=Cost(500, 1000),
+        widths=(WidthRow("0", 8, 4, 3), WidthRow("a\x1bb", 6000, 3, 3), WidthRow("same", 5, 5, 1)),
+        removed=("layer1.0",),
+        notes=("first", "sec\nond"),
+    )
+    assert plan.summary().splitlines() == [
+        "            dense   slim    kept",
+        "0               8      4  50.0 %",
+        "a\\x1bb      6,000      3   0.1 %",
+        "parameters  1,000    500  50.0 %",
+        "MACs        4,000  1,000  25.0 %",
+        "unchanged: 1 of 3 groups",
+        "cut whole: layer1.0",
+        "cropped: 0.weight to 2x3",
+        "note: first",
+        "note: sec\\nond",
+    ]
+    assert repr(plan) == (
+        "Plan(keeps 25.0 % of the MACs, 50.0 % of the parameters, 2 of 3 groups narrower, "
+        "1 structures cut, 1 kernels cropped, 2 notes)"
+    )
 
 
 def test_keys_that_stand_twice_are_refused_wherever_they_stand() -> None:

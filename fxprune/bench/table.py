@@ -13,6 +13,7 @@ from rich.text import Text
 
 from fxprune.escaping import line, terminal
 from fxprune.onnx.session import SESSION_OPTIONS, Machine
+from fxprune.support.briefly import brief
 
 __all__ = ["SAME", "BenchRow", "BenchTable"]
 
@@ -75,6 +76,7 @@ class BenchRow:
         return self.difference is not None and not self.difference <= SAME
 
 
+@brief
 @dataclass(frozen=True)
 class BenchTable:
     """Figures of several models, measured in one run on one machine.

@@ -50,7 +50,9 @@ def opened_model(
         from fxprune.pipeline import open_model
 
         opened = open_model(model, weights=weights, inputs=inputs or (), allow_pickle=allow_pickle)
-        ticks.note(f"weights {opened.weights}; input {describe_inputs(opened.inputs)}")
+        ticks.note(
+            "; ".join((f"weights {opened.weights}", f"input {describe_inputs(opened.inputs)}", *opened.notes))
+        )
     return opened
 
 

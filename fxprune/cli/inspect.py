@@ -14,7 +14,7 @@ __all__ = ["EXAMPLES", "inspect"]
 EXAMPLES = (
     "Examples:\n\n"
     "  fxprune inspect torchvision:resnet18\n\n"
-    "  fxprune inspect torchvision:vit_b_16 --why encoder.ln.weight\n\n"
+    "  fxprune inspect torchvision:vit_b_16 --why encoder.ln\n\n"
     "  fxprune inspect nets.py:make -i 1x3x32x32 --graph ties.dot --json > groups.json\n\n"
     "  fxprune inspect nets.py:make -w trained.safetensors -i 1x3x32x32 --sensitivity --calibrate pictures/"
 )
@@ -71,4 +71,6 @@ def inspect(
     elif not graph or as_json:
         rows = group_table(traced)
         shown = (group_sheet(rows).rich(), pin_sheet(rows, everything=everything).rich())
-        show(Group(*shown), {"model": model, "groups": [row.as_json() for row in rows]}, as_json)
+        how = {"kind": traced.kind, "dynamic_batch": traced.dynamic_batch, "why_static": traced.why_static}
+        data = {"model": model, "trace": how, "groups": [row.as_json() for row in rows]}
+        show(Group(*shown), data, as_json)

@@ -33,8 +33,8 @@ Model = Annotated[
     str,
     typer.Argument(
         metavar="MODEL",
-        help="torchvision:resnet50, timm:NAME, package.module:factory, file.py:factory or file.pt2. "
-        "Append @pretrained to the first two for published weights.",
+        help="torchvision:resnet50, timm:NAME, hf:FOLDER, ultralytics:yolo11n.yaml, package.module:factory, file.py:factory or file.pt2. "
+        "Append @pretrained to the first two for published weights, '?num_classes=10' for arguments of the factory.",
         show_default=False,
         autocompletion=completion.models,
     ),
@@ -46,7 +46,7 @@ Weights = Annotated[
         "-w",
         metavar="FILE",
         help="Weights of the model: safetensors, or a torch.save file of tensors. "
-        "A file written by 'fxprune slim' makes the model slim.",
+        "A head of another size is read off them. A file written by 'fxprune slim' makes the model slim.",
         rich_help_panel=_MODEL,
     ),
 ]
@@ -297,15 +297,18 @@ Why = Annotated[
     str | None,
     typer.Option(
         "--why",
-        metavar="TENSOR|GROUP",
-        help="Explain one tensor, or the group that a table names so: its ties, or why it is pinned.",
+        metavar="NAME",
+        help="Explain one tensor, module or group of the table: its ties, or why it is pinned.",
         rich_help_panel=_SHOW,
     ),
 ]
 Dim = Annotated[
     int | None,
     typer.Option(
-        "--dim", metavar="N", help="Which dimension of that tensor (default: 0).", rich_help_panel=_SHOW
+        "--dim",
+        metavar="N",
+        help="Which dimension of that tensor (default: 0, or where a group is made).",
+        rich_help_panel=_SHOW,
     ),
 ]
 SensitivityTable = Annotated[

@@ -15,11 +15,13 @@ from fxprune.graph.trace import Trace
 from fxprune.labels import IntArray, varying
 from fxprune.ops.base import Call, Value
 from fxprune.plans import Axis
+from fxprune.support.briefly import brief
 from fxprune.support.memo import Memo
 
 __all__ = ["Analysis"]
 
 
+@brief
 @dataclass(frozen=True, eq=False)
 class Analysis:
     """Everything the later stages need to know of a traced model.

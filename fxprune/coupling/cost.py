@@ -24,6 +24,7 @@ from fxprune.labels import BoolArray, IntArray
 from fxprune.models.copies import unchanged_buffers
 from fxprune.ops.flops import FORMULAS
 from fxprune.plans import Cost
+from fxprune.support.briefly import brief
 from fxprune.support.process import no_fast_path, untouched_random_state
 
 __all__ = ["CostBuilder", "CostModel", "Terms", "counted_macs", "measure"]
@@ -32,6 +33,7 @@ MAX_FACTORS = 8
 """Most factors in one term: a parameter with this many axes (a 3-D convolution's weight has five)."""
 
 
+@brief
 @dataclass(frozen=True, eq=False)
 class Terms:
     """A sum of ``const * product of forms / divisor``.
@@ -76,6 +78,7 @@ class Terms:
         return total
 
 
+@brief
 @dataclass(frozen=True, eq=False)
 class CostModel:
     """Cost of the model when only some units are kept, in exact integers.

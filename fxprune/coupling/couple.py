@@ -5,7 +5,7 @@ from __future__ import annotations
 from fxprune.coupling.analysis import Analysis
 from fxprune.coupling.closing import close_over
 from fxprune.coupling.grouping import groups_of
-from fxprune.coupling.groups import AtLeast, Coupling, Group
+from fxprune.coupling.groups import AtLeast, Coupling, Group, Groups
 from fxprune.coupling.steering import pin_steering
 from fxprune.coupling.walk import Walk
 from fxprune.errors import TraceError, UnsupportedOp
@@ -83,7 +83,7 @@ def _analysed(trace: Trace) -> Analysis:
     units = closed.units
     axes = {axis: units[labels] for axis, labels in walk.axes.items()}
     coupling = Coupling(
-        groups=groups_of(walk, closed, axes),
+        groups=Groups(groups_of(walk, closed, axes)),
         blocks=tuple(closed.blocks),
         n_units=closed.n_units,
         pinned=closed.pin_of >= 0,

@@ -6,14 +6,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
+from fxprune.escaping import line
 from fxprune.labels import BoolArray, IntArray
-from fxprune.plans import Axis
+from fxprune.plans import Axis, WidthRow
+from fxprune.support.briefly import brief
 
 if TYPE_CHECKING:  # the nouns import no machinery when they run
     from fxprune.coupling.cost import CostModel
     from fxprune.graph.trace import Trace
 
-__all__ = ["AtLeast", "Block", "Coupling", "Group", "Pin", "Tie"]
+__all__ = ["AtLeast", "Block", "Coupling", "Group", "Groups", "Pin", "Tie"]
+
+_SHOWN = 6
 
 
 @dataclass(frozen=True)
@@ -60,6 +64,7 @@ class Tie:
     source: str
 
 
+@brief
 @dataclass(frozen=True, eq=False)
 class Block:
     """Units laid out as a matrix (heads x width, groups x channels) that must stay rectangular.
@@ -80,6 +85,7 @@ class Block:
     node: str
 
 
+@brief
 @dataclass(frozen=True, eq=False)
 class AtLeast:
     """An operator that needs several positions: the unbiased variance of one channel is no number.
@@ -95,7 +101,7 @@ class AtLeast:
     node: str
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Group:
     """Units (channels, features, heads' columns) that occupy the same axes of the same tensors.
 
@@ -125,6 +131,14 @@ class Group:
     blocks: tuple[Block, ...] = ()
     trace: Trace | None = field(default=None, repr=False)
 
+    def __repr__(self) -> str:
+        axes = f"{len(self.members)} {'axis' if len(self.members) == 1 else 'axes'}"
+        sizes = dict.fromkeys("x".join(map(str, block.cells.shape)) for block in self.blocks)
+        layout = f", in blocks {', '.join(sizes)}" if sizes else ""
+        what = "exact" if self.exact else "inexact"
+        what = f"pinned: {self.pinned.reason}" if self.pinned else what
+        return line(f"Group('{self.name}': {self.width} units on {axes}{layout}; {what})")
+
     @property
     def width(self) -> int:
         """Number of units."""
@@ -136,6 +150,19 @@ class Group:
         return tuple(self.indices)
 
 
+class Groups(tuple[Group, ...]):
+    """Groups in the order of the model: a tuple that prints in some lines."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        free = [group for group in self if group.pinned is None]
+        shown = [f"  {group!r}," for group in free[:_SHOWN]]
+        rest = [f"  ... and {len(free) - _SHOWN} more"] if len(free) > _SHOWN else []
+        return "\n".join([f"<{len(self)} groups, {len(free)} can be pruned", *shown, *rest]) + ">"
+
+
+@brief
 @dataclass(frozen=True, eq=False)
 class Coupling:
     """Everything the engine knows about which indices live and die together.
@@ -163,3 +190,15 @@ class Coupling:
     cost: CostModel
     fingerprint: str
     at_least: tuple[AtLeast, ...] = ()
+
+    def widths(self, keep: BoolArray) -> tuple[WidthRow, ...]:
+        """Units of every group that could be pruned, all of them and those that a mask keeps.
+
+        Args:
+            keep: bool[n_units].
+        """
+        return tuple(
+            WidthRow(group.name, group.width, int(keep[group.units].sum()), len(group.members))
+            for group in self.groups
+            if not group.pinned
+        )

@@ -12,6 +12,7 @@ from fxprune.coupling.groups import Coupling
 from fxprune.errors import PlanError
 from fxprune.labels import FloatArray
 from fxprune.plans import Axis
+from fxprune.support.briefly import brief
 
 if TYPE_CHECKING:  # which criteria there are is asked on a command line, where torch takes seconds
     import torch
@@ -27,6 +28,7 @@ CHUNK = 1 << 18
 """Weight elements that are mapped at once: the intermediate stays in the processor's cache."""
 
 
+@brief
 @dataclass(frozen=True, eq=False)
 class Evidence:
     """What was seen while the user's batches ran.
@@ -43,6 +45,7 @@ class Evidence:
     activations: Mapping[Axis, FloatArray] = field(default_factory=dict)
 
 
+@brief
 @dataclass(frozen=True, eq=False)
 class View:
     """A model as a criterion sees it: units, weights and evidence.

@@ -27,6 +27,7 @@ from fxprune.labels import FloatArray
 from fxprune.models.copies import unchanged_buffers
 from fxprune.ops import batch_norm_weights
 from fxprune.plans import Axis
+from fxprune.support.briefly import brief
 from fxprune.support.process import no_fast_path, untouched_random_state
 
 __all__ = ["Scores", "score"]
@@ -35,6 +36,7 @@ Batch = TypeVar("Batch")
 Loss = Callable[[nn.Module, Batch], torch.Tensor]
 
 
+@brief
 @dataclass(frozen=True, eq=False)
 class Scores:
     """Importance of every unit.

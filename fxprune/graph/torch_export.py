@@ -52,7 +52,7 @@ def _shapes(model: nn.Module, args: tuple[object, ...], kwargs: Mapping[str, obj
     bound = inspect.signature(model.forward).bind(*args, **kwargs).arguments
 
     def of(leaf: object) -> object:
-        return {0: torch.export.Dim.AUTO} if isinstance(leaf, torch.Tensor) else None
+        return {0: torch.export.Dim.AUTO} if isinstance(leaf, torch.Tensor) and leaf.ndim else None
 
     return {name: pytree.tree_map(of, value) for name, value in bound.items()}
 

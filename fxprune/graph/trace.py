@@ -8,23 +8,26 @@ the slim model is then a copy of the user's own module.
 from __future__ import annotations
 
 import contextlib
+import copy
 import hashlib
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
-from typing import Literal
+from typing import Literal, NoReturn
 
 import torch
 from torch import fx, nn
 from torch.utils import _pytree as pytree
 
 from fxprune.errors import FxpruneError, TraceError
+from fxprune.escaping import terminal
 from fxprune.graph.graph_module import tensor_at
 from fxprune.graph.recorder import idle_parameters, record, record_others
 from fxprune.graph.shortcuts import shortcuts
 from fxprune.graph.torch_export import exported
 from fxprune.models.copies import copied, on_meta, unchanged_buffers
 from fxprune.models.odd_models import check_operands, check_traceable, told
+from fxprune.models.wrapped import unwrapped
 from fxprune.support.memo import Memo
 from fxprune.support.process import no_fast_path, no_garbage, quiet, uninterrupted, untouched_random_state
 from fxprune.support.source_lines import source_of
@@ -32,10 +35,12 @@ from fxprune.support.words import headline
 
 __all__ = ["ExampleInputs", "Trace", "call_arguments", "evaluating", "trace", "trace_as"]
 
+_IMAGE = 3  # dimensions of one image
+
 ExampleInputs = torch.Tensor | tuple[object, ...] | list[object] | dict[str, object]
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Trace:
     """A model and its graph.
 
@@ -71,6 +76,29 @@ class Trace:
     parent: Trace | None = field(default=None, repr=False)
     cuts: tuple[str, ...] = ()
     memo: Memo = field(default_factory=Memo, init=False, repr=False)
+
+    def __repr__(self) -> str:
+        nodes = sum(node.op == "call_function" for node in self.graph.graph.nodes)
+        batch = "any batch size" if self.dynamic_batch else f"batch size {self.batch}"
+        cut = f", without {', '.join(self.cuts)}" if self.cuts else ""
+        why = f"; {self.why_static}" if self.why_static else ""
+        return terminal(
+            f"Trace({type(self.model).__name__}{cut}: {self.kind}, {nodes} operators, {batch}{why})"
+        )
+
+    def __copy__(self) -> Trace:
+        return replace(self)
+
+    def __deepcopy__(self, memo: dict[int, object]) -> Trace:
+        """A trace of a copy of the model; what was found out about this one is not taken along."""
+        own = {f.name: getattr(self, f.name) for f in fields(self) if f.init}
+        return Trace(**copy.deepcopy(own, memo))
+
+    def __reduce__(self) -> NoReturn:
+        raise TraceError(
+            "a trace cannot be pickled: it holds your model, and a graph with sizes that are symbols",
+            advice="save the plan (plan.to_json()) or the slim model (fxprune.save), and trace again where they are used",
+        )
 
     def tensor(self, name: str) -> torch.Tensor:
         """The parameter, buffer or graph constant of that dotted name, as it is now.
@@ -169,21 +197,20 @@ def evaluating(model: nn.Module, *, training: bool = False) -> Iterator[None]:
 
 
 def _common_batch(args: tuple[object, ...], kwargs: Mapping[str, object]) -> int | None:
-    """Size of the first dimension if all tensors share it; flags and numbers beside them do not matter."""
-    arguments = [*args, *kwargs.values()]
+    """Size of the first dimension if all tensors share it; flags and numbers beside them, also as tensors, do not matter."""
+    outer = pytree.tree_leaves((args, dict(kwargs)), is_leaf=lambda v: isinstance(v, list))
+    inner = [t for t in pytree.tree_leaves(outer) if isinstance(t, torch.Tensor) and t.ndim]
+    listed = not any(isinstance(leaf, torch.Tensor) and leaf.ndim for leaf in outer)
     # Unbatched images in a list share the 3 of their colours, never a batch.
-    if any(
-        isinstance(a, list) and isinstance(t, torch.Tensor) for a in arguments for t in pytree.tree_leaves(a)
-    ):
+    if listed and any(t.ndim == _IMAGE for t in inner):
         return None
-    leaves = [t for t in pytree.tree_leaves(arguments) if isinstance(t, torch.Tensor)]
-    sizes = {t.shape[0] if t.ndim else None for t in leaves}
+    sizes = {t.shape[0] for t in inner}
     return sizes.pop() if len(sizes) == 1 else None
 
 
 def _doubled(args: object) -> object:
     """A batch of one would be traced as the constant 1: use two copies."""
-    return pytree.tree_map_only(torch.Tensor, lambda t: torch.cat([t, t]), args)
+    return pytree.tree_map_only(torch.Tensor, lambda t: torch.cat([t, t]) if t.ndim else t, args)
 
 
 def trace(model: nn.Module, example_inputs: ExampleInputs) -> Trace:
@@ -199,7 +226,8 @@ def trace(model: nn.Module, example_inputs: ExampleInputs) -> Trace:
     answered when the attempt in progress has ended, the second one at once.
 
     Args:
-        model: Any module; its tensors may be on the meta device.
+        model: Any module; its tensors may be on the meta device.  What torch wraps around one (``DataParallel``,
+            ``DistributedDataParallel``, ``torch.compile``) is looked through: ``trace.model`` is the module inside.
         example_inputs: A tensor, a tuple of positional arguments (nested lists and dicts are
             fine), or a dict of keyword arguments.
 
@@ -217,6 +245,7 @@ def trace(model: nn.Module, example_inputs: ExampleInputs) -> Trace:
     """
     if not isinstance(model, nn.Module):
         raise TraceError(f"expected a torch.nn.Module, got {type(model).__name__}")
+    model = unwrapped(model)
     check_traceable(model)
     args, kwargs = call_arguments(example_inputs)
     if any(p.device.type == "meta" for p in model.parameters()):  # only shapes matter then
@@ -285,12 +314,19 @@ def _recorded(
             ) from error
         others = record_others(working, mine, named, first)
         idle = idle_parameters(working, (first, *others))
-    why = f"the model was recorded from one run, for torch.export declines it: {declined}"
+    why = f"the model was recorded from one run, for torch.export declines it: {declined.partition('. ')[0]}{_hint(declined)}"
     return Trace(
         *(model, args, kwargs, first.graph, "recorded", False, size, why),
         extras=tuple(other.graph for other in others),
         idle=idle,
     )
+
+
+def _hint(declined: str) -> str:
+    """What to do about it, where the cause is a common one."""
+    if "not a known type" in declined or "not a registered" in declined:
+        return "; let the model return tensors only (a model of transformers: model.config.use_cache = False)"
+    return ""
 
 
 def _shared(tensor: torch.Tensor) -> torch.Tensor:
@@ -326,7 +362,7 @@ def _reaches_itself(model: nn.Module) -> bool:
 def _is_dynamic(graph: fx.GraphModule) -> bool:
     """Whether the first dimension of every input is a free symbol; code may have settled it at a number."""
     inputs = [n.meta.get("val") for n in graph.graph.nodes if n.op == "placeholder"]
-    sizes = [t.shape[0] for t in inputs if isinstance(t, torch.Tensor)]
+    sizes = [t.shape[0] for t in inputs if isinstance(t, torch.Tensor) and t.ndim]
     return bool(sizes) and all(map(_is_free, sizes))
 
 

@@ -18,8 +18,9 @@ from fxprune.errors import FxpruneError
 from fxprune.escaping import terminal
 from fxprune.graph.trace import Trace
 from fxprune.inspection.ties import ties_of
-from fxprune.plans import Axis, Plan
+from fxprune.plans import Axis, Plan, WidthRow
 from fxprune.resizing.resolve import keep_mask
+from fxprune.support.briefly import brief
 from fxprune.support.words import near
 
 __all__ = [
@@ -96,6 +97,7 @@ def _owners(coupling: Coupling) -> dict[Axis, tuple[Group, ...]]:
 # --- explain ---------------------------------------------------------------------------------
 
 
+@brief
 @dataclass(frozen=True, eq=False)
 class Explanation:
     """Why one axis is pruned with others, or why it cannot be.  ``str()`` of it is for reading.
@@ -137,12 +139,12 @@ def explain(trace: Trace, tensor: str, *, dim: int | None = None) -> Explanation
 
     Args:
         trace: What ``fxprune.trace`` returned.
-        tensor: Dotted name of a parameter or buffer; or the name of a group, as tables print it, for the axis that its
-            units are made along; or of another module, for its weight.
-        dim: Which of its dimensions, by default 0; negative counts from the end.
+        tensor: Dotted name of a parameter or buffer, of a group, or of a module that has parameters or buffers (its
+            first one is meant then).
+        dim: Which of its dimensions, by default 0, or where a group's units are made; negative counts from the end.
 
     Raises:
-        FxpruneError: No such tensor or group, or no such dimension.
+        FxpruneError: No such tensor, group or module, or no such dimension.
 
     Example:
         >>> import torch, fxprune
@@ -152,7 +154,8 @@ def explain(trace: Trace, tensor: str, *, dim: int | None = None) -> Explanation
         ['aten.linear.default']
     """
     coupling = analyse(trace).coupling
-    axis, size = _find(trace, coupling, tensor, dim)
+    named = _named(trace, coupling, tensor, dim)
+    axis, size = _find(trace, *named)
     groups = _owners(coupling).get(axis, ())
     pins = tuple(dict.fromkeys(group.pinned for group in groups if group.pinned))
     if not groups:
@@ -160,26 +163,46 @@ def explain(trace: Trace, tensor: str, *, dim: int | None = None) -> Explanation
     return Explanation(axis, size, groups, pins, _chains(ties_of(analyse(trace)), axis, groups))
 
 
-def _find(trace: Trace, coupling: Coupling, tensor: str, dim: int | None) -> tuple[Axis, int]:
+def _named(trace: Trace, coupling: Coupling, name: str, dim: int | None) -> Axis:
+    """The axis that is meant: of a tensor, of a module's first tensor, or where a group's units are made."""
+    tensors = dict.fromkeys([*trace.aliases, *(tensor for tensor, _ in coupling.axes)])
+    if name in tensors:
+        return name, dim or 0
+    groups = {group.name: group for group in coupling.groups}
+    modules: dict[str, str] = {}
+    for tensor in tensors:
+        modules.setdefault(tensor.rpartition(".")[0], tensor)
+    if name in groups and dim is None:
+        group = groups[name]
+        return (*group.producers, *group.members)[0]
+    if name in modules and name:
+        return modules[name], dim or 0
+    if name in groups:
+        raise FxpruneError(
+            f"'{name}' is a group, whose axes are given", advice="leave the dimension out, or name a tensor"
+        )
+    inside = [tensor for tensor in tensors if name and tensor.startswith(f"{name}.")]
+    some = inside or list(tensors)
+    listed = f"its tensors are {', '.join(some[:6])}{', ...' * (len(some) > 6)}"
+    if inside:
+        raise FxpruneError(
+            f"'{name}' is a module without tensors of its own", advice=f"name a part of it: {listed}"
+        )
+    raise FxpruneError(
+        f"the model has no tensor, group or module '{name}'",
+        tensor=name,
+        advice=near(name, [*tensors, *groups, *modules], otherwise=listed),
+    )
+
+
+def _find(trace: Trace, tensor: str, dim: int) -> tuple[Axis, int]:
     """The axis under the name the coupling knows it by, and its length."""
-    names = dict.fromkeys([*trace.aliases, *(name for name, _ in coupling.axes)])
-    groups = {group.name: (*group.producers, *group.members)[0] for group in coupling.groups if group.members}
-    if tensor not in names:
-        tensor, along = groups.get(tensor, (f"{tensor}.weight" if f"{tensor}.weight" in names else tensor, 0))
-        dim = along if dim is None else dim
-    dim = dim or 0
-    if tensor not in names:
-        some = ", ".join(list(names)[:6]) + ", ..." * (len(names) > 6)
-        advice = near(tensor, [*names, *groups], otherwise=f"its tensors are {some}")
-        raise FxpruneError(f"the model has no tensor or group '{tensor}'", tensor=tensor, advice=advice)
     shape = trace.tensor(tensor).shape
     if not -len(shape) <= dim < len(shape):
         raise FxpruneError(
-            f"{tensor} has {len(shape)} dimensions, there is no dim {dim}",
+            f"{tensor} has {len(shape)} dimension{'s' * (len(shape) != 1)}, there is no dim {dim}",
             tensor=tensor,
-            advice=f"dimensions are counted from 0 to {len(shape) - 1}"
-            if shape
-            else "a scalar has no channels",
+            advice=f"its dimensions are 0 to {len(shape) - 1}" if shape else "a scalar has no channels",
         )
     return (trace.aliases.get(tensor, tensor), dim % len(shape)), shape[dim]
 
@@ -277,6 +300,7 @@ def _name(axis: Axis) -> str:
 # --- table -----------------------------------------------------------------------------------
 
 
+@brief
 @dataclass(frozen=True, eq=False)
 class GroupRow:
     """One group for a table.
@@ -345,23 +369,6 @@ def group_table(trace: Trace) -> tuple[GroupRow, ...]:
     return tuple(rows)
 
 
-@dataclass(frozen=True)
-class WidthRow:
-    """What a plan leaves of one group.
-
-    Attributes:
-        name: The group's.
-        before: Its units.
-        after: How many of them the plan keeps.
-        axes: How many tensor axes they occupy.
-    """
-
-    name: str
-    before: int
-    after: int
-    axes: int
-
-
 def width_table(trace: Trace, plan: Plan) -> tuple[WidthRow, ...]:
     """Widths before and after, for every group that could be pruned.
 
@@ -372,9 +379,5 @@ def width_table(trace: Trace, plan: Plan) -> tuple[WidthRow, ...]:
     Raises:
         PlanError: The plan was made for another model, or contradicts itself.
     """
-    keep = keep_mask(analyse(trace), plan)
-    return tuple(
-        WidthRow(group.name, group.width, int(keep[group.units].sum()), len(group.members))
-        for group in analyse(trace).coupling.groups
-        if not group.pinned
-    )
+    analysis = analyse(trace)
+    return analysis.coupling.widths(keep_mask(analysis, plan))

@@ -18,6 +18,7 @@ from torch import nn
 from torch.utils import _pytree as pytree
 
 from fxprune.errors import FxpruneError
+from fxprune.support.briefly import brief
 from fxprune.support.process import alone, untouched_random_state
 
 __all__ = [
@@ -33,6 +34,7 @@ ExampleInputs = torch.Tensor | Sequence[object] | Mapping[str, object]
 """A tensor or list (one argument), a tuple (positional arguments), or a dict (keyword arguments)."""
 
 
+@brief
 @dataclass(frozen=True, eq=False)
 class Call:
     """One call of a model: ``model(*args, **kwargs)``.
@@ -56,9 +58,8 @@ class Call:
 
     @property
     def batch(self) -> int | None:
-        """Size of the first dimension of the first input tensor, or None if it has none."""
-        first = self.tensors[0]
-        return first.shape[0] if first.ndim else None
+        """Size of the first dimension of the first input tensor that has one, or None."""
+        return next((t.shape[0] for t in self.tensors if t.ndim), None)
 
     @property
     def batched(self) -> tuple[bool, ...]:

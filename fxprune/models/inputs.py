@@ -27,9 +27,10 @@ from torch import nn
 
 from fxprune.errors import FxpruneError
 from fxprune.models.input_texts import InputSpec, input_file, parse_specs
-from fxprune.models.loading import Loaded
+from fxprune.models.specs import Loaded
 from fxprune.models.weights import load_pt
 from fxprune.support.arrays import read_arrays
+from fxprune.support.briefly import brief
 from fxprune.support.reading import shown
 
 __all__ = ["Inputs", "Labelled", "describe_inputs", "example_inputs", "labelled_batches"]
@@ -165,6 +166,7 @@ def _by_name(tensors: dict[str, object], model: nn.Module) -> Inputs:
     return tensors if tensors and all(key in arguments for key in tensors) else tuple(tensors.values())
 
 
+@brief
 @dataclass(frozen=True, eq=False)
 class Labelled:
     """One batch of a data file: arguments of the model, and class numbers int64[n]."""
@@ -233,27 +235,30 @@ def labelled_batches(path: Path, *, batch_size: int = 32) -> tuple[Labelled, ...
 
 
 def _guess(loaded: Loaded) -> Inputs | None:
-    zoo, _, name = loaded.spec.partition(":")
+    zoo, _, name = loaded.spec.partition("?")[0].partition(":")
     guess = {"torchvision": _guess_torchvision, "timm": _guess_timm}.get(zoo)
-    return guess(name.partition("@")[0], loaded.model) if guess else None
+    return guess(name.partition("@")[0], loaded) if guess else None
 
 
 def _noise(*shape: int) -> torch.Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(_SEED))
 
 
-def _guess_timm(_name: str, model: nn.Module) -> Inputs | None:
-    config = getattr(model, "pretrained_cfg", None) or {}
-    size = config.get("input_size") or (3, 224, 224)
-    return (_noise(1, *size),)
+def _guess_timm(_name: str, loaded: Loaded) -> Inputs | None:
+    config = getattr(loaded.model, "pretrained_cfg", None) or {}
+    channels, *sides = config.get("input_size") or (3, 224, 224)
+    asked = loaded.arguments.get("in_chans"), loaded.arguments.get("img_size")
+    channels = asked[0] if isinstance(asked[0], int) else channels
+    sides = [asked[1]] * 2 if isinstance(asked[1], int) else sides
+    return (_noise(1, channels, *sides),)
 
 
-def _guess_torchvision(name: str, model: nn.Module) -> Inputs:
+def _guess_torchvision(name: str, loaded: Loaded) -> Inputs:
     from torchvision import models
 
     module = models.get_model_builder(name).__module__
     family = module.removeprefix("torchvision.models.").partition(".")[0]
-    return _FAMILIES.get(family, _image)(name, model)
+    return _FAMILIES.get(family, _image)(name, loaded.model)
 
 
 def _image(name: str, model: nn.Module) -> Inputs:

@@ -22,18 +22,19 @@ from fxprune.errors import FxpruneError, SliceError
 from fxprune.support.reading import check_archive, check_unfolded, is_archive, regular_file, shown
 from fxprune.support.tensors import read_header, read_tensors
 
-__all__ = ["check_values", "fill", "load_pt", "load_weights", "read_metadata", "read_weights"]
+__all__ = ["check_values", "fill", "load_pt", "load_weights", "named_alike", "read_metadata", "read_weights"]
 
 _SHOWN = 6
 _NESTED = ("state_dict", "model_state_dict", "model", "net")
 _PREFIXES = ("module.", "_orig_mod.", "model.")
+_COUNTER = "n_averaged"  # of torch's AveragedModel, beside the weights
 # How torch's weights-only reader words that it stopped at something it would have to execute.
 _BLOCKED = re.compile(r"(?:GLOBAL|function|class|type) ([A-Za-z_][\w.]*)")
 # Instructions of pickle's protocols 4 and 5 (140 to 152), which torch.save does not write: a pickle of someone's own.
 _FOREIGN = re.compile(r"Unsupported operand (1(?:4\d|5[0-2]))\b")
 
 
-def load_weights(model: nn.Module, path: Path, *, allow_pickle: bool = False) -> None:
+def load_weights(model: nn.Module, path: Path, *, allow_pickle: bool = False) -> tuple[str, ...]:
     """Fill a model with the weights of a file.
 
     Args:
@@ -42,12 +43,16 @@ def load_weights(model: nn.Module, path: Path, *, allow_pickle: bool = False) ->
             holds one under ``state_dict`` or ``model``; a wrapper's prefix (``module.``) is removed.
         allow_pickle: Unpickle a ``torch.save`` file that holds other objects.
 
+    Returns:
+        Notes: that a prefix was removed.
+
     Raises:
         FxpruneError: The file is missing, corrupt, or needs unpickling.
         SliceError: Keys, shapes, kinds or values do not fit the model; it is then unchanged.
     """
-    own = model.state_dict()
-    fill(model, _strip_prefix(read_weights(path, allow_pickle=allow_pickle), own), path)
+    given, notes = named_alike(read_weights(path, allow_pickle=allow_pickle), model.state_dict())
+    fill(model, given, path)
+    return notes
 
 
 def fill(model: nn.Module, given: Mapping[str, Tensor], path: str | Path, *, what: str = "the model") -> None:
@@ -225,12 +230,33 @@ def _is_torch_file(path: Path) -> bool:
         return is_archive(path) or file.read(1) == b"\x80"
 
 
-def _strip_prefix(given: dict[str, Tensor], own: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    for prefix in _PREFIXES:
-        wrapped = given and all(key.startswith(prefix) for key in given)
-        if wrapped and not any(key.startswith(prefix) for key in own):
-            given = {key.removeprefix(prefix): tensor for key, tensor in given.items()}
-    return given
+def named_alike(
+    given: dict[str, Tensor], own: Mapping[str, object]
+) -> tuple[dict[str, Tensor], tuple[str, ...]]:
+    """The tensors without the prefix of what the model was wrapped in, and a note if there was one.
+
+    Args:
+        given: By name.
+        own: The model's names.
+
+    Example:
+        >>> named_alike({"module._orig_mod.fc.bias": torch.zeros(2)}, {"fc.bias": ()})[1]
+        ("the weights are those of a wrapped model: 'module._orig_mod.' was taken off every name",)
+    """
+    taken = ""
+    counted = [key for key in given if key.rpartition(".")[2] == _COUNTER and key not in own]
+    if counted and len(given) > 1:
+        given = {key: tensor for key, tensor in given.items() if key not in counted}
+    while prefix := next((p for p in _PREFIXES if _is_around(p, given, own)), ""):
+        given = {key.removeprefix(prefix): tensor for key, tensor in given.items()}
+        taken += prefix
+    said = f"the weights are those of a wrapped model: '{taken}' was taken off every name"
+    return given, (said,) if taken else ()
+
+
+def _is_around(prefix: str, given: Mapping[str, Tensor], own: Mapping[str, object]) -> bool:
+    wrapped = bool(given) and all(key.startswith(prefix) for key in given)
+    return wrapped and not any(key.startswith(prefix) for key in own)
 
 
 def _refuse(path: str | Path, what: str, faults: Mapping[str, Mapping[str, str]]) -> None:

@@ -25,6 +25,7 @@ from fxprune import targets
 from fxprune.errors import ExportError
 from fxprune.models.calls import Call, ExampleInputs, as_call, evaluating, untouched_random_state
 from fxprune.models.copies import unchanged_buffers
+from fxprune.models.wrapped import unwrapped
 from fxprune.onnx.capture import Attempt, Captured, Untranslatable, attempts, capture
 from fxprune.onnx.cost import MODEL_NAME, data_files
 from fxprune.onnx.opsets import DEFAULT_OPSET, check_opset
@@ -109,7 +110,7 @@ def export_onnx(
     (``NAME.onnx.0123456789abcdef.data``), so that a graph never finds the weights of another export.
 
     Args:
-        module: Any module, a graph made by torch.export included.
+        module: Any module, a graph made by torch.export included; what torch wraps around one is left out.
         example_inputs: A tensor or list (one argument), a tuple of positional arguments, or a dict
             of keyword arguments.  Numbers and flags in it become part of the graph.
         path: The file to make or replace.
@@ -144,6 +145,7 @@ def export_onnx(
         input: float32[batch, 3] 20 True
     """
     check_module(module)
+    module = unwrapped(module)
     check_opset(opset)
     call = as_call(example_inputs, error=ExportError)
     chosen, runtime = check_passes(passes), targets.get(target)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
 from fxprune.labels import IntArray, varying
+from fxprune.support.briefly import brief
 
 __all__ = [
     "Argument",
@@ -25,6 +26,7 @@ Shape = tuple[int, ...]
 PinKind = Literal["input", "output", "contract", "data", "size", "unknown"]
 
 
+@brief
 @dataclass(frozen=True, eq=False)
 class Value:
     """A tensor of the graph: its shape on the example inputs and its label arrays.
@@ -61,6 +63,7 @@ class Scaled:
     denominator: int
 
 
+@brief
 @dataclass(frozen=True, eq=False)
 class Call:
     """One operator call with its arguments by the names of the operator's schema.
@@ -174,6 +177,7 @@ class Context(Protocol):
         """The varying dimensions from the outermost to the innermost."""
 
 
+@brief
 @dataclass(frozen=True, eq=False)
 class Rewrite:
     """New arguments of a call for the slim shapes.

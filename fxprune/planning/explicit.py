@@ -53,6 +53,7 @@ def plan_units(trace: Trace, keep: BoolArray, *, notes: Sequence[str] = ()) -> P
         fingerprint=coupling.fingerprint,
         removed=trace.cuts,
         notes=tuple(notes),
+        widths=coupling.widths(keep),
     )
 
 

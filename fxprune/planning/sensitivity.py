@@ -22,6 +22,7 @@ from fxprune.recovery.calibration import kept
 from fxprune.recovery.recover import GIB, run_recovery
 from fxprune.resizing.resolve import keep_mask
 from fxprune.slimming.slim import slim
+from fxprune.support.briefly import brief
 
 __all__ = ["Probe", "Sensitivity", "Tell", "sensitivity"]
 
@@ -55,6 +56,7 @@ class Probe:
     recovered: float
 
 
+@brief
 @dataclass(frozen=True, eq=False)
 class Sensitivity:
     """A table of probes, and the criterion that follows from it.

@@ -12,23 +12,26 @@ __all__ = ["another_batch", "in_batches", "random_like"]
 
 def in_batches(sample: Sample, size: int) -> list[Sample]:
     """The samples in batches of that size; the last one is filled up with the first samples."""
-    tensors = [t for t in pytree.tree_leaves((sample[0], dict(sample[1]))) if isinstance(t, torch.Tensor)]
-    given = len(tensors[0])
+    given = _size(sample)
     order = torch.arange(-(-given // size) * size) % given
     return [_at(sample, index) for index in order.split(size)]
 
 
 def another_batch(sample: Sample) -> Sample:
     """One sample more: a batch size that is written down somewhere shows."""
-    size = len(
-        next(t for t in pytree.tree_leaves((sample[0], dict(sample[1]))) if isinstance(t, torch.Tensor))
-    )
+    size = _size(sample)
     return _at(sample, torch.arange(size + 1) % size)
+
+
+def _size(sample: Sample) -> int:
+    """Samples in it; numbers beside them may be tensors, too."""
+    leaves = pytree.tree_leaves((sample[0], dict(sample[1])))
+    return next(len(t) for t in leaves if isinstance(t, torch.Tensor) and t.ndim)
 
 
 def _at(sample: Sample, index: torch.Tensor) -> Sample:
     args, kwargs = pytree.tree_map_only(
-        torch.Tensor, lambda t: t[index.to(t.device)], (sample[0], dict(sample[1]))
+        torch.Tensor, lambda t: t[index.to(t.device)] if t.ndim else t, (sample[0], dict(sample[1]))
     )
     return args, kwargs
 

@@ -14,6 +14,7 @@ from fxprune.graph.trace import ExampleInputs, Trace, call_arguments
 from fxprune.graph.trace import trace as _trace
 from fxprune.models.conditions import private
 from fxprune.models.distance import Limits
+from fxprune.models.wrapped import unwrapped
 from fxprune.plans import Plan
 from fxprune.proof.compare import BOTH, Case, Measured, OracleName, Removal
 from fxprune.proof.evidence import Proof
@@ -82,6 +83,7 @@ def verify(
         (True, {'graph': 1.0, 'masks': 1.0})
     """
     expect(trace, plan)
+    slim = unwrapped(slim)
     if not oracles or not set(oracles) <= set(BOTH):
         raise VerificationError(f"oracles are some of {', '.join(BOTH)}, not {oracles!r}")
     if any(p.device.type == "meta" for p in trace.model.parameters()):

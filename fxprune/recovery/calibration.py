@@ -12,6 +12,7 @@ from torch.utils import _pytree as pytree
 
 from fxprune.errors import FxpruneError
 from fxprune.graph.trace import Trace
+from fxprune.support.briefly import brief
 
 __all__ = ["Calibration", "gathered", "kept"]
 
@@ -25,6 +26,7 @@ PARTS = 8
 """One part in so many is held out."""
 
 
+@brief
 @dataclass(frozen=True, eq=False)
 class Calibration:
     """Samples.
@@ -90,12 +92,12 @@ def gathered(trace: Trace, data: Iterable[object], samples: int, *, fixed: bool 
         FxpruneError: A batch does not fit the example, or there are too few samples.
     """
     example, spec = pytree.tree_flatten((trace.args, dict(trace.kwargs)))
-    first = next(t for t in example if isinstance(t, Tensor))
+    first = next((t for t in example if isinstance(t, Tensor) and t.ndim), None)
+    if first is None:
+        raise FxpruneError("the example inputs have no batch", advice="trace the model on a batch of samples")
     batched = tuple(
         k for k, t in enumerate(example) if isinstance(t, Tensor) and t.ndim and t.shape[0] == first.shape[0]
     )
-    if not first.ndim:
-        raise FxpruneError("the example inputs have no batch", advice="trace the model on a batch of samples")
     found: list[list[Tensor]] = []
     count = 0
     for batch in [data] if isinstance(data, (Tensor, np.ndarray)) else data:

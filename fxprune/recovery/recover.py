@@ -14,6 +14,7 @@ from fxprune.coupling.couple import analyse
 from fxprune.errors import FxpruneError
 from fxprune.graph.trace import Trace
 from fxprune.graph.values import Calls
+from fxprune.models.wrapped import unwrapped
 from fxprune.plans import Plan
 from fxprune.recovery.calibration import PARTS, Calibration, gathered
 from fxprune.recovery.held import Held
@@ -23,6 +24,7 @@ from fxprune.resizing.resolve import expect, keep_mask, resolve
 from fxprune.slimming.crop import crop_calls
 from fxprune.slimming.graph_copy import Parts
 from fxprune.structures.cut import cut
+from fxprune.support.briefly import brief
 from fxprune.support.process import untouched_random_state
 
 __all__ = ["RecoveredLayer", "Recovery", "recover", "run_recovery"]
@@ -30,6 +32,7 @@ __all__ = ["RecoveredLayer", "Recovery", "recover", "run_recovery"]
 GIB = 1 << 30
 
 
+@brief
 @dataclass(frozen=True)
 class Recovery:
     """What ``recover`` did.
@@ -151,6 +154,7 @@ def run_recovery(
 ) -> Recovery:
     """``recover``, for callers who want to know what was done."""
     expect(trace, plan)
+    slim = unwrapped(slim)
     began = time.monotonic()
     if trace.kind == "recorded":
         raise FxpruneError(

@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fxprune.escaping import plot
+from fxprune.plans import WidthRow
 from fxprune.report.palette import BETWEEN, DENSE, ERROR_BARS, SLIM
+from fxprune.report.width_bars import draw_widths, size_of
 from fxprune.support.extras import need
 from fxprune.support.files import atomic_path
 
@@ -17,23 +19,21 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from fxprune.bench.table import BenchTable
-    from fxprune.inspection.explain import WidthRow
 
 __all__ = ["plot_demo", "plot_latency", "plot_widths"]
 
-_MOST_BARS = 80
 _DPI = 150
 
 
 def plot_widths(rows: Sequence[WidthRow], path: Path) -> None:
-    """Widths of the groups before and after, one bar each.
+    """The share of every group that is kept, a bar each, under the names of their blocks.
 
     Args:
-        rows: From ``width_table``; of a large model only the first 80 are drawn, and the title says so.
+        rows: From ``width_table``.
         path: The file; its suffix decides the format.
     """
-    figure = _figure(max(6.4, 0.16 * min(len(rows), _MOST_BARS) + 2), 3.8)
-    _draw_widths(figure.subplots(), rows)
+    figure = _figure(*size_of(rows))
+    draw_widths(figure, rows)
     _save(figure, path)
 
 
@@ -60,9 +60,10 @@ def plot_demo(
         latency: From ``benchmark``.
         path: The file.
     """
-    figure = _figure(11, 6.4)
-    grid = figure.add_gridspec(2, 2, height_ratios=(1, 1.25))
-    left, right = figure.add_subplot(grid[0, 0]), figure.add_subplot(grid[0, 1])
+    width, height = size_of(widths)
+    whole = _figure(max(11, width), 3 + height)
+    figure, below = whole.subfigures(2, 1, squeeze=False, height_ratios=(3, height))[:, 0]
+    left, right = figure.subplots(1, 2)
     bars = left.bar(
         list(accuracy),
         [100 * value for value in accuracy.values()],
@@ -74,23 +75,8 @@ def plot_demo(
     left.set_yticks(range(0, 101, 25))
     _titles(left, "accuracy on the test images", "%")
     _draw_latency(right, latency)
-    _draw_widths(figure.add_subplot(grid[1, :]), widths)
-    _save(figure, path)
-
-
-def _draw_widths(axes: Axes, rows: Sequence[WidthRow]) -> None:
-    shown = rows[:_MOST_BARS]
-    at = range(len(shown))
-    axes.bar(at, [row.before for row in shown], color=DENSE, width=0.8, label="dense")
-    axes.bar(at, [row.after for row in shown], color=SLIM, width=0.8, label="slim")
-    size = 8 if len(shown) <= 40 else 6
-    axes.set_xticks(
-        at, [plot(row.name) for row in shown], rotation=60, ha="right", fontsize=size, rotation_mode="anchor"
-    )
-    axes.margins(x=0.01)
-    axes.legend(frameon=False, fontsize=9)
-    rest = f" (first {_MOST_BARS} of {len(rows)} groups)" if len(rows) > len(shown) else ""
-    _titles(axes, f"channels per group{rest}", "")
+    draw_widths(below, widths)
+    _save(whole, path)
 
 
 def _draw_latency(axes: Axes, table: BenchTable) -> None:

@@ -54,8 +54,10 @@ def share(fraction: float) -> str:
 def describe_trace(trace: Trace) -> str:
     """How a model was traced, in a few words."""
     ops = sum(node.op == "call_function" for node in trace.graph.graph.nodes)
-    how = "recorded from one run, for analysis" if trace.kind == "recorded" else "any batch size"
-    if trace.kind == "export" and not trace.dynamic_batch:
+    how = "any batch size"
+    if trace.kind == "recorded":
+        how = f"for analysis: {trace.why_static}"
+    elif not trace.dynamic_batch:
         how = f"fixed batch size: {trace.why_static}" if trace.why_static else "fixed batch size"
     return f"{count(ops)} ops, {how}"
 

@@ -16,12 +16,14 @@ from fxprune import labels
 from fxprune.coupling.analysis import Analysis
 from fxprune.labels import BoolArray, IntArray, varying
 from fxprune.ops.base import Call, Move, Value
+from fxprune.support.briefly import brief
 
 __all__ = ["Gather", "Movement", "alive_positions"]
 
 Shape = tuple[int, ...]
 
 
+@brief
 @dataclass(frozen=True, eq=False)
 class Gather:
     """Positions to take from some neighbouring dimensions, counted as if these were one.
@@ -48,6 +50,7 @@ def alive_positions(keep: BoolArray, units: Sequence[IntArray], k: int) -> BoolA
     return alive.ravel()
 
 
+@brief
 @dataclass(frozen=True, eq=False)
 class Movement:
     """One call that moves the positions of its first tensor.

@@ -27,6 +27,7 @@ from fxprune.ops.base import Call, OpRule, Rewrite, Scaled, Value
 from fxprune.ops.moving import UnevenError, live_positions
 from fxprune.plans import Axis, Cost, Plan
 from fxprune.resizing.movement import Gather, Movement, alive_positions
+from fxprune.support.briefly import brief
 from fxprune.support.memo import latest
 from fxprune.support.source_lines import source_of
 
@@ -37,6 +38,7 @@ Shape = tuple[int, ...]
 WHOLE_ROWS = "remove whole rows (heads, groups), or equally many units of each"
 
 
+@brief
 @dataclass(frozen=True, eq=False)
 class Resolution:
     """A keep mask carried through the graph.

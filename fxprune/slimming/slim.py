@@ -14,6 +14,7 @@ from fxprune.errors import FxpruneError, PlanError, SliceError
 from fxprune.graph.trace import ExampleInputs, Trace
 from fxprune.graph.trace import trace as _trace
 from fxprune.models.weights import check_values, fill
+from fxprune.models.wrapped import unwrapped
 from fxprune.plans import Plan
 from fxprune.resizing.resolve import Resolution, keep_mask, resolve
 from fxprune.slimming.crop import crop_
@@ -157,7 +158,7 @@ def save(model: nn.Module, plan: Plan, path: str | Path) -> None:
     """Write a slim model's weights with its plan as metadata and a digest of everything; nothing is pickled.
 
     Args:
-        model: A model that ``slim`` made (and training may have changed).
+        model: A model that ``slim`` made (and training may have changed), also in a wrapper of torch.
         plan: The plan it was made with; the last one, where a slim model was pruned again: the file holds one plan for the dense model.
         path: A ``.safetensors`` file.
 
@@ -178,6 +179,7 @@ def save(model: nn.Module, plan: Plan, path: str | Path) -> None:
           (1): Linear(in_features=4, out_features=2, bias=True)
         )
     """
+    model = unwrapped(model)
     tensors: dict[str, torch.Tensor] = {}
     seen: set[int] = set()
     for name, tensor in model.state_dict(keep_vars=True).items():

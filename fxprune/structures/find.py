@@ -28,6 +28,7 @@ from fxprune.ops.base import Value
 from fxprune.ops.joining import CONCATENATIONS
 from fxprune.ops.named import ADD, SUMS
 from fxprune.structures.naming import named
+from fxprune.support.briefly import brief
 from fxprune.support.memo import once
 
 __all__ = ["Structure", "choose_structures", "find_structures"]
@@ -36,6 +37,7 @@ __all__ = ["Structure", "choose_structures", "find_structures"]
 PROJECTIONS = 1
 
 
+@brief
 @dataclass(frozen=True, eq=False)
 class Structure:
     """A part of the model that can be cut whole.

@@ -20,6 +20,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from fxprune.errors import FxpruneError, IntegrityWarning
+from fxprune.support.briefly import brief
 from fxprune.support.files import atomic_path
 from fxprune.support.reading import regular_file, shown
 
@@ -29,6 +30,7 @@ DIGEST = "digest"
 """Key of the digest in the metadata."""
 
 
+@brief
 @dataclass(frozen=True, eq=False)
 class Content:
     """What a file holds.

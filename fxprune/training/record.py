@@ -20,6 +20,7 @@ from fxprune.regularizers import Regularizer
 from fxprune.report.sheets import Sheet
 from fxprune.report.words import count, share
 from fxprune.support import plain
+from fxprune.support.briefly import brief
 from fxprune.support.reading import MIB, read_text, shown
 
 __all__ = ["Ledger", "Record", "method_figures", "read_record", "reason", "record_sheet"]
@@ -29,6 +30,7 @@ VERSION = 1
 _LARGEST = 64 * MIB
 
 
+@brief
 @dataclass(frozen=True)
 class Record:
     """A finished run.

@@ -66,7 +66,7 @@ def fresh(session: RunSession, plan: Plan, small: nn.Module) -> nn.Module:
         for module in resettable:
             cast(Callable[[], None], module.reset_parameters)()
         return small
-    loaded = load_model(session.recipe.model)
+    loaded = load_model(session.recipe.model, arguments=session.opened.arguments)
     if loaded.pretrained:
         raise session.file.error(
             "finetune.start",

@@ -18,7 +18,7 @@ from torch.utils import _pytree as pytree
 
 from fxprune.errors import FxpruneError, RecipeError
 from fxprune.models.inputs import Inputs
-from fxprune.pipeline import open_model
+from fxprune.pipeline import Opened, open_model
 from fxprune.support.delivery import Delivery, make_folder, occupied
 from fxprune.support.files import write_text
 from fxprune.training.checkpoint import Checkpoint, Folder
@@ -50,8 +50,7 @@ class RunSession:
         team: The processes.
         out: Where files go.
         data: Images.
-        dense: The dense model on the CPU, in evaluation mode, never trained.
-        example: Example inputs on the CPU.
+        opened: The dense model and its example inputs.
         look: How pixels become input.
         checkpoints: The folder of checkpoints.
         ledger: What is known so far.
@@ -62,8 +61,7 @@ class RunSession:
     team: Team
     out: Path
     data: DataSet
-    dense: nn.Module
-    example: Inputs
+    opened: Opened
     look: Look
     checkpoints: Folder
     ledger: Ledger
@@ -73,6 +71,16 @@ class RunSession:
     def recipe(self) -> Recipe:
         """The values of the recipe."""
         return self.file.recipe
+
+    @property
+    def dense(self) -> nn.Module:
+        """The dense model on the CPU, in evaluation mode, never trained."""
+        return self.opened.model
+
+    @property
+    def example(self) -> Inputs:
+        """Example inputs on the CPU."""
+        return self.opened.inputs
 
     def training(self) -> Batches:
         """Batches of the training images."""
@@ -132,9 +140,11 @@ def open_session(
     saved, ledger = _continued(file, out, checkpoints, resume=resume)
     seed_everything(recipe.seed)
     data = open_data(file)
-    dense, example = _open_model(file, data, allow_pickle)
+    opened = _open_model(file, data, allow_pickle)
+    for note in opened.notes:
+        ledger.note(note)
     look = Look.of(recipe.data.mean, recipe.data.std, channels_last=recipe.channels_last, device=team.device)
-    session = RunSession(file, team, out, data, dense, example, look, checkpoints, ledger, saved)
+    session = RunSession(file, team, out, data, opened, look, checkpoints, ledger, saved)
     _dry_run(session)
     team.wait()
     if team.main:
@@ -150,21 +160,29 @@ def _near(data: DataSet, device: torch.device) -> DataSet:
     return replace(data, train=data.train.to(device), test=data.test.to(device))
 
 
-def _open_model(file: RecipeFile, data: DataSet, allow_pickle: bool) -> tuple[nn.Module, Inputs]:
+def _open_model(file: RecipeFile, data: DataSet, allow_pickle: bool) -> Opened:
     recipe = file.recipe
     height, width, channels = data.train.shape
     shape = recipe.input or (f"1x{channels}x{height}x{width}",)
     try:
-        opened = open_model(recipe.model, weights=recipe.weights, inputs=shape, allow_pickle=allow_pickle)
+        opened = open_model(
+            recipe.model,
+            weights=recipe.weights,
+            inputs=shape,
+            arguments=recipe.model_args,
+            allow_pickle=allow_pickle,
+        )
     except FxpruneError as error:
         about_weights = recipe.weights is not None and str(recipe.weights) in error.what
         key = "weights" if about_weights else "input" if "--input" in error.what else "model"
+        if recipe.model_args and "argument" in error.what:
+            key = "model_args"
         raise file.error(key, error.what, advice=error.advice) from error
     if recipe.input:
-        return opened.model, opened.inputs
+        return opened
     dtype = next(opened.model.parameters()).dtype
     example: Inputs = pytree.tree_map_only(Tensor, lambda t: t.to(dtype), opened.inputs)
-    return opened.model, example
+    return replace(opened, inputs=example)
 
 
 def _dry_run(session: RunSession) -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import copy
+import io
+import pickle
 from collections.abc import Iterator
 from typing import Literal
 
@@ -10,14 +13,16 @@ import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
+from torch.utils._pytree import tree_map_only
 
 from fxprune.coupling.cost import measure
-from fxprune.coupling.couple import analyse
+from fxprune.coupling.couple import analyse, couple
 from fxprune.errors import TraceError, UnsupportedOp, VerificationError
 from fxprune.graph.trace import Trace, trace
 from fxprune.planning.plan import plan, remove
 from fxprune.plans import Budget
 from fxprune.proof.verify import verify
+from fxprune.report.words import describe_trace
 from fxprune.slimming.slim import slim
 
 
@@ -157,6 +162,55 @@ def test_a_model_that_data_steers_is_recorded() -> None:
     proof = verify(found, made, small)
     assert proof.error < 1e-10
     assert proof.effect > 1e-4
+
+
+class Cached(nn.Module):
+    """Returns an object beside its tensor, as transformers do with their cache of keys and values."""
+
+    class Cache:
+        def __init__(self, keys: torch.Tensor) -> None:
+            self.keys = keys
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Linear(4, 6), nn.Linear(6, 2)
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, Cache]:
+        hidden = self.a(x)
+        return self.b(hidden), Cached.Cache(hidden)
+
+
+def test_why_a_model_is_recorded_shows_where_one_looks() -> None:
+    found = trace(Cached(), vector())
+    assert found.kind == "recorded"
+    for shown in (repr(found), describe_trace(found)):
+        assert "torch.export declines it: " in shown
+        assert "Cached.Cache" in shown
+        assert "use_cache = False" in shown
+        assert len(shown) < 500
+
+
+def test_a_trace_is_copied_with_its_model() -> None:
+    model, x = Two(), (vector(), vector())
+    found = trace(model, x)
+    made = remove(found, {("a.weight", 0): [1, 4]})  # what is known of a trace is not copied
+    for copied, shared in ((copy.copy(found), True), (copy.deepcopy(found), False)):
+        assert (copied.model is model) == shared
+        again = remove(copied, {("a.weight", 0): [1, 4]})
+        assert again == made
+        small = slim(copied, again)
+        assert verify(copied, again, small).error < 1e-10
+    with torch.no_grad():
+        copied.model.a.weight.zero_()
+    assert model.a.weight.any()
+
+
+@pytest.mark.parametrize("dump", [pickle.dumps, lambda value: torch.save(value, io.BytesIO())])
+def test_a_trace_says_why_it_cannot_be_pickled(dump) -> None:
+    found = trace(Two(), (vector(), vector()))
+    for value in (found, couple(found)[0]):
+        with pytest.raises(TraceError, match=r"a trace cannot be pickled[\s\S]*fxprune.save.*trace again"):
+            dump(value)
 
 
 def test_the_branch_that_was_not_taken_follows() -> None:
@@ -309,6 +363,20 @@ class Nested(Two):
         return self.head(self.a(both["l"][0]) * factor + self.b(both["l"][1]) + self.b(x))
 
 
+class Flagged(Two):
+    def forward(
+        self, flip: bool, left: torch.Tensor, none: None, right: torch.Tensor, text: str
+    ) -> torch.Tensor:
+        return super().forward(left, right, flip=flip and none is None and text == "text")
+
+
+class Listed(Two):
+    def forward(
+        self, factor: torch.Tensor, both: list[torch.Tensor], options: dict[str, list[object]]
+    ) -> torch.Tensor:
+        return super().forward(*both, flip=options["flags"][0] is True) * factor
+
+
 def vector(n: int = 3) -> torch.Tensor:
     return torch.randn(n, 4)
 
@@ -321,11 +389,26 @@ def vector(n: int = 3) -> torch.Tensor:
         (Two, lambda: {"right": vector(), "left": vector(), "flip": True}),
         (Nested, lambda: ({"l": [vector(), vector()]}, (vector(), 2.0))),
         (Nested, lambda: {"both": {"l": [vector(), vector()]}, "extra": (vector(), 2.0)}),
+        (Two, lambda: {"left": vector(), "right": vector(), "flip": None}),
+        (Flagged, lambda: (True, vector(), None, vector(), "text")),
+        (Nested, lambda: ({"l": [vector(), vector()]}, (vector(), torch.tensor(2.0)))),
+        (Listed, lambda: (torch.tensor(2.0), [vector(), vector()], {"flags": [True, None, 3]})),
     ],
-    ids=["positional", "by name", "by name with a flag", "nested", "nested by name"],
+    ids=[
+        "positional",
+        "by name",
+        "by name with a flag",
+        "nested",
+        "nested by name",
+        "None by name",
+        "flags by position",
+        "a number as a tensor",
+        "a list",
+    ],
 )
 def test_inputs_of_every_form(model: type[nn.Module], inputs) -> None:
     found = trace(model(), inputs())
+    assert found.dynamic_batch, found.why_static
     for kind in ("auto", "graph"):
         made = remove(found, {("a.weight", 0): [1, 4]})
         small = slim(found, made, kind=kind)
@@ -333,6 +416,24 @@ def test_inputs_of_every_form(model: type[nn.Module], inputs) -> None:
         assert proof.effect > 1e-4
         result = small(*found.args, **found.kwargs)
         assert result.shape == (3, 2)
+        args, kwargs = tree_map_only(
+            torch.Tensor, lambda t: torch.cat([t, t]) if t.ndim else t, (found.args, found.kwargs)
+        )
+        assert small(*args, **kwargs).shape == (6, 2)
+
+
+def test_unbatched_images_in_a_list_are_no_batch() -> None:
+    class Detector(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv2d(3, 4, 3)
+
+        def forward(self, images: list[torch.Tensor], targets: dict[str, object]) -> torch.Tensor:
+            return self.conv(torch.stack(images)).mean((2, 3))
+
+    found = trace(Detector(), ([torch.zeros(3, 8, 8), torch.zeros(3, 8, 8)], {"boxes": None}))
+    assert not found.dynamic_batch
+    assert "no common first dimension" in found.why_static
 
 
 def test_inputs_that_are_no_tensors() -> None:

@@ -163,13 +163,36 @@ def test_explain_a_scalar_buffer_has_no_channels(traced: Trace) -> None:
 @pytest.mark.parametrize(
     ("tensor", "dim", "says"),
     [
-        ("stem.wieght", 0, r"no tensor or group 'stem.wieght'[\s\S]*did you mean 'stem.weight"),
-        ("stem.weight", 4, r"has 4 dimensions[\s\S]*0 to 3"),
+        ("stem.wieght", 0, r"no tensor, group or module 'stem.wieght'[\s\S]*did you mean 'stem.weight"),
+        ("stem.weight", 4, r"has 4 dimensions, there is no dim 4\n.*\n.*its dimensions are 0 to 3$"),
+        ("stem:2", 1, "'stem:2' is a group, whose axes are given"),
+        ("", 0, "no tensor, group or module ''"),
     ],
 )
 def test_explain_refuses(traced: Trace, tensor: str, dim: int, says: str) -> None:
     with pytest.raises(FxpruneError, match=says):
         explain(traced, tensor, dim=dim)
+
+
+def test_every_name_of_the_table_is_explained(traced: Trace) -> None:
+    for row in group_table(traced):
+        why = explain(traced, row.name)
+        assert row.name in [group.name for group in why.groups]
+        assert why.axis in row.members
+
+
+def test_explain_a_module(traced: Trace) -> None:
+    assert explain(traced, "bn").axis == ("bn.weight", 0)
+    assert explain(traced, "a").axis == ("a.weight", 0)
+    assert explain(traced, "a", dim=1).axis == ("a.weight", 1)
+
+
+def test_a_module_of_modules_lists_its_tensors() -> None:
+    net = nn.Sequential(nn.Sequential(nn.Linear(3, 4), nn.ReLU()), nn.Linear(4, 2))
+    with pytest.raises(
+        FxpruneError, match=r"'0' is a module without tensors of its own\n.*0.0.weight, 0.0.bias$"
+    ):
+        explain(trace(net, torch.zeros(1, 3)), "0")
 
 
 def test_explain_a_tied_tensor_by_either_name() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import pickle
 import re
+import sys
 import warnings
 import zipfile
 from pathlib import Path
@@ -14,6 +15,7 @@ import torch
 from torch import nn
 
 from fxprune.errors import FxpruneError
+from fxprune.models.inputs import example_inputs
 from fxprune.models.loading import load_model
 
 FACTORIES = """
@@ -258,3 +260,208 @@ def test_random_weights_are_the_same_on_every_call(file: Path) -> None:
     one, two = (load_model(f"{file}:make").model.fc.weight for _ in range(2))
     assert torch.equal(one, two)
     assert torch.equal(state, torch.get_rng_state())
+
+
+# --- arguments of factories ------------------------------------------------------------------
+
+SIZED = """
+from torch import nn
+
+def make(width: int, bias=True, name="net", scale=1.0, other=None):
+    net = nn.Linear(3, width, bias)
+    net.given = (name, scale, other)
+    return net
+
+class Free(nn.Linear):
+    def __init__(self, **kwargs):
+        super().__init__(3, **kwargs)
+
+instance = nn.Linear(1, 1)
+"""
+
+
+@pytest.fixture
+def sized(tmp_path: Path) -> Path:
+    (tmp_path / "sized.py").write_text(SIZED)
+    return tmp_path / "sized.py"
+
+
+def test_arguments_have_the_types_they_are_written_in(sized: Path) -> None:
+    net = load_model(f"{sized}:make?width=5&bias=false&name='7'&scale=1e-2&other=none").model
+    assert net.weight.shape == (5, 3)
+    assert net.bias is None
+    assert net.given == ("7", 0.01, None)
+
+
+def test_arguments_from_two_places_go_together(sized: Path) -> None:
+    loaded = load_model(f"{sized}:make?width=5", arguments={"bias": False})
+    assert loaded.arguments == {"width": 5, "bias": False}
+    assert loaded.model.bias is None
+    with pytest.raises(FxpruneError, match=r"'width' of '.*make' is given twice"):
+        load_model(f"{sized}:make?width=5", arguments={"width": 6})
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("make?widht=5", r"takes no argument 'widht'\n.*did you mean 'width'\?"),
+        ("make?zzz=5", r"takes no argument 'zzz'\n.*it takes width, bias, name, scale, other"),
+        ("make?width", "'width' in .* is no argument"),
+        ("make?2=3", "'2=3' in .* is no argument"),
+        ("make?width=5&width=6", "given twice"),
+        ("make?width=wide", r"failed with width='wide': TypeError[\s\S]*sized.py:5 in make"),
+        ("make", r"failed: TypeError[\s\S]*called without arguments, which \?name=value adds"),
+        ("Free?out_features=2&out=3", "takes no argument 'out'"),
+        ("instance?x=1", "is a model, and takes no arguments"),
+    ],
+)
+def test_arguments_refused(sized: Path, name: str, says: str) -> None:
+    with pytest.raises(FxpruneError, match=says):
+        load_model(f"{sized}:{name}")
+
+
+def test_arguments_of_torchvision() -> None:
+    model = load_model("torchvision:resnet18?num_classes=10&zero_init_residual=true").model
+    assert model.fc.weight.shape == (10, 512)
+    assert not model.layer1[0].bn2.weight.any()
+    vit = load_model("torchvision:vit_b_16?image_size=64").model
+    assert vit.encoder.pos_embedding.shape == (1, 17, 768)
+
+
+@pytest.mark.parametrize(
+    ("spec", "says"),
+    [
+        ("resnet18?num_clases=10", r"resnet18 takes no argument 'num_clases'\n.*did you mean 'num_classes'"),
+        ("resnet18?num_classes=ten", "failed with num_classes='ten': TypeError"),
+        ("resnet18?weights=DEFAULT", "takes no argument 'weights'"),
+        ("resnet18@DEFAULT?num_classes=10", r"expected value 1000 but got 10[\s\S]*--weights"),
+    ],
+)
+def test_arguments_that_torchvision_refuses(spec: str, says: str) -> None:
+    with pytest.raises(FxpruneError, match=says):
+        load_model(f"torchvision:{spec}")
+
+
+def test_an_onnx_file_is_told_what_it_is_for() -> None:
+    with pytest.raises(FxpruneError, match=r"net.onnx is an ONNX file[\s\S]*fxprune bench measures it"):
+        load_model("out/net.onnx")
+
+
+def test_a_program_takes_no_arguments() -> None:
+    with pytest.raises(FxpruneError, match="is a file, and takes no arguments"):
+        load_model("net.pt2?width=3", allow_pickle=True)
+
+
+# --- other zoos, and what stands for them where they are not installed --------------------------
+
+
+@pytest.mark.parametrize(
+    ("spec", "package"),
+    [("timm:resnet18", "timm"), ("hf:{folder}", "transformers"), ("ultralytics:yolo11n.yaml", "ultralytics")],
+)
+def test_a_zoo_that_is_not_installed(
+    spec: str, package: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    monkeypatch.setitem(sys.modules, package, None)  # Python's way to say that there is none
+    with pytest.raises(
+        FxpruneError, match=rf"needs {package}, which is not installed\n.*pip install {package}"
+    ):
+        load_model(spec.format(folder=tmp_path))
+
+
+def test_a_zoo_that_is_broken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "timm.py").write_text("import no_such_package")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "timm", raising=False)
+    with pytest.raises(
+        FxpruneError, match=r"needs timm, which cannot be imported: ModuleNotFoundError: .*no_such"
+    ):
+        load_model("timm:resnet18")
+
+
+@pytest.mark.parametrize(
+    ("files", "says"),
+    [
+        ({}, "no folder with a config.json"),
+        ({"config.json": "{"}, "config.json is no JSON"),
+        ({"config.json": "{}", "pytorch_model.bin": ""}, "are pickled, and reading them can run code"),
+    ],
+)
+def test_folders_that_hold_no_model(files: dict[str, str], says: str, tmp_path: Path) -> None:
+    for name, text in files.items():
+        (tmp_path / name).write_text(text)
+    with pytest.raises(FxpruneError, match=says):
+        load_model(f"hf:{tmp_path}")
+
+
+@pytest.mark.parametrize("name", ["yolo11n.pt", "folder/mine.yaml", "mine.yaml"])
+def test_networks_that_would_run_code(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.yaml").write_text("activation: __import__('os').abort()")
+    with pytest.raises(
+        FxpruneError, match=r"not the name of a network that comes with ultralytics\n.*factory"
+    ):
+        load_model(f"ultralytics:{name}")
+
+
+def _llama(folder: Path) -> None:
+    transformers = pytest.importorskip("transformers")
+    config = transformers.LlamaConfig(
+        vocab_size=50,
+        hidden_size=16,
+        intermediate_size=32,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+    )
+    transformers.LlamaForCausalLM(config).save_pretrained(folder)
+
+
+def test_a_folder_of_hugging_face(tmp_path: Path) -> None:
+    _llama(tmp_path)
+    loaded = load_model(f"hf:{tmp_path}")
+    assert loaded.pretrained
+    assert "cache" in loaded.notes[0]
+    assert loaded.inputs is not None
+    assert loaded.model(**loaded.inputs).logits.shape == (1, 16, 50)
+    (tmp_path / "model.safetensors").unlink()
+    assert not load_model(f"hf:{tmp_path}?num_hidden_layers=2").pretrained
+    with pytest.raises(FxpruneError, match=r"takes no argument 'num_hidden_layer'.*\n.*num_hidden_layers"):
+        load_model(f"hf:{tmp_path}?num_hidden_layer=2")
+
+
+def test_code_in_a_folder_is_not_run(tmp_path: Path) -> None:
+    pytest.importorskip("transformers")
+    (tmp_path / "config.json").write_text(
+        '{"model_type": "mine", "auto_map": {"AutoConfig": "code.Config", "AutoModel": "code.Model"}}'
+    )
+    (tmp_path / "code.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
+    with pytest.raises(FxpruneError, match="cannot read the configuration"):
+        load_model(f"hf:{tmp_path}")
+    assert not (tmp_path / "ran").exists()
+
+
+def test_weights_that_fit_a_configuration_in_part_are_refused(tmp_path: Path) -> None:
+    _llama(tmp_path)
+    with pytest.raises(FxpruneError, match=r"missing keys: model.layers.1"):
+        load_model(f"hf:{tmp_path}?num_hidden_layers=2")
+
+
+def test_arguments_of_timm() -> None:
+    pytest.importorskip("timm")
+    loaded = load_model("timm:resnet18?num_classes=10&in_chans=1")
+    assert loaded.model.fc.out_features == 10
+    [image] = example_inputs(loaded)
+    assert image.shape == (1, 1, 224, 224)
+    with pytest.raises(FxpruneError, match="takes no argument 'num_clases'"):
+        load_model("timm:resnet18?num_clases=10")
+
+
+def test_a_network_of_ultralytics() -> None:
+    pytest.importorskip("ultralytics")
+    loaded = load_model("ultralytics:yolo11n.yaml?nc=3")
+    assert loaded.model.yaml["nc"] == 3
+    assert loaded.inputs[0].shape == (1, 3, 640, 640)
+    with pytest.raises(FxpruneError, match=r"yolo99n\.yaml failed"):
+        load_model("ultralytics:yolo99n.yaml")

@@ -55,14 +55,18 @@ def test_safetensors_with_a_tied_tensor_stored_once(tmp_path: Path, state: dict[
         lambda s: {"model": s, "optimizer": {"lr": 0.1}},
         lambda s: {f"module.{key}": tensor for key, tensor in s.items()},
         lambda s: {"state_dict": {f"module._orig_mod.{key}": tensor for key, tensor in s.items()}},
+        lambda s: {f"_orig_mod.module.{key}": tensor for key, tensor in s.items()},
+        lambda s: {"n_averaged": torch.tensor(3), **{f"module.{key}": tensor for key, tensor in s.items()}},
     ],
-    ids=["plain", "state_dict", "model", "ddp", "ddp+compile"],
+    ids=["plain", "state_dict", "model", "ddp", "ddp+compile", "compile+ddp", "averaged"],
 )
 def test_torch_checkpoints(tmp_path: Path, state: dict[str, torch.Tensor], wrap) -> None:
     torch.save(wrap(state), tmp_path / "w.pth")
     model = _Net()
-    load_weights(model, tmp_path / "w.pth")
+    notes = load_weights(model, tmp_path / "w.pth")
     assert _same(model, state)
+    names = wrap(state).get("state_dict", wrap(state))
+    assert bool(notes) == any("module." in name or "_orig_mod." in name for name in names)
 
 
 def test_misfits_are_named_with_their_shapes(tmp_path: Path, state: dict[str, torch.Tensor]) -> None:

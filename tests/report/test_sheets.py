@@ -127,7 +127,7 @@ def _colors(path: Path) -> int:
 
 
 def test_plots_are_pictures(tmp_path: Path) -> None:
-    rows = [WidthRow(f"layer{i}.conv", 64 + i, 32, 6) for i in range(100)]
+    rows = [WidthRow(f"layer{i // 2}.conv{i}", 64 + i, 32, 6) for i in range(100)]
     plot_widths(rows, tmp_path / "w.png")
     assert _colors(tmp_path / "w.png") > 3
     with Image.open(tmp_path / "w.png") as wide:

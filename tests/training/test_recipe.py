@@ -241,6 +241,27 @@ def test_near_misses_know_every_section() -> None:
     assert "start" not in model_fields_at(("sparse",))
 
 
+def test_arguments_of_the_model(tmp_path: Path) -> None:
+    path = write(tmp_path, model=f"{NETS}:Residual?width=6", model_args={"classes": 10})
+    file = read_recipe(path)
+    with team(device="cpu", mixed_precision="no", parallel="ddp") as crew:
+        session = open_session(file, crew, tmp_path / "run", resume=False)
+    assert session.dense.stem.out_channels == 6
+    assert session.opened.arguments == {"classes": 10}
+
+
+def test_paths_of_models_start_from_the_folder_of_the_recipe(tmp_path: Path) -> None:
+    (tmp_path / "nets.py").write_text("")
+    (tmp_path / "bert").mkdir()
+    for text, path in (
+        ("nets.py:make?name=a:b", f"{tmp_path}/nets.py:make?name=a:b"),
+        ("hf:bert?num_labels=3", f"hf:{tmp_path}/bert?num_labels=3"),
+    ):
+        assert read_recipe(write(tmp_path, model=text)).recipe.model == path
+    with pytest.raises(RecipeError, match="there is no folder"):
+        read_recipe(write(tmp_path, model="hf:brt"))
+
+
 def opened(path: Path, out: Path, *changes: str) -> None:
     file = read_recipe(path, changes)
     with team(device="cpu", mixed_precision="no", parallel="ddp") as crew:
@@ -253,6 +274,16 @@ def opened(path: Path, out: Path, *changes: str) -> None:
         (["model={nets}:three_classes"], "model", "tells 3 classes apart, but the labels have 10"),
         (["model=torchvision:resnet18"], "model", "the model refuses a batch of images 2x1x8x8"),
         (["model={nets}:nothing"], "model", "has no 'nothing'"),
+        (
+            ["model={nets}:Residual", "model_args={wdth: 8}"],
+            "model_args",
+            "takes no argument 'wdth'",
+        ),
+        (
+            ["model={nets}:Residual?width=8", "model_args={width: 8}"],
+            "model_args",
+            "is given twice",
+        ),
         (["data.classes=3"], "data.classes", "classes is 3, but there is a label 9"),
         (["data.classes=12"], "model", "tells 10 classes apart, but the labels have 12"),
         (["data.mean=[0.1, 0.2]"], "data.mean", "2 values for images with 1 channels"),

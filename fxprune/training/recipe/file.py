@@ -179,10 +179,13 @@ def _absolute(text: str, folder: Path) -> str:
 
 
 def _absolute_model(text: str, folder: Path) -> str:
-    """``file.py:factory`` and ``file.pt2`` hold a path; other models stay as they are."""
-    file, colon, name = text.rpartition(":")
+    """``file.py:factory``, ``hf:FOLDER`` and ``file.pt2`` hold a path; other models stay as they are."""
+    place, mark, query = text.partition("?")
+    file, colon, name = place.rpartition(":")
     if file.endswith(".py"):
-        return f"{_absolute(file, folder)}{colon}{name}"
+        return f"{_absolute(file, folder)}{colon}{name}{mark}{query}"
+    if file == "hf":
+        return f"{file}{colon}{_absolute(name, folder)}{mark}{query}"
     return _absolute(text, folder) if text.endswith(".pt2") else text
 
 
@@ -292,7 +295,7 @@ def _check_scratch(file: RecipeFile) -> None:
         raise file.error(
             "finetune.start", "training from scratch needs epochs", advice="set finetune.epochs above 0"
         )
-    if "@" in file.recipe.model:
+    if "@" in file.recipe.model.partition("?")[0].rpartition(":")[2]:
         raise file.error(
             "finetune.start",
             f"{file.recipe.model} comes with trained weights: nothing is left to start from scratch with",
@@ -319,9 +322,12 @@ def _check_files(file: RecipeFile) -> None:
 
 
 def _named_files(recipe: Recipe) -> Iterator[tuple[str, Path, str]]:
-    file = Path(recipe.model.rpartition(":")[0] if not recipe.model.endswith(".pt2") else recipe.model)
+    source, _, name = recipe.model.partition("?")[0].rpartition(":")
+    file = Path(source if not recipe.model.endswith(".pt2") else recipe.model)
     if file.suffix in (".py", ".pt2"):
         yield "model", file, "file"
+    if source == "hf":
+        yield "model", Path(name), "folder"
     if recipe.weights is not None:
         yield "weights", recipe.weights, "file"
     if isinstance(recipe.data, FolderData):

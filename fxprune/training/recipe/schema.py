@@ -18,6 +18,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, field_validator, mo
 from fxprune import targets
 from fxprune.criteria import CRITERIA, FROM_SAMPLES
 from fxprune.errors import PlanError
+from fxprune.models.specs import Argument
 from fxprune.onnx.opsets import DEFAULT_OPSET, OLDEST_OPSET
 from fxprune.planning.options import PlanOptions
 from fxprune.plans import Budget, Scope
@@ -195,6 +196,7 @@ class Recipe(Section):
     Attributes:
         model: As on the command line: ``torchvision:resnet18``, ``file.py:factory``, ...
         data: Where images come from.
+        model_args: Arguments of the model's factory, ``{num_classes: 10}``, beside those in ``model``.
         weights: Of the dense model; None keeps what the factory gives.
         input: Example inputs as on the command line; None takes the shape of the images.
         method: What makes groups sparse; ``none`` prunes at once by the plan's criterion.
@@ -216,6 +218,7 @@ class Recipe(Section):
 
     model: str
     data: Data
+    model_args: dict[str, Argument] | None = None
     weights: Path | None = None
     input: tuple[str, ...] = ()
     method: Annotated[tuple[Method, ...], BeforeValidator(_methods)] = ()
