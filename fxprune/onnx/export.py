@@ -159,7 +159,15 @@ def export_onnx(
             passes=chosen,
             runtime=runtime,
         )
-        return _first_that_works(job, attempts(call, dynamic_batch=dynamic_batch))
+        try:
+            return _first_that_works(job, attempts(call, dynamic_batch=dynamic_batch))
+        except ExportError as error:
+            if not any(t.dtype is torch.bfloat16 for t in (*module.parameters(), *call.tensors)):
+                raise
+            raise ExportError(
+                f"the model is in bfloat16, which onnxruntime does not compute in on a CPU: {error.what}",
+                advice="export it in float32, copy.deepcopy(model).float() with inputs like that, or in float16",
+            ) from error
 
 
 def _tolerance(module: nn.Module, call: Call) -> float:

@@ -695,3 +695,13 @@ def test_the_tolerance_goes_with_the_type(tmp_path: Path) -> None:
     assert report.max_error_random < 8 * torch.finfo(torch.float16).eps
     with pytest.raises(ExportError, match="more than the tolerance 1e-07"):
         export_onnx(module, x, tmp_path / "m.onnx", tolerance=1e-7)
+
+
+def test_bfloat16_is_refused_with_what_to_do(tmp_path: Path) -> None:
+    for layers in ([nn.Linear(8, 4)], [nn.Unflatten(1, (2, 2, 2)), nn.Conv2d(2, 3, 1)]):
+        net, x = nn.Sequential(*layers).bfloat16().eval(), torch.randn(2, 8).bfloat16()
+        with pytest.raises(ExportError, match=r"in bfloat16, which onnxruntime does not(?s:.*)\.float\(\)"):
+            export_onnx(net, x, tmp_path / "m.onnx")
+        assert not list(tmp_path.iterdir())
+        assert export_onnx(net.float(), x.float(), tmp_path / "m.onnx").opset == 20
+        (tmp_path / "m.onnx").unlink()
