@@ -16,6 +16,7 @@ import torch
 import typer
 from safetensors import safe_open
 from safetensors.torch import save_file
+from torch import nn
 from typer.testing import CliRunner, Result
 
 import fxprune
@@ -187,6 +188,33 @@ def test_inspect_why(nets: str) -> None:
     data = json.loads(done("inspect", nets, *INPUT, "--why", "head.weight", "--dim", 0, "--json").stdout)
     assert data["pins"][0]["kind"] == "output"
     assert "did you mean 'head.weight'" in refused("inspect", nets, *INPUT, "--why", "heed.weight")
+
+
+def test_inspect_says_how_it_was_traced_and_explains_its_own_names(nets: str) -> None:
+    data = json.loads(done("inspect", nets, *INPUT, "--json").stdout)
+    assert data["trace"] == {"kind": "export", "dynamic_batch": True, "why_static": ""}
+    name = next(row["name"] for row in data["groups"] if row["pinned"] is None)
+    assert f"group '{name}'" in done("inspect", nets, *INPUT, "--why", name).stdout
+
+
+def test_models_take_arguments_and_heads_come_from_weights(nets: str) -> None:
+    Path("sized.py").write_text(
+        "from torch import nn\n"
+        "def make(width=4, num_classes=3):\n"
+        "    return nn.Sequential(nn.Linear(2, width), nn.ReLU(), nn.Linear(width, num_classes))\n"
+    )
+    torch.save({f"module.{k}": v for k, v in _sized(6, 5).state_dict().items()}, "w.pt")
+    run = done("inspect", "sized.py:make?width=6", "-w", "w.pt", "-i", "1x2", "--json")
+    widths = {row["name"]: row["width"] for row in json.loads(run.stdout)["groups"]}
+    assert (widths["0"], widths["2"]) == (6, 5)
+    assert "num_classes=5" in run.stderr
+    assert "'module.' was taken off" in run.stderr
+    assert "takes no argument 'wdth'" in refused("inspect", "sized.py:make?wdth=6", "-i", "1x2")
+    assert "fxprune bench measures it" in refused("inspect", "net.onnx")
+
+
+def _sized(width: int, classes: int) -> nn.Module:
+    return nn.Sequential(nn.Linear(2, width), nn.ReLU(), nn.Linear(width, classes))
 
 
 def test_inspect_writes_graphs(nets: str) -> None:
