@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
-from typing import TypeVar
+from dataclasses import dataclass, replace
+from typing import TypeVar, get_args
 
 import numpy as np
 import torch
@@ -19,7 +19,7 @@ from torch.overrides import TorchFunctionMode
 
 from fxprune.coupling.couple import analyse
 from fxprune.coupling.groups import Coupling
-from fxprune.criteria.base import Criterion, Evidence, View, slice_sums
+from fxprune.criteria.base import Criterion, Evidence, Need, Normalise, View, slice_sums
 from fxprune.criteria.named import criterion_named
 from fxprune.errors import PlanError
 from fxprune.graph.trace import Trace
@@ -74,7 +74,8 @@ def score(
         Scores, normalised as the criterion says.
 
     Raises:
-        PlanError: No such criterion, evidence is missing, or no group can be scored.
+        PlanError: No such criterion, evidence is missing, scores that are no finite number for each unit, or no group
+            can be scored.
 
     Example:
         >>> import fxprune
@@ -91,6 +92,7 @@ def score(
             f"criterion={criterion!r} is no criterion",
             advice="pass a name such as 'l1', or an object with name, needs, normalise and score",
         )
+    _check_words(chosen)
     coupling = analyse(trace).coupling
     view = View(
         coupling=coupling,
@@ -99,7 +101,7 @@ def score(
         evidence=_gather(trace, coupling, chosen, data, loss),
         seed=seed,
     )
-    units = chosen.score(view)
+    units = _numbers(chosen, chosen.score(view), coupling.n_units)
     # Tables that no layer makes or reads (biases per head) go with what does, whatever it scores.
     prunable = [
         group for group in coupling.groups if group.pinned is None and (group.producers or group.consumers)
@@ -123,6 +125,42 @@ _ADVICE = {
     "bn_scale": "no batch norm follows a prunable layer here; use 'l1', which reads the weights themselves",
     "activation": "the layers' outputs were not seen (weights computed on the fly?); use 'l1' or 'taylor'",
 }
+
+
+def _check_words(criterion: Criterion) -> None:
+    """What a criterion of one's own says of itself must be words that are known."""
+    if unknown := sorted(set(criterion.needs) - set(get_args(Need))):
+        raise PlanError(
+            f"criterion '{criterion.name}' needs {', '.join(map(repr, unknown))}, which nobody gathers",
+            advice=f"its needs may be {' and '.join(map(repr, get_args(Need)))}",
+        )
+    if criterion.normalise not in get_args(Normalise):
+        raise PlanError(
+            f"criterion '{criterion.name}' has normalise={criterion.normalise!r}",
+            advice=f"use one of: {', '.join(map(repr, get_args(Normalise)))}",
+        )
+
+
+def _numbers(criterion: Criterion, made: object, n_units: int) -> FloatArray:
+    """The scores of a criterion as float64[n_units], none of them infinite."""
+    try:
+        units = np.asarray(made, np.float64)
+    except (TypeError, ValueError) as error:
+        raise PlanError(
+            f"criterion '{criterion.name}' gave scores that are no numbers: {error}",
+            advice="return a float64 array with a score for each unit: view.sums(...), view.gather(...)",
+        ) from error
+    if units.shape != (n_units,):
+        raise PlanError(
+            f"criterion '{criterion.name}' gave scores of shape {units.shape}, and there are {n_units} units",
+            advice="return a score for each unit of view.coupling, NaN for those it says nothing about",
+        )
+    if np.isinf(units).any():
+        raise PlanError(
+            f"criterion '{criterion.name}' gave {int(np.isinf(units).sum())} scores that are infinite",
+            advice="return finite scores: protect= keeps units whatever they score",
+        )
+    return units
 
 
 def _by_group_mean(coupling: Coupling, units: FloatArray) -> FloatArray:
@@ -161,11 +199,16 @@ def _gather(
     axes = view.axes("all")
     for name in dict.fromkeys(name for name, _ in axes):
         view.weight(name)
+    if len(criterion.needs) > 1:
+        data = list(data)  # seen twice, and it may be an iterator
+    evidence = Evidence()
     with _untouched(trace.model):
-        gradients = _gradients(trace, axes, data, loss) if "gradients" in criterion.needs else Evidence()
+        if "gradients" in criterion.needs:
+            evidence = _gradients(trace, axes, data, loss)
         if "activations" in criterion.needs:
-            return _activations(trace, view.axes("producers"), data, loss)
-    return gradients
+            seen = _activations(trace, view.axes("producers"), data, loss)
+            evidence = replace(evidence, activations=seen.activations)
+    return evidence
 
 
 def _gradients(trace: Trace, axes: list[Axis], data: Iterable[Batch], loss: Loss[Batch]) -> Evidence:

@@ -14,6 +14,7 @@ from dataclasses import replace
 import numpy as np
 import torch
 from torch import fx, nn
+from torch._subclasses.fake_tensor import DynamicOutputShapeException, FakeTensorMode
 from torch.utils import _pytree as pytree
 
 from fxprune.coupling.couple import analyse
@@ -28,7 +29,7 @@ from fxprune.resizing.resolve import CrossedError, Resolution, keep_mask, resolv
 from fxprune.slimming.graph_copy import Parts
 from fxprune.slimming.module_copy import module_copy
 from fxprune.support.dispatch import Watching
-from fxprune.support.process import no_fast_path
+from fxprune.support.process import no_fast_path, quiet
 from fxprune.support.words import headline
 
 __all__ = ["rehearse", "stumble"]
@@ -106,6 +107,9 @@ class _Beside(Watching):
         result = func(*args, **kwargs)
         if self.node is not None:
             self.problem = self._told(self.node, args, result) or self._misplaced(self.node, args, kwargs)
+        if self.problem and _sized_by_data(func, args, kwargs):
+            # Slim weights find more or fewer (boxes, say) than were found in the record, which ends here, too.
+            self._record, self.node, self.problem = iter(()), None, ""
         return result
 
     def _misplaced(self, node: fx.Node, args: tuple[object, ...], kwargs: Mapping[str, object]) -> str:
@@ -137,6 +141,21 @@ class _Beside(Watching):
                 if isinstance(before, (int, float)) and before != now:
                     return f"computes with {now:g} for {before:g}: the code makes the number of a width, or of data"
         return ""
+
+
+def _sized_by_data(
+    func: torch._ops.OpOverload, args: tuple[object, ...], kwargs: Mapping[str, object]
+) -> bool:
+    """The size of the result is known only once the entries are: without them it cannot be told."""
+    with quiet(), FakeTensorMode() as mode:  # torchvision's fake nms warns of itself
+        args, kwargs = pytree.tree_map_only(torch.Tensor, mode.from_tensor, (args, dict(kwargs)))
+        try:
+            func(*args, **kwargs)
+        except DynamicOutputShapeException:
+            return True
+        except Exception:  # noqa: BLE001 - an operator without a fake form says nothing about its sizes
+            return False
+    return False
 
 
 def _listed(value: object) -> list[object]:

@@ -328,9 +328,10 @@ def the_gradient_is_the_penaltys(begin: Begin) -> str:
     run.step(4)
     weights = list(run.model.parameters())
     penalty = run.method.penalty()
-    if not penalty.requires_grad:
-        return ""
-    asked = torch.autograd.grad(penalty, weights, materialize_grads=True)
+    if penalty.requires_grad:
+        asked = torch.autograd.grad(penalty, weights, materialize_grads=True)
+    else:
+        asked = tuple(map(torch.zeros_like, weights))
     size = float(torch.stack([g.norm() for g in asked]).norm())
     random = torch.Generator().manual_seed(0)
     for _ in range(3):
@@ -338,7 +339,13 @@ def the_gradient_is_the_penaltys(begin: Begin) -> str:
         slope = float(torch.stack([(g * d).sum() for g, d in zip(asked, way, strict=True)]).sum())
         ahead, behind = (_penalty_at(run, weights, way, by) for by in (DIFFERENCE, -DIFFERENCE))
         seen = (ahead - behind) / (2 * DIFFERENCE)
-        if abs(seen - slope) > CURVED * max(size, abs(seen)) + ROUNDING:
+        off = abs(seen - slope) > CURVED * max(size, abs(seen)) + ROUNDING
+        if off and not penalty.requires_grad:
+            return (
+                f"along a random direction the penalty grows by {seen:.6g}, but it carries no gradient: sums of the "
+                "view carry none, so write it as an energy(view, ...) or with view.tensors()"
+            )
+        if off:
             return (
                 f"along a random direction the penalty grows by {seen:.6g}, but its gradient says {slope:.6g}"
             )

@@ -15,7 +15,7 @@ import fxprune
 from fxprune.coupling.couple import analyse
 from fxprune.coupling.groups import Group
 from fxprune.criteria import CRITERIA, L1, L2, Activation, BnScale, Fpgm, Hessian, Random, Taylor
-from fxprune.criteria.base import Criterion, slice_sums
+from fxprune.criteria.base import Criterion, View, slice_sums
 from fxprune.criteria.score import score
 from fxprune.errors import PlanError
 from fxprune.graph.trace import Trace
@@ -318,3 +318,45 @@ def test_meta_weights() -> None:
     with pytest.raises(PlanError, match="meta device"):
         score(traced, "taylor", data=batches(), loss=loss)
     assert np.isfinite(score(traced, Random()).units).all()
+
+
+@dataclasses.dataclass(frozen=True)
+class Own:
+    """A criterion of somebody's."""
+
+    made: Callable[[View], object]
+    needs: frozenset[str] = frozenset()
+    normalise: str = "none"
+    name: str = "own"
+
+    def score(self, view: View) -> object:
+        return self.made(view)
+
+
+BAD: dict[str, tuple[Own, str]] = {
+    "one score too few": (Own(lambda v: np.ones(v.coupling.n_units - 1)), "gave scores of shape"),
+    "a score for all": (Own(lambda v: 1.0), r"gave scores of shape \(\)"),
+    "names": (Own(lambda v: ["a"] * v.coupling.n_units), "that are no numbers"),
+    "infinite": (Own(lambda v: np.full(v.coupling.n_units, np.inf)), "scores that are infinite"),
+    "needs labels": (Own(lambda v: np.ones(v.coupling.n_units), frozenset({"labels"})), "which nobody gathers"),
+    "another norm": (Own(lambda v: np.ones(v.coupling.n_units), normalise="max"), "has normalise='max'"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_what_a_criterion_of_ones_own_gets_wrong_is_said(traced: Trace, name: str) -> None:
+    own, words = BAD[name]
+    with pytest.raises(PlanError, match=words):
+        score(traced, own, data=batches(), loss=loss)  # type: ignore[arg-type]
+
+
+def test_a_criterion_may_need_gradients_and_activations(traced: Trace) -> None:
+    """Both are there, from batches that can be gone through once."""
+    product = Own(
+        lambda v: Taylor().score(v) * Activation().score(v), frozenset({"gradients", "activations"})
+    )
+    both = score(traced, product, data=iter(batches()), loss=loss)  # type: ignore[arg-type]
+    apart = [
+        score(traced, c, data=batches(), loss=loss).units for c in (Taylor(), Activation(normalise="none"))
+    ]
+    np.testing.assert_array_equal(both.units, apart[0] * apart[1])

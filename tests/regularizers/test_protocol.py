@@ -189,6 +189,10 @@ SLIPS: dict[str, tuple[str, Patch]] = {
             lambda self: _decay(self, self.strength * self._factor, 2 * self.strength * self._factor),
         ),
     ),
+    "takes sums that carry no gradient": (
+        "the gradient is the penalty's",
+        ("_penalty", lambda self: self.strength * self._factor * self.view.sums(2).sum()),
+    ),
 }
 
 

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
+import torchvision
 from torch import nn
 from torch.nn import functional as F
 
@@ -80,6 +81,27 @@ def test_what_follows_the_widths_goes() -> None:
     trace = traced(lambda y: y.flatten(2).view(len(y), -1, 8, 8))
     plan = fxprune.plan(trace, fxprune.Budget(channels=0.5), align=1)
     assert not any("stays whole" in note for note in plan.notes)
+    assert {axis[0] for axis in plan.kept} >= {"a.weight", "b.weight", "c.weight"}
+    fxprune.verify(trace, plan, fxprune.slim(trace, plan))
+
+
+@pytest.mark.parametrize("by", ["nonzero", "nms"])
+def test_how_many_the_data_pick_is_no_number_that_the_code_holds(by: str) -> None:
+    """Slim weights find others than were found in the record; that is no reason to keep the layers before."""
+
+    def found(y: torch.Tensor) -> torch.Tensor:
+        scores = y.mean(1).flatten()
+        picked = scores.sub(scores.median()).relu().mul(9).round().nonzero().flatten()
+        if by == "nms":
+            side = 1 + scores[:, None].tanh()
+            place = torch.arange(len(scores), dtype=y.dtype)[:, None] / 4
+            boxes = torch.cat([place, place, place + side, place + side], 1)
+            picked = torchvision.ops.nms(boxes, scores, 0.3)
+        return y + scores[picked].mean()
+
+    trace = traced(found)
+    plan = fxprune.plan(trace, fxprune.Budget(channels=0.5), align=1)
+    assert not any("stays whole" in note for note in plan.notes), plan.notes
     assert {axis[0] for axis in plan.kept} >= {"a.weight", "b.weight", "c.weight"}
     fxprune.verify(trace, plan, fxprune.slim(trace, plan))
 
