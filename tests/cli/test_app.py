@@ -241,7 +241,7 @@ def test_a_factory_may_bring_its_inputs(nets: str) -> None:
 
 
 def test_plan_slim_export_bench(nets: str) -> None:
-    plan_text = done("plan", nets, *INPUT, "--params", 0.5, "-o", "plan.json", "--json").stdout
+    plan_text = done("plan", nets, *INPUT, "--params", 0.5, "--align", 16, "-o", "plan.json", "--json").stdout
     plan = fxprune.Plan.from_json(plan_text)
     assert plan == fxprune.Plan.from_json(Path("plan.json").read_text())
     assert plan.dense.params == PARAMS_DENSE
@@ -338,7 +338,7 @@ def test_plan_with_data(nets: str) -> None:
 
 def test_slim_from_a_slim_file(nets: str) -> None:
     """The file of one slim model is the plan for another set of weights."""
-    done("plan", nets, *INPUT, "--params", 0.5, "-o", "plan.json")
+    done("plan", nets, *INPUT, "--params", 0.5, "--align", 16, "-o", "plan.json")
     done("slim", nets, *INPUT, "-p", "plan.json", "-o", "slim.safetensors")
     done("slim", nets, *INPUT, "-p", "slim.safetensors", "-o", "again.safetensors", "--no-verify")
     with safe_open("slim.safetensors", "pt") as one, safe_open("again.safetensors", "pt") as two:
@@ -365,7 +365,7 @@ def test_a_slim_model_slimmed_again_is_still_one_file(nets: str) -> None:
 
 
 def test_a_slim_model_is_inspected_as_slim(nets: str) -> None:
-    done("plan", nets, *INPUT, "--params", 0.5, "-o", "plan.json")
+    done("plan", nets, *INPUT, "--params", 0.5, "--align", 16, "-o", "plan.json")
     done("slim", nets, *INPUT, "-p", "plan.json", "-o", "slim.safetensors")
     data = json.loads(done("inspect", nets, *INPUT, "-w", "slim.safetensors", "--json").stdout)
     assert next(group["width"] for group in data["groups"] if group["name"] == "stem") == 16
@@ -422,7 +422,7 @@ def test_the_smallest_plan_for_an_accuracy(nets: str) -> None:
 
 
 def test_compress(nets: str) -> None:
-    words = ("compress", nets, *INPUT, "--macs", 0.5, "-o", "out", "--seconds", 0.1, "--json")
+    words = ("compress", nets, *INPUT, "--macs", 0.5, "--align", 16, "-o", "out", "--seconds", 0.1, "--json")
     data = json.loads(done(*words).stdout)
     assert files() == {
         f"out/{name}"

@@ -136,7 +136,7 @@ def test_explain_by_the_names_that_the_tables_print(traced: Trace) -> None:
 def test_python_is_not_told_of_flags(traced: Trace) -> None:
     with pytest.raises(FxpruneError) as caught:
         explain(traced, "stem.weight", dim=9)
-    assert caught.value.advice == "dimensions are counted from 0 to 3"
+    assert caught.value.advice == "its dimensions are 0 to 3"
 
 
 @pytest.mark.parametrize(
