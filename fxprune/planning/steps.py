@@ -14,7 +14,7 @@ WORTH = 0.85
 """Share of the importance that a finer step keeps, below which a coarse one is left.
 
 Measured on ResNet-20 and ResNet-56 with ``tools/bench_steps.py``: where steps of 16 keep less than this, recovered accuracy is three
-to five points lower than with steps of 8; where steps of 8 keep more, steps of 4 are no better than half a point.
+to five points lower than with steps of 8; where steps of 8 keep more, steps of 4 are less than a point better, or worse, and slower.
 """
 
 WORTH_SAYING = 0.01
