@@ -198,7 +198,9 @@ def save(model: nn.Module, plan: Plan, path: str | Path) -> None:
 def _from_dense(model: nn.Module, plan: Plan) -> Plan:
     """The plan that makes the model of the dense one, where it was pruned in rounds."""
     plans: tuple[Plan, ...] = getattr(model, "fxprune_plans", (plan,))
-    return functools.reduce(Plan.then, plans) if plan == plans[-1] else plan
+    # Plans for one model do not follow one another: it was made slim anew.
+    follows = plan == plans[-1] and plan.fingerprint != plans[0].fingerprint
+    return functools.reduce(Plan.then, plans) if follows else plan
 
 
 def load(model: nn.Module, path: str | Path, example_inputs: ExampleInputs) -> nn.Module:
