@@ -4,7 +4,8 @@
     python tools/ecosystems.py [NAMES]                 # a few minutes; writes tools/results/ECOSYSTEMS.md
 
 Every model is planned with ``keep_class=True``, so that the slim one is an instance of the library's own class; it is verified, trained for some steps
-by the library's own loop (the Trainer of transformers, the loss of ultralytics, an optimizer and a scheduler of timm) and asked for predictions as the library is.
+with what the library trains by (the Trainer of transformers; in a plain loop the loss of ultralytics, an optimizer and a scheduler of timm) and asked for predictions as the
+library is.
 """
 
 from __future__ import annotations
@@ -46,6 +47,22 @@ class Case:
     inputs: Any
     train: Callable[[nn.Module], tuple[float, float]]
     predict: Callable[[nn.Module], str]
+
+
+def _steps(
+    optimizer: torch.optim.Optimizer, loss: Callable[[], Tensor], after: Callable[[int], object] | None = None
+) -> tuple[float, float]:
+    """The first loss and the last of some steps."""
+    losses = list[float]()
+    for step in range(STEPS):
+        now = loss()
+        optimizer.zero_grad()
+        now.backward()
+        optimizer.step()
+        if after is not None:
+            after(step)
+        losses.append(float(now.detach()))
+    return losses[0], losses[-1]
 
 
 def _trainer(model: nn.Module, rows: list[dict[str, Tensor]]) -> tuple[float, float]:
@@ -143,16 +160,11 @@ def yolo() -> Case:
         count, middle = 4, [[0.5, 0.5, 0.6, 0.6]]
         batch = {"img": torch.rand(count, 3, 128, 128), "batch_idx": torch.arange(count).float()}
         batch |= {"cls": torch.zeros(count, 1), "bboxes": torch.tensor(middle * count)}
-        optimizer = torch.optim.AdamW(slim.parameters(), 1e-3)
-        losses = list[float]()
-        for _ in range(STEPS):
-            optimizer.zero_grad()
-            loss = slim.loss(batch)[0].sum()
-            loss.backward()
-            optimizer.step()
-            losses.append(float(loss.detach()))
-        slim.eval()
-        return losses[0], losses[-1]
+
+        def loss() -> Any:
+            return slim.loss(batch)[0].sum()
+
+        return _steps(torch.optim.AdamW(slim.parameters(), 1e-3), loss)
 
     def predict(slim: nn.Module) -> str:
         asked = copy.copy(whole)
@@ -173,15 +185,8 @@ def vit() -> Case:
         torch.manual_seed(0)
         x, y = torch.randn(4, 3, 64, 64), torch.arange(4)
         optimizer = create_optimizer_v2(slim, "adamw", lr=3e-4)
-        schedule, losses = CosineLRScheduler(optimizer, STEPS), list[float]()
-        for step in range(STEPS):
-            loss = nn.functional.cross_entropy(slim(x), y)
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            schedule.step(step)
-            losses.append(float(loss.detach()))
-        return losses[0], losses[-1]
+        schedule = CosineLRScheduler(optimizer, STEPS)
+        return _steps(optimizer, lambda: nn.functional.cross_entropy(slim(x), y), schedule.step)
 
     model = timm.create_model("vit_tiny_patch16_224", img_size=64, num_classes=10, depth=4).eval()
     return Case(
@@ -225,15 +230,9 @@ def unet() -> Case:
     def train(slim: nn.Module) -> tuple[float, float]:
         torch.manual_seed(0)
         x, y = torch.randn(4, 3, 48, 48), torch.randint(0, 2, (4, 48, 48))
-        optimizer, losses = torch.optim.AdamW(slim.parameters(), 1e-2), list[float]()
-        for _ in range(STEPS):
-            loss = nn.functional.cross_entropy(slim.train()(x), y)
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            losses.append(float(loss.detach()))
-        slim.eval()
-        return losses[0], losses[-1]
+        slim.train()
+        optimizer = torch.optim.AdamW(slim.parameters(), 1e-2)
+        return _steps(optimizer, lambda: nn.functional.cross_entropy(slim(x), y))
 
     def predict(slim: nn.Module) -> str:
         return ", ".join(str(tuple(slim(torch.randn(1, 3, s, 2 * s)).shape)) for s in (32, 80))
@@ -283,8 +282,8 @@ def main() -> None:
     lines = [
         "# Slim models in their own libraries",
         "",
-        f"`python tools/ecosystems.py` wrote this: untrained models, {100 * KEPT:.0f} % of the parameters asked for, `keep_class=True`; {STEPS} steps of training by the "
-        f"library's own loop on random data. {machine_note()}.",
+        f"`python tools/ecosystems.py` wrote this: untrained models, {100 * KEPT:.0f} % of the parameters asked for, `keep_class=True`; {STEPS} steps of training with "
+        f"the library's Trainer, loss, or optimizer and scheduler, on random data. {machine_note()}.",
         "",
         "| model | slim is a | traced by | parameters | proof: largest difference | loss | asked | s |",
         "|---|---|---|---|---|---|---|---|",

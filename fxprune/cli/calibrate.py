@@ -10,7 +10,7 @@ import typer
 from fxprune.cli import options as o
 from fxprune.cli.common import say, show, steps
 from fxprune.cli.early import check_writable
-from fxprune.cli.overwriting import refuse_target
+from fxprune.cli.overwriting import refuse
 
 __all__ = ["EXAMPLES", "calibrate"]
 
@@ -32,7 +32,7 @@ def calibrate(
     Takes about a minute on one core.
     """
     check_writable(out)  # before a minute of work, not after
-    refuse_target(out, force=force)
+    refuse(out, "target", force=force)
     import json
     from dataclasses import asdict
 

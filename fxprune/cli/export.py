@@ -5,7 +5,7 @@ from __future__ import annotations
 from fxprune.cli import options as o
 from fxprune.cli.common import opened_model, say, show, steps
 from fxprune.cli.early import check_model, check_writable
-from fxprune.cli.overwriting import refuse_onnx
+from fxprune.cli.overwriting import refuse
 from fxprune.cli.values import parse_passes
 
 __all__ = ["EXAMPLES", "export"]
@@ -37,7 +37,7 @@ def export(
 
     check_model(model, weights, inputs)
     check_writable(out)
-    refuse_onnx(out, force=force)
+    refuse(out, "onnx", force=force)
     check_opset(opset)
     targets.check(target)
     if chosen := parse_passes(passes):
@@ -49,7 +49,7 @@ def export(
     from fxprune.report.words import describe_export
 
     opened = opened_model(model, weights, inputs, allow_pickle)
-    refuse_onnx(out, type(opened.model).__name__, force=force)
+    refuse(out, "onnx", type(opened.model).__name__, force=force)
     with steps().step("export") as ticks:
         report = export_onnx(
             opened.model,

@@ -3,78 +3,37 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Literal
 
 from fxprune.errors import FxpruneError
 
-__all__ = ["refuse_onnx", "refuse_plan", "refuse_target", "refuse_weights"]
+__all__ = ["refuse"]
+
+Kind = Literal["plan", "weights", "onnx", "target"]
 
 
-def refuse_plan(path: Path | None, fingerprint: str = "", *, force: bool = False) -> None:
-    """Refuse to replace what is no plan, or a plan for another model.
+def refuse(path: Path | None, kind: Kind, mine: str = "", *, force: bool = False) -> None:
+    """Refuse to replace what is of another kind (trained weights, say), or belongs to another model.
 
     Args:
         path: The file to write; None if there will be none.
-        fingerprint: Of the model; empty while it is not known.
+        kind: What will be written.
+        mine: Whose it will be: the fingerprint of a plan's model, or the name of an ONNX file's class; empty while it is not
+            known.
         force: Replace whatever is there.
 
     Raises:
         FxpruneError: It would be lost.
     """
-    _refuse(path, _plan, "a plan", fingerprint, "made for another model", force)
-
-
-def refuse_weights(path: Path, fingerprint: str = "", *, force: bool = False) -> None:
-    """Refuse to replace weights that ``fxprune slim`` did not write, trained ones say, or those of another model.
-
-    Args:
-        path: As for ``refuse_plan``, like the others.
-        fingerprint: Of the model.
-        force: Replace whatever is there.
-
-    Raises:
-        FxpruneError: It would be lost.
-    """
-    _refuse(path, _weights, "slim weights of fxprune", fingerprint, "of another model", force)
-
-
-def refuse_onnx(path: Path, model: str = "", *, force: bool = False) -> None:
-    """Refuse to replace what ``fxprune export`` did not write, or the file of another model.
-
-    Args:
-        path: As for ``refuse_plan``.
-        model: Name of the model's class; empty while it is not known.
-        force: Replace whatever is there.
-
-    Raises:
-        FxpruneError: It would be lost.
-    """
-    _refuse(path, _onnx, "an ONNX file of fxprune", model, "of another model", force)
-
-
-def refuse_target(path: Path, *, force: bool = False) -> None:
-    """Refuse to replace what ``fxprune calibrate`` did not write.
-
-    Args:
-        path: As for ``refuse_plan``.
-        force: Replace whatever is there.
-
-    Raises:
-        FxpruneError: It would be lost.
-    """
-    _refuse(path, _target, "a file of fxprune calibrate", "", "", force)
-
-
-def _refuse(
-    path: Path | None, read: Callable[[Path], str | None], kind: str, mine: str, other: str, force: bool
-) -> None:
     if path is None or force or not path.expanduser().is_file():
         return
+    words, other, read = _KINDS[kind]
     its = read(path.expanduser())
     advice = "choose another name, or pass --force to replace it"
     if its is None:
-        raise FxpruneError(f"{path} is there already, and is not {kind}", advice=advice)
+        raise FxpruneError(f"{path} is there already, and is not {words}", advice=advice)
     if mine and its != mine:
         raise FxpruneError(f"{path} is there already, {other}", advice=advice)
 
@@ -114,3 +73,12 @@ def _onnx(path: Path) -> str | None:
         return model_name(path) or None
     except FxpruneError:
         return None
+
+
+_KINDS: Mapping[str, tuple[str, str, Callable[[Path], str | None]]] = {
+    "plan": ("a plan", "made for another model", _plan),
+    "weights": ("slim weights of fxprune", "of another model", _weights),
+    "onnx": ("an ONNX file of fxprune", "of another model", _onnx),
+    "target": ("a file of fxprune calibrate", "", _target),
+}
+"""What a file of each kind is called, what is said of another model's, and how it tells whose it is."""

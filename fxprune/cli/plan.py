@@ -7,7 +7,7 @@ import typer
 from fxprune.cli import options as o
 from fxprune.cli.common import opened_model, remember_command, show, steps, traced_model, write
 from fxprune.cli.early import check_model, check_samples, check_there, check_writable
-from fxprune.cli.overwriting import refuse_plan
+from fxprune.cli.overwriting import refuse
 from fxprune.cli.values import check_names, evidence, parse_budget, plan_options
 
 __all__ = ["EXAMPLES", "plan"]
@@ -89,7 +89,7 @@ def plan(
     )
     check_writable(out)  # before minutes of work, not after
     check_writable(trials)
-    refuse_plan(out, force=force)
+    refuse(out, "plan", force=force)
     check_names(criterion, target, has_data=data is not None, has_samples=calibrate is not None)
     from fxprune.inspection.explain import width_table
     from fxprune.models.inputs import Labelled
@@ -102,7 +102,7 @@ def plan(
     opened = opened_model(model, weights, inputs, allow_pickle)
     samples = None if calibrate is None else read_samples(calibrate, opened.inputs, allow_pickle=allow_pickle)
     traced = traced_model(opened)
-    refuse_plan(out, traced.fingerprint, force=force)
+    refuse(out, "plan", traced.fingerprint, force=force)
     with steps().step("plan") as ticks:
         planned = decide(
             traced,

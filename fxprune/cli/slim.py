@@ -8,7 +8,7 @@ from dataclasses import asdict
 from fxprune.cli import options as o
 from fxprune.cli.common import opened_model, say, show, steps, traced_model
 from fxprune.cli.early import check_model, check_plan, check_writable
-from fxprune.cli.overwriting import refuse_weights
+from fxprune.cli.overwriting import refuse
 
 __all__ = ["EXAMPLES", "slim"]
 
@@ -35,7 +35,7 @@ def slim(
     check_plan(plan_file)
     check_model(model, weights, inputs)
     check_writable(out)
-    refuse_weights(out, force=force)
+    refuse(out, "weights", force=force)
     from fxprune.planning.reading import read_plan
     from fxprune.proof.verify import verify
     from fxprune.report.sheets import cost_sheet
@@ -45,7 +45,7 @@ def slim(
 
     plan = read_plan(plan_file)
     opened = opened_model(model, weights, inputs, allow_pickle)
-    refuse_weights(out, (opened.plan or plan).fingerprint, force=force)
+    refuse(out, "weights", (opened.plan or plan).fingerprint, force=force)
     traced = traced_model(opened)
     plan = recounted(traced, plan)
     with steps().step("slim") as ticks:

@@ -296,7 +296,7 @@ def _dynamic(
 def _recorded(
     model: nn.Module, args: tuple[object, ...], kwargs: dict[str, object], size: int, declined: str
 ) -> Trace:
-    """A trace of one real run, and of runs on the branches that its data do not take."""
+    """A trace of one real run, and of runs on the branches that its data do not take; ``declined`` is empty where export would do."""
     # The model's code runs here, and may write into buffers and inputs: these are copies.
     mine, named = pytree.tree_map_only(torch.Tensor, torch.clone, (args, kwargs))
     with _working_copy(model, _with_own_buffers) as working:
@@ -310,11 +310,12 @@ def _recorded(
                 f"the model does not run on the example inputs: {what}",
                 source=source_of(error),
                 advice="check the inputs' shapes, dtypes and devices"
-                + (f"; torch.export said: {declined}" if what not in declined else ""),
+                + (f"; torch.export said: {declined}" if declined and what not in declined else ""),
             ) from error
         others = record_others(working, mine, named, first)
         idle = idle_parameters(working, (first, *others))
-    why = f"the model was recorded from one run, for torch.export declines it: {declined.partition('. ')[0]}{_hint(declined)}"
+    cause = f"for torch.export declines it: {declined.partition('. ')[0]}{_hint(declined)}"
+    why = f"the model was recorded from one run, {cause if declined else 'to see what its own code does'}"
     return Trace(
         *(model, args, kwargs, first.graph, "recorded", False, size, why),
         extras=tuple(other.graph for other in others),

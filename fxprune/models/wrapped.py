@@ -28,7 +28,7 @@ def unwrapped(model: nn.Module) -> nn.Module:
         True
     """
     while True:
-        inner = dict(getattr(model, "_modules", {}).items()).get(_COMPILED)
+        inner = getattr(model, _COMPILED, None)
         if isinstance(model, (nn.DataParallel, DistributedDataParallel, AveragedModel)):
             inner = model.module
         if not isinstance(inner, nn.Module):

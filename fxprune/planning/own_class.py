@@ -66,6 +66,8 @@ def keeping_class(trace: Trace, made: Plan, scores: FloatArray, plan: Callable[[
     fits = plan(record, Given(_moved(scores, ours, theirs)))
     keep = np.ones(ours.n_units, bool)
     for axis, kept in fits.kept.items():
+        if axis not in ours.axes:  # a constant of the recording, which has no name in the graph
+            continue
         gone = np.ones(len(ours.axes[axis]), bool)
         gone[list(kept)] = False
         keep[ours.axes[axis][gone]] = False
@@ -75,7 +77,7 @@ def keeping_class(trace: Trace, made: Plan, scores: FloatArray, plan: Callable[[
         raise PlanError(
             f"no plan was found that the model's own class can hold: {why.what}",
             source=why.source,
-            advice=f"{why.advice}; or plan without keep_class: the slim model is a graph then",
+            advice="replace the hard-coded sizes by those of the tensors, or plan without keep_class: the slim model is a graph then",
         )
     return result
 

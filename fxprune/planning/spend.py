@@ -101,7 +101,9 @@ def spend(
         if not best.solution.n_atoms and budget.fraction < 1:
             raise nothing_to_prune(coupling, frozen, best.solution.notes)
         gap = gap_notes(coupling, frozen, budget, best.solution, best.way.step)
-        if not gap and best.way.blocks == options.blocks:
+        # For as much time any widths keep less: they are slower.
+        counted = budget.quantity in ("macs", "params") or best.way.step < options.step
+        if not gap and counted and best.way.blocks == options.blocks:
             gap = steps_note(kept, best.way.step, options.step)
         if options.scope == "local":
             gap = (*gap, *local_note(coupling, frozen, decided, best.solution.keep, best.way.step))

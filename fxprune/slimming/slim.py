@@ -78,7 +78,7 @@ def slim(trace: Trace, plan: Plan, *, kind: Kind = "auto") -> nn.Module:
 def _applied(trace: Trace, plan: Plan, kind: Kind, *, trusted: bool = False) -> nn.Module:
     """Apply a plan; ``trusted`` weights come from a file that says which kind was right."""
     recounted(trace, plan)
-    plans = (*getattr(trace.model, "fxprune_plans", ()), plan)
+    plans = (*_plans_before(trace.model), plan)
     if plan.removed:
         if kind == "module":
             raise SliceError(
@@ -93,16 +93,22 @@ def _applied(trace: Trace, plan: Plan, kind: Kind, *, trusted: bool = False) -> 
         if module is not None:
             return _marked(crop_(module, plan.crops), "module", plans)
         if kind == "module" or trace.kind == "recorded":
-            declined = f"; {trace.why_static}" if trace.kind == "recorded" else ""
+            # Plans for a recorded model keep its class anyway.
+            otherwise = trace.why_static if trace.kind == "recorded" else "or plan with keep_class=True"
             raise SliceError(
                 f"the model's own code does not run on fewer channels: {problem}",
                 source=", ".join(_hard_coded(parts.resolution)),
-                advice="replace the hard-coded sizes by those of the tensors, plan with keep_class=True, or protect what they concern"
-                + declined,
+                advice=f"replace the hard-coded sizes by those of the tensors, or protect what they concern; {otherwise}",
             )
     graph = crop_(parts.graph, plan.crops)
     graph.fxprune_sources = (*cut_sources(trace), *_hard_coded(parts.resolution))  # type: ignore[assignment]
     return _marked(graph, "graph", plans)
+
+
+def _plans_before(model: nn.Module) -> tuple[Plan, ...]:
+    """By which a model became slim; those that removed nothing left it as it was."""
+    plans: tuple[Plan, ...] = getattr(model, "fxprune_plans", ())
+    return tuple(plan for plan in plans if plan.kept or plan.removed or plan.crops)
 
 
 def _marked(model: nn.Module, kind: Kind, plans: tuple[Plan, ...]) -> nn.Module:
@@ -198,9 +204,7 @@ def save(model: nn.Module, plan: Plan, path: str | Path) -> None:
 def _from_dense(model: nn.Module, plan: Plan) -> Plan:
     """The plan that makes the model of the dense one, where it was pruned in rounds."""
     plans: tuple[Plan, ...] = getattr(model, "fxprune_plans", (plan,))
-    # Plans for one model do not follow one another: it was made slim anew.
-    follows = plan == plans[-1] and plan.fingerprint != plans[0].fingerprint
-    return functools.reduce(Plan.then, plans) if follows else plan
+    return functools.reduce(Plan.then, plans) if plan == plans[-1] else plan
 
 
 def load(model: nn.Module, path: str | Path, example_inputs: ExampleInputs) -> nn.Module:
