@@ -421,6 +421,17 @@ def test_the_smallest_plan_for_an_accuracy(nets: str) -> None:
 # --- compress --------------------------------------------------------------------------------
 
 
+def test_a_plan_says_how_it_was_made(nets: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    words = ("plan", nets, *INPUT, "--params", 0.5, "--scope", "local", "--target", "onnxruntime-cpu-avx2")
+    monkeypatch.setattr(sys, "argv", ["fxprune", *map(str, words)])
+    made = json.loads(done(*words, "--json").stdout)["origin"]
+    assert (made["budget"], made["criterion"]) == ({"params": 0.5}, "l1")
+    assert made["options"] == {"scope": "local", "target": "onnxruntime-cpu-avx2"}
+    assert made["command"].startswith("fxprune plan ")
+    assert made["command"].endswith("--params 0.5 --scope local --target onnxruntime-cpu-avx2")
+    assert "this machine" in json.loads(done(*words[:-2], "--json").stdout)["origin"]["target"]
+
+
 def test_compress(nets: str) -> None:
     words = ("compress", nets, *INPUT, "--macs", 0.5, "--align", 16, "-o", "out", "--seconds", 0.1, "--json")
     data = json.loads(done(*words).stdout)
