@@ -20,6 +20,7 @@ from torch import nn
 from torch.utils import _pytree as pytree
 from torch.utils.flop_counter import FlopCounterMode
 
+from fxprune.graph.trace import common_batch
 from fxprune.labels import BoolArray, IntArray
 from fxprune.models.copies import unchanged_buffers
 from fxprune.ops.flops import FORMULAS
@@ -255,7 +256,8 @@ def measure(module: nn.Module, args: Sequence[object], kwargs: Mapping[str, obje
 
     Args:
         module: Any module.
-        args: Positional arguments; the leading dimension of the first tensor is the batch.
+        args: Positional arguments; the leading dimension of the first tensor is the batch, or, where tensors lie in lists and
+            dictionaries only, the one that all share.
         kwargs: Keyword arguments.
 
     Returns:
@@ -276,6 +278,8 @@ def measure(module: nn.Module, args: Sequence[object], kwargs: Mapping[str, obje
     ):
         macs = counted_macs(lambda: module(*mine, **named))
     tensors = [value for value in (*args, *kwargs.values()) if isinstance(value, torch.Tensor)]
-    batch = next((tensor.shape[0] for tensor in tensors if tensor.ndim), 1)
+    batch = next(
+        (tensor.shape[0] for tensor in tensors if tensor.ndim), common_batch(tuple(args), kwargs) or 1
+    )
     params = sum(parameter.numel() for parameter in module.parameters())
     return Cost(params=params, macs=macs // batch)

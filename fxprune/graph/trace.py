@@ -33,7 +33,16 @@ from fxprune.support.process import no_fast_path, no_garbage, quiet, uninterrupt
 from fxprune.support.source_lines import source_of
 from fxprune.support.words import headline
 
-__all__ = ["ExampleInputs", "Trace", "call_arguments", "evaluating", "trace", "trace_as"]
+__all__ = [
+    "ExampleInputs",
+    "Trace",
+    "call_arguments",
+    "common_batch",
+    "evaluating",
+    "recorded",
+    "trace",
+    "trace_as",
+]
 
 _IMAGE = 3  # dimensions of one image
 
@@ -196,7 +205,7 @@ def evaluating(model: nn.Module, *, training: bool = False) -> Iterator[None]:
             module.training = mode
 
 
-def _common_batch(args: tuple[object, ...], kwargs: Mapping[str, object]) -> int | None:
+def common_batch(args: tuple[object, ...], kwargs: Mapping[str, object]) -> int | None:
     """Size of the first dimension if all tensors share it; flags and numbers beside them, also as tensors, do not matter."""
     outer = pytree.tree_leaves((args, dict(kwargs)), is_leaf=lambda v: isinstance(v, list))
     inner = [t for t in pytree.tree_leaves(outer) if isinstance(t, torch.Tensor) and t.ndim]
@@ -250,7 +259,7 @@ def trace(model: nn.Module, example_inputs: ExampleInputs) -> Trace:
     args, kwargs = call_arguments(example_inputs)
     if any(p.device.type == "meta" for p in model.parameters()):  # only shapes matter then
         args, kwargs = pytree.tree_map_only(torch.Tensor, lambda t: t.to("meta"), (args, kwargs))
-    size = _common_batch(args, kwargs)
+    size = common_batch(args, kwargs)
     with _alone():
         with told():
             result = _traced(model, args, kwargs, size)
@@ -418,7 +427,7 @@ def trace_as(
         kwargs: Arguments by name.
         training: The mode.
     """
-    size = _common_batch(args, kwargs)
+    size = common_batch(args, kwargs)
     with _alone(), evaluating(model, training=training):
         graph = _dynamic(model, args, kwargs, size)
         if isinstance(graph, str):

@@ -157,3 +157,23 @@ def test_tied_parameters_count_once() -> None:
     second = nn.Linear(4, 4, bias=False)
     second.weight = first.weight
     assert measure(nn.Sequential(first, second), (torch.ones(1, 4),)) == Cost(params=16, macs=32)
+
+
+def test_the_batch_of_nested_inputs_is_counted_as_one() -> None:
+    class Nested(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(6, 4)
+
+        def forward(self, given: dict[str, object]) -> torch.Tensor:
+            (x,) = given["x"]  # type: ignore[misc]
+            return self.layer(x)
+
+    for batch in (1, 5):
+        assert measure(Nested(), ({"x": [torch.zeros(batch, 6)], "flag": True},)).macs == 24
+    images = nn.Identity()
+    images.forward = lambda pictures: [
+        nn.functional.conv2d(p[None], torch.zeros(2, 3, 1, 1)) for p in pictures
+    ]
+    # Three colours are no batch.
+    assert measure(images, ([torch.zeros(3, 4, 4)] * 2,)).macs == 2 * 6 * 16
